@@ -1,0 +1,44 @@
+# Every target finds its tools in .venv, which is made first when it is missing or stale.
+PYTHON ?= python3
+STAMP := .venv/.stamp
+
+.PHONY: help study test lint lab clean
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z]*\):[^#]*## /make \1	/p' Makefile
+
+study: $(STAMP)  ## run all notebooks of the study; the results go to results/
+	.venv/bin/toast study
+
+test: export OMP_NUM_THREADS = 1
+test: lint  ## lint, then the tests, then the notebooks against their committed outputs
+	.venv/bin/python -m pytest -n 2 tests
+	.venv/bin/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout=300 \
+		-p no:cacheprovider notebooks
+
+lint: $(STAMP)  ## check style and formatting, notebooks included
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+lab: $(STAMP)  ## open the notebooks in JupyterLab
+	.venv/bin/jupyter lab notebooks
+
+clean:  ## remove results/, caches and .venv
+	rm -rf .venv results build dist *.egg-info .pytest_cache .ruff_cache
+	find . -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml constraints.txt
+	.venv/bin/python -m pip install -c constraints.txt -e '.[test]'
+	@printf %s "$(CURDIR)" > $(STAMP)
+
+# The stamp holds the path that .venv was made at. Moved from there, half made or without its Python, it is made anew;
+# after a change of the requirements it is only brought up to date.
+MADE_AT := $(shell .venv/bin/python -c 'print(open("$(STAMP)").read())' 2>/dev/null)
+ifneq "$(MADE_AT)" "$(CURDIR)"
+.PHONY: new-venv
+$(STAMP): new-venv
+new-venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo >&2 \
+		"toastlib needs Python 3.11 or newer, which '$(PYTHON)' is not: name one with make PYTHON=/path/to/python."; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+endif

@@ -1,0 +1,41 @@
+"""Which blocks of a transformer are redundant, and what can stand in for them?
+
+The names below load on first use: ``import toastlib as toast`` costs nothing until something is asked for.
+"""
+
+from importlib import import_module, metadata
+from typing import Any
+
+_HOMES = {
+    "approximation": ["approximate"],
+    "batch": ["Results", "run_notebook"],
+    "checkpoints": ["load_encoder"],
+    "data": ["ImageSet", "Images", "load_images"],
+    "errors": ["InputError"],
+    "evaluation": ["accuracy_lost", "accuracy_table", "paired_difference", "throughput"],
+    "models": ["Encoder"],
+    "moments": ["Moments", "collect_moments"],
+    "plan": ["Plan", "Span"],
+    "probe": ["Probe"],
+    "similarities": ["similarity"],
+    "sweeps": ["predict", "sweep", "tabulate"],
+    "translators": ["Identity", "Linear"],
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+_MODULES = ("activations", "catalog", "paper", "plots", *_HOMES)
+
+__all__ = sorted([*_MODULE_OF, *_MODULES])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        return getattr(import_module(f"toastlib.{_MODULE_OF[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"toastlib.{name}")
+    if name == "__version__":
+        return metadata.version("toastlib")
+    raise AttributeError(f"module 'toastlib' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,103 @@
+"""Block outputs as they are computed, on the device they are computed on."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from toastlib.errors import unknown
+from toastlib.models import Encoder
+
+TOKENS = ("all", "cls", "patch", "mean")
+
+
+@contextlib.contextmanager
+def record(encoder: Encoder, blocks: Iterable[int]) -> Iterator[dict[int, Tensor]]:
+    """Collect ``h[k]`` for every `k` of `blocks` while the encoder runs; -1 is the input of block 0.
+
+    Yields
+    ------
+    dict
+        Block -> its latest output, shape (batch, tokens, width); nothing is copied or moved.
+
+    Examples
+    --------
+    >>> with record(encoder, [2, 5]) as h:  # doctest: +SKIP
+    ...     encoder(pixel_values)
+    >>> h[5] - h[2]  # doctest: +SKIP
+    """
+    outputs: dict[int, Tensor] = {}
+
+    def keep(block: int, hidden: Tensor) -> None:
+        outputs[block] = hidden
+
+    handles = [
+        encoder.blocks[0].register_forward_pre_hook(lambda module, args: keep(-1, args[0]))
+        if block == -1
+        else encoder.blocks[block].register_forward_hook(lambda module, args, out, k=block: keep(k, out))
+        for block in blocks
+    ]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def select_tokens(hidden: Tensor, tokens: str, special_tokens: int) -> Tensor:
+    """Rows to compare, shape (rows, width), from hidden states of shape (batch, tokens, width).
+
+    Parameters
+    ----------
+    hidden
+        Shape (batch, tokens, width).
+    tokens
+        ``"all"``: every token is a row; ``"patch"``: every patch token is; ``"cls"``: the CLS token of each
+        image; ``"mean"``: the mean patch token of each image.
+    special_tokens
+        How many tokens stand before the patches.
+    """
+    if tokens == "all":
+        return hidden.flatten(0, 1)
+    if tokens == "patch":
+        return hidden[:, special_tokens:].flatten(0, 1)
+    if tokens == "cls":
+        return hidden[:, 0]
+    if tokens == "mean":
+        return hidden[:, special_tokens:].mean(1)
+    raise unknown("tokens", tokens, TOKENS)
+
+
+@torch.inference_mode()
+def collect_activations(
+    encoder: Encoder, images, blocks: Iterable[int] | None = None, tokens: str = "cls", batch_size: int = 32
+) -> dict[int, Tensor]:
+    """Keep one vector per image and block, for the measures and pictures that need the samples themselves.
+
+    Parameters
+    ----------
+    encoder
+        Whose block outputs are kept.
+    images
+        `toastlib.data.Images`, or anything with ``batches(size)``.
+    blocks
+        Blocks to keep, -1 being the input of block 0; all of them and -1 if `None`.
+    tokens
+        ``"cls"`` or ``"mean"`` keep one row per image, ``"patch"`` and ``"all"`` one per token.
+    batch_size
+        Images per forward pass.
+
+    Returns
+    -------
+    dict
+        Block -> float32 tensor of shape (rows, width) on the encoder's device.
+    """
+    blocks = list(range(-1, len(encoder.blocks)) if blocks is None else blocks)
+    kept: dict[int, list[Tensor]] = {block: [] for block in blocks}
+    with record(encoder, blocks) as h:
+        for pixel_values, _ in images.batches(batch_size):
+            encoder(pixel_values)
+            for block in blocks:
+                kept[block].append(select_tokens(h[block], tokens, encoder.special_tokens).float())
+    return {block: torch.cat(rows) for block, rows in kept.items()}

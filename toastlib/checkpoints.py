@@ -1,0 +1,137 @@
+"""Encoders from checkpoints: an alias, a local folder or a Hub id in, an `Encoder` out."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from toastlib import catalog
+from toastlib.errors import InputError, unknown
+from toastlib.models import Encoder
+from toastlib.preprocessing import Preprocessing
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def load_encoder(
+    name: str,
+    *,
+    features: str = "cls",
+    device: str = "auto",
+    dtype: str = "float32",
+    blocks: str | None = None,
+    trust_remote_code: bool = False,
+) -> Encoder:
+    """Load an encoder by alias, local folder or Hub id.
+
+    Parameters
+    ----------
+    name
+        ``"vit-mini"`` is embedded; the paper's models have aliases, see `toastlib.catalog.MODELS`.
+    features
+        ``"cls"``, ``"mean"`` or ``"pooler"``, see `Encoder`.
+    device
+        ``"auto"`` takes a GPU if there is one; or ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+    dtype
+        ``"float32"``, ``"bfloat16"`` or ``"float64"``.
+    blocks
+        Dotted path of the block list, where it cannot be found by structure.
+    trust_remote_code
+        Run code that comes with the checkpoint; off unless asked for.
+
+    Raises
+    ------
+    InputError
+        If the name, the device or the dtype is unknown, or the checkpoint cannot be fetched or read.
+    """
+    path = catalog.model_path(name)
+    target = resolve_device(device)
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    model, missing = _load_checkpoint(path, name, trust_remote_code)
+    tower = getattr(model, "vision_model", model)
+    _settle_pooler(tower, missing, features, name)
+    alias = catalog.model_alias(name)
+    encoder = Encoder(tower, blocks, features, _preprocessing(path, tower.config), alias)
+    return encoder.to(target, DTYPES[dtype])
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of that name, ``"auto"`` being the GPU if there is one.
+
+    Raises
+    ------
+    InputError
+        If this machine has no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"Device {device!r} is not there ({reason}): take 'cpu' or 'auto'.") from error
+    return torch.device(device)
+
+
+def _load_checkpoint(path: str, name: str, trust_remote_code: bool) -> tuple[nn.Module, list[str]]:
+    from transformers import AutoModel
+
+    try:
+        with _quiet_transformers():
+            model, info = AutoModel.from_pretrained(
+                path,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"Model {name!r} cannot be loaded; 'vit-mini' needs no network. ({reason})") from error
+    return model, list(info["missing_keys"])
+
+
+def _settle_pooler(model: nn.Module, missing: list[str], features: str, name: str) -> None:
+    """Drop a pooler that the checkpoint has no weights for, unless its random output is what was asked for."""
+    others = [key for key in missing if "pooler" not in key]
+    if others:
+        raise InputError(f"The checkpoint of {name!r} lacks {len(others)} weights, {others[0]} among them.")
+    if missing and features == "pooler":
+        warnings.warn(f"{name} holds no pooler weights: its pooler is random.", stacklevel=3)
+    elif missing:
+        model.pooler = None
+
+
+def _preprocessing(path: str, config: Any) -> Preprocessing:
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    try:
+        with _quiet_transformers():
+            return Preprocessing.from_config(ImageProcessingMixin.get_image_processor_dict(path)[0])
+    except OSError:
+        size = getattr(config, "image_size", 224)
+        warnings.warn(
+            f"{path} has no preprocessor_config.json: images are resized to {size} pixels and scaled to [-1, 1].",
+            stacklevel=3,
+        )
+        return Preprocessing(resize=(size, size))
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bars or notices while loading: what matters is raised or warned about by us."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,149 @@
+"""Image sets: decoded once to uint8, preprocessed on the device batch by batch."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toastlib import catalog
+from toastlib.errors import InputError
+from toastlib.preprocessing import Preprocessing
+from toastlib.sources import Table, digits, open_table
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images with or without labels, handed out as preprocessed tensors.
+
+    Parameters
+    ----------
+    pixels
+        uint8, shape (n, 3, height, width), on the CPU.
+    labels
+        int64, shape (n,), or `None`.
+    class_names
+        One name per class.
+    preprocessing
+        Applied to every batch on `device`.
+    device, dtype
+        Of the pixel values that `batches` yields.
+    """
+
+    pixels: Tensor
+    labels: Tensor | None
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        if self.labels is not None and len(self.labels) != len(self.pixels):
+            raise InputError(f"There are {len(self.labels)} labels for {len(self.pixels)} images.")
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, rows: Any) -> Self:
+        """The images of an index tensor, list or slice."""
+        labels = None if self.labels is None else self.labels[rows]
+        return replace(self, pixels=self.pixels[rows], labels=labels)
+
+    def sample(self, n: int, seed: int) -> Self:
+        """`n` images drawn without replacement.
+
+        Raises
+        ------
+        InputError
+            If there are fewer than `n`.
+        """
+        return self[_draw(len(self), n, seed)]
+
+    def batches(self, size: int = 32) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield (pixel_values, labels): shapes (batch, 3, height, width) and (batch,), on the device, in order."""
+        for start in range(0, len(self), size):
+            part = self[start : start + size]
+            pixel_values = self.preprocessing(part.pixels.to(self.device), self.dtype)
+            yield pixel_values, None if part.labels is None else part.labels.to(self.device)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A data set: its images for training (calibration and heads) and for testing."""
+
+    name: str
+    train: Images
+    test: Images
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per class, in the order of the labels."""
+        return self.train.class_names
+
+
+def load_images(
+    name: str,
+    encoder: Any,
+    *,
+    train_size: int | None = None,
+    test_size: int | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    seed: int = 0,
+) -> ImageSet:
+    """Load a data set as the encoder expects its images.
+
+    Parameters
+    ----------
+    name
+        ``"digits"`` and ``"digits-parity"`` are embedded; the paper's sets have aliases, see
+        `toastlib.catalog.DATASETS`; else a Hub id or a local folder that `datasets.load_dataset` reads.
+        ``name:column`` names the label column.
+    encoder
+        Gives preprocessing, device and dtype.
+    train_size, test_size
+        How many images to draw from each split; all of them if `None` or 0.
+    image_column, label_column
+        Column names; found from the column types if `None`.
+    seed
+        Of the draw, and of the split where the set has no test split.
+
+    Raises
+    ------
+    InputError
+        If the set is unknown, cannot be fetched, has no such columns, too few rows, or an image that does not
+        decode (the message names it).
+    """
+    if encoder.preprocessing is None:
+        raise InputError(f"{encoder.name} does not say how its images are preprocessed: pass preprocessing=...")
+    if name in ("digits", "digits-parity"):
+        train, test = digits(parity=name == "digits-parity")
+    else:
+        entry = catalog.dataset_entry(name)
+        train, test = open_table(entry, image_column, label_column, seed)
+
+    def load(table: Table, size: int | None, split: str) -> Images:
+        try:
+            rows = _draw(len(table), size, seed) if size else torch.arange(len(table))
+        except InputError as error:
+            raise InputError(f"The {split} split of {name!r} is too small: {error}") from None
+        images, labels = table.read(rows.tolist())
+        pixels = _stack(images, encoder.preprocessing.resized)
+        return Images(pixels, labels, table.class_names, encoder.preprocessing, encoder.device, encoder.dtype)
+
+    return ImageSet(catalog.dataset_alias(name), load(train, train_size, "train"), load(test, test_size, "test"))
+
+
+def _draw(available: int, n: int, seed: int) -> Tensor:
+    if n > available:
+        raise InputError(f"{n} images were asked for, and there are {available}.")
+    return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:n]
+
+
+def _stack(images: list[np.ndarray], resized: Callable[[Tensor], Tensor]) -> Tensor:
+    """Stack (height, width, 3) arrays: at their own size if they share one, else resized one by one."""
+    if len({image.shape for image in images}) == 1:
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return torch.cat([resized(torch.from_numpy(image).permute(2, 0, 1)[None]) for image in images])

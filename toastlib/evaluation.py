@@ -1,0 +1,219 @@
+"""What a plan costs and saves: accuracy with its interval, parameters, FLOPs and throughput."""
+
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from toastlib.errors import InputError
+from toastlib.models import Encoder
+from toastlib.plan import ORIGINAL, Plan
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What every variant of a sweep predicts for the same test images.
+
+    Parameters
+    ----------
+    variants
+        One row per variant: ``head``, ``translator``, ``plan``, ``seed``.
+    predicted
+        int64, shape (variants, images).
+    labels
+        int64, shape (images,).
+    """
+
+    variants: pd.DataFrame
+    predicted: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def correct(self) -> np.ndarray:
+        """bool, shape (variants, images)."""
+        return self.predicted == self.labels
+
+    def mean_correct(self, **which: str) -> np.ndarray:
+        """Share of seeds that classify each image rightly, shape (images,), for one head, translator and plan.
+
+        Raises
+        ------
+        InputError
+            If no variant is of that kind.
+        """
+        chosen = np.logical_and.reduce([self.variants[column] == value for column, value in which.items()])
+        if not chosen.any():
+            raise InputError(f"No variant has {', '.join(f'{k}={v!r}' for k, v in which.items())}.")
+        return self.correct[chosen].mean(0)
+
+
+def accuracy_table(predictions: Predictions) -> pd.DataFrame:
+    """One row per variant with its accuracy.
+
+    Returns
+    -------
+    DataFrame
+        The variants' columns, then ``correct``, ``images``, ``accuracy`` in percent, and ``accuracy_low``,
+        ``accuracy_high``: the 95 % interval over test images.
+    """
+    correct = predictions.correct.sum(1)
+    images = len(predictions.labels)
+    low, high = zip(*(accuracy_interval(int(c), images) for c in correct), strict=True)
+    return predictions.variants.assign(
+        correct=correct,
+        images=images,
+        accuracy=100 * correct / images,
+        accuracy_low=[100 * value for value in low],
+        accuracy_high=[100 * value for value in high],
+    )
+
+
+def accuracy_interval(correct: int, images: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion, as two numbers in [0, 1]."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(correct, images).proportion_ci(CONFIDENCE, method="wilson")
+    return interval.low, interval.high
+
+
+def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
+    """Mean of ``first - second`` over the same test images, with its 95 % interval.
+
+    Parameters
+    ----------
+    first, second
+        Correctness of each image in [0, 1], shape (images,), from `Predictions.mean_correct`.
+
+    Returns
+    -------
+    tuple
+        Difference, lower and upper end, in percentage points: Student's interval of the paired differences.
+    """
+    from scipy.stats import ttest_1samp
+
+    difference = 100 * (first - second)
+    if np.ptp(difference) == 0:
+        return (float(difference[0]),) * 3
+    interval = ttest_1samp(difference, 0).confidence_interval(CONFIDENCE)
+    return float(difference.mean()), float(interval.low), float(interval.high)
+
+
+def accuracy_lost(predictions: Predictions) -> pd.DataFrame:
+    """Percentage points that each plan loses against the original encoder, paired over test images.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``head``, ``translator``, ``plan``, ``lost``, ``lost_low``, ``lost_high`` (95 % interval; negative
+        values are gains).
+    """
+    rows = []
+    kinds = predictions.variants[["head", "translator", "plan"]].drop_duplicates()
+    for head, translator, plan in kinds[kinds["plan"] != ORIGINAL].itertuples(index=False):
+        original = predictions.mean_correct(head=head, plan=ORIGINAL)
+        approximated = predictions.mean_correct(head=head, translator=translator, plan=plan)
+        lost, low, high = paired_difference(original, approximated)
+        rows.append((head, translator, plan, lost, low, high))
+    return pd.DataFrame(rows, columns=["head", "translator", "plan", "lost", "lost_low", "lost_high"])
+
+
+def parameter_count(module: torch.nn.Module) -> int:
+    """Number of parameters."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def removed_parameters(encoder: Encoder, plan: Plan, maps: str = "span", translator: str = "linear") -> int:
+    """Parameters that a plan takes away from the original encoder.
+
+    Parameters
+    ----------
+    encoder
+        The original.
+    plan
+        Which blocks go.
+    maps
+        ``"span"`` counts one map for each span, as the method has it; ``"block"`` counts one for each removed block,
+        as the paper's tables print (Tables 1, 8-13).
+    translator
+        ``"linear"`` maps have width x width parameters, ``"identity"`` ones none.
+    """
+    if maps not in ("span", "block"):
+        raise InputError(f"Maps are counted per 'span' or per 'block', not per {maps!r}.")
+    blocks = sum(parameter_count(encoder.blocks[block]) for block in plan.removed)
+    count = len(plan) if maps == "span" else len(plan.removed)
+    return blocks - count * (encoder.width**2 if translator == "linear" else 0)
+
+
+def plan_costs(encoder: Encoder, plans: Iterable[Plan], translators: Iterable[str], inputs: Tensor) -> pd.DataFrame:
+    """Parameters and FLOPs of every plan and translator, from one counted forward pass.
+
+    Parameters
+    ----------
+    encoder
+        The original.
+    plans, translators
+        Each pair is a row; the empty plan gives one row with translator ``"original"``.
+    inputs
+        One input, shape (1, 3, height, width): its size decides the FLOPs.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``translator``, ``plan``, ``blocks_removed``, ``parameters``, ``removed_parameters`` (one map per span),
+        ``removed_parameters_paper`` (one map per removed block), ``gflops`` per image.
+    """
+    total, parameters = flops(encoder, inputs), parameter_count(encoder)
+    start = encoder.start(inputs)
+    per_block = [_count_flops(encoder.run_block, k, start.hidden, start) for k in range(len(encoder.blocks))]
+    per_map = 2 * start.hidden.shape[:-1].numel() * encoder.width**2
+    rows = []
+    for plan in plans:
+        for translator in translators if plan else [ORIGINAL]:
+            removed = removed_parameters(encoder, plan, "span", translator)
+            maps = len(plan) if translator == "linear" else 0
+            plan_flops = total - sum(per_block[block] for block in plan.removed) + maps * per_map
+            rows.append(
+                {
+                    "translator": translator,
+                    "plan": str(plan),
+                    "blocks_removed": len(plan.removed),
+                    "parameters": parameters - removed,
+                    "removed_parameters": removed,
+                    "removed_parameters_paper": removed_parameters(encoder, plan, "block", translator),
+                    "gflops": plan_flops / 1e9,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def flops(encoder: Encoder, inputs: Tensor) -> int:
+    """Floating-point operations of one forward pass (a multiply-add counts two), by torch's own counter."""
+    return _count_flops(encoder.features, inputs)
+
+
+@torch.inference_mode()
+def throughput(encoder: Encoder, inputs: Tensor, repeats: int = 5) -> float:
+    """Images per second: the median of `repeats` forward passes after one that is not counted."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        encoder(inputs)
+        if inputs.is_cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return len(inputs) / statistics.median(times[1:])
+
+
+@torch.no_grad()
+def _count_flops(function, *args) -> int:
+    with FlopCounterMode(display=False) as counter:
+        function(*args)
+    return counter.get_total_flops()

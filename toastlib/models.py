@@ -1,0 +1,198 @@
+"""Encoders: a Hugging Face transformer or a plain module, its blocks found and its features named."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from toastlib.errors import InputError, unknown
+from toastlib.preprocessing import Preprocessing
+
+FEATURES = ("cls", "mean", "pooler")
+SPECIAL_TOKENS = ("cls_token", "class_embedding", "distillation_token", "register_tokens")
+"""Embedding parameters that stand before the patches: one token per row."""
+
+
+class BlockInput(NamedTuple):
+    """What block 0 is called with: its hidden states, and the arguments that every block shares."""
+
+    hidden: Tensor
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Encoder(nn.Module):
+    """A transformer without its head: pixels to features, its blocks at hand.
+
+    Parameters
+    ----------
+    model
+        A Hugging Face model, or any module that maps inputs to (batch, tokens, width) or (batch, width).
+    blocks
+        Dotted path of the block list inside `model`, such as ``"encoder.layer"``; found by structure if `None`.
+    features
+        ``"cls"``: the CLS token after the final norm; ``"mean"``: the mean of the patch tokens after it;
+        ``"pooler"``: the model's own pooled output.
+    preprocessing
+        How images become pixel values; needed by `load_images` only.
+    name
+        How the encoder is called in tables.
+
+    Raises
+    ------
+    InputError
+        If the block list is not found, or the features do not exist in this model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: str | None = None,
+        features: str = "cls",
+        preprocessing: Preprocessing | None = None,
+        name: str = "model",
+    ) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.blocks_path = blocks or find_blocks(model)
+        self.feature_kind = features
+        self.preprocessing = preprocessing
+        self.name = name
+        self.special_tokens = _count_special_tokens(model)
+        if features not in FEATURES:
+            raise unknown("features", features, FEATURES)
+        if features == "cls" and hasattr(model, "config") and not self.special_tokens:
+            raise InputError(f"{name} has no CLS token: take features='mean' or features='pooler'.")
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The block list: ``blocks[k]`` computes ``h[k]`` from ``h[k-1]``."""
+        return self.model.get_submodule(self.blocks_path)
+
+    @property
+    def width(self) -> int:
+        """Length of a token's representation."""
+        config = getattr(self.model, "config", None)
+        if hasattr(config, "hidden_size"):
+            return config.hidden_size
+        return next(p for p in self.blocks.parameters() if p.ndim == 2).shape[-1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the parameters, and of the pixel values that images hand over."""
+        return next(self.parameters()).dtype
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The same as `features`."""
+        return self.features(inputs)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Features of shape (batch, width) from pixel values of shape (batch, 3, height, width)."""
+        last = []
+        handle = self.blocks[-1].register_forward_hook(lambda module, args, output: last.append(output))
+        try:
+            output = self.model(inputs)
+        finally:
+            handle.remove()
+        return self._pool(output, last[0])
+
+    def start(self, inputs: Tensor) -> BlockInput:
+        """Run everything before block 0: ``h[-1]`` and the further arguments of the blocks."""
+        capture = _Capture()
+        with self.block_list([capture]):
+            self.model(inputs)
+        return capture.call
+
+    def run_block(self, block: int, hidden: Tensor, shared: BlockInput) -> Tensor:
+        """``h[block]`` from ``h[block-1]``, called as the model itself calls it."""
+        return self.blocks[block](hidden, *shared.args, **shared.kwargs)
+
+    def finish(self, hidden: Tensor, inputs: Tensor) -> Tensor:
+        """Features of shape (batch, width) from the last block's output ``(batch, tokens, width)``.
+
+        The model's own forward runs with a block list that hands `hidden` over. What lies before the blocks is
+        computed for the first input only, and ignored.
+        """
+        with self.block_list([_Feed(hidden)]):
+            return self._pool(self.model(inputs[:1]), hidden)
+
+    @contextlib.contextmanager
+    def block_list(self, modules: Iterable[nn.Module]) -> Iterator[None]:
+        """Inside the context the model runs these modules instead of its blocks."""
+        parent, _, attribute = self.blocks_path.rpartition(".")
+        owner, blocks = self.model.get_submodule(parent), self.blocks
+        setattr(owner, attribute, nn.ModuleList(modules))
+        try:
+            yield
+        finally:
+            setattr(owner, attribute, blocks)
+
+    def _pool(self, output: Any, last_block: Tensor) -> Tensor:
+        if self.feature_kind == "pooler":
+            pooled = getattr(output, "pooler_output", None)
+            if pooled is None:
+                raise InputError(f"{self.name} has no pooler: take features='cls' or features='mean'.")
+            return pooled
+        hidden = output if isinstance(output, Tensor) else output.last_hidden_state
+        if hidden.ndim == 2:
+            return hidden
+        tokens = hidden[:, 0] if self.feature_kind == "cls" else hidden[:, self.special_tokens :].mean(1)
+        # CLIP's tower returns the last block's output as it is and norms the pooled token only.
+        norm = getattr(self.model, "post_layernorm", None)
+        return norm(tokens) if norm is not None and hidden is last_block else tokens
+
+
+class _Capture(nn.Module):
+    call: BlockInput
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self.call = BlockInput(hidden, args, kwargs)
+        return hidden
+
+
+class _Feed(nn.Module):
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self.hidden
+
+
+def find_blocks(model: nn.Module) -> str:
+    """Dotted path of the largest module list whose members are transformer blocks of one class.
+
+    Raises
+    ------
+    InputError
+        If no list of Hugging Face blocks is there; the message names the lists that are.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
+    found = {
+        name: sum(p.numel() for p in blocks.parameters())
+        for name, blocks in lists.items()
+        if len({type(b) for b in blocks}) == 1 and isinstance(blocks[0], GradientCheckpointingLayer)
+    }
+    if not found:
+        names = ", ".join(map(repr, lists)) or "none"
+        raise InputError(f"No block list found in {type(model).__name__}: name it by blocks=... (lists: {names}).")
+    return max(found, key=found.get)
+
+
+def _count_special_tokens(model: nn.Module) -> int:
+    """Tokens before the patches: CLS, distillation, registers."""
+    tokens = {
+        name: parameter.numel() // parameter.shape[-1]
+        for name, parameter in model.named_parameters()
+        if name.rpartition(".")[2] in SPECIAL_TOKENS
+    }
+    return sum(tokens.values())

@@ -1,0 +1,113 @@
+"""The paper's published numbers, its plan lists, and ours beside theirs."""
+
+import re
+from functools import cache
+
+import pandas as pd
+
+from toastlib.catalog import DATA
+from toastlib.errors import InputError, unknown
+from toastlib.plan import ORIGINAL, Plan, Span, parse_plans
+
+
+@cache
+def _published() -> pd.DataFrame:
+    table = pd.read_csv(DATA / "paper" / "results.csv", dtype={"table": str}, keep_default_na=False)
+    table[["accuracy", "std"]] = table[["accuracy", "std"]].apply(pd.to_numeric)
+    return table.rename(columns={"method": "translator", "spans": "plan"})
+
+
+def published(table: str | int | None = None) -> pd.DataFrame:
+    """Every accuracy that the paper prints (1,332), or those of one of its tables.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``table``, ``model``, ``translator``, ``head``, ``plan``, ``source``, ``dataset``, ``accuracy`` and
+        ``std`` in percent (``std`` is NaN where the paper gives none), ``params_m`` as printed.
+
+    Raises
+    ------
+    InputError
+        If the paper has no accuracies in a table of that number.
+    """
+    rows = _published()
+    if table is None:
+        return rows.copy()
+    if str(table) not in set(rows["table"]):
+        raise unknown("table", str(table), rows["table"].unique())
+    return rows[rows["table"] == str(table)].reset_index(drop=True)
+
+
+def plan_list(block_count: int) -> list[Plan]:
+    """The plans that the paper tries on a model of that depth.
+
+    12 blocks: the 20 plans of Tables 1 and 8. 24 blocks: the 34 of Table 13. For any other depth the paper has none,
+    and the list is every single block, then the paper's longer plans that fit.
+    """
+    tables, models = (["13"], ["vit-l"]) if block_count == 24 else (["1", "8"], ["vit-s"])
+    rows = _published()
+    chosen = rows["table"].isin(tables) & rows["model"].isin(models) & (rows["plan"] != ORIGINAL)
+    plans = parse_plans(rows.loc[chosen, "plan"])
+    if block_count in (12, 24):
+        return plans
+    singles = [Plan((Span(block, block + 1),)) for block in range(block_count - 1)]
+    longer = [p for p in plans if len(p.removed) > 1 and max(p.removed) < block_count]
+    return longer + singles
+
+
+def table_plans(table: str | int) -> list[Plan]:
+    """The plans of one of the paper's tables, in its order."""
+    rows = published(table)
+    return parse_plans(rows.loc[rows["plan"] != ORIGINAL, "plan"].unique())
+
+
+def read_plans(text: str, block_count: int) -> list[Plan]:
+    """The plans that a parameter asks for.
+
+    Parameters
+    ----------
+    text
+        ``"paper"`` (see `plan_list`), ``"table 4"``, or plans separated by commas: ``"1->5, 1->2 4->5"``.
+    block_count
+        Depth of the model; the plans of a table that do not fit it are left out, a plan written out must fit.
+
+    Raises
+    ------
+    InputError
+        If a plan is malformed or does not fit, or no plan is left.
+    """
+    if text.strip() == "paper":
+        return plan_list(block_count)
+    if match := re.fullmatch(r"\s*table\s*(\w+)\s*", text):
+        plans = [plan for plan in table_plans(match[1]) if max(plan.removed) < block_count]
+    else:
+        plans = [plan.check(block_count) for plan in parse_plans(text.split(",")) if plan]
+    if not plans:
+        raise InputError(f"{text!r} names no plan for a model of {block_count} blocks: write for example '2->5, 7->8'.")
+    return plans
+
+
+def beside(ours: pd.DataFrame, table: str | int | None = None) -> pd.DataFrame:
+    """Our accuracies beside the published ones.
+
+    Parameters
+    ----------
+    ours
+        From `toastlib.sweeps.sweep`: one row per seed.
+    table
+        Compare with this table only; if `None`, with the first table that prints the setting.
+
+    Returns
+    -------
+    DataFrame
+        One row per setting with ``ours``, ``ours_std`` (over seeds), ``theirs``, ``theirs_std``, ``difference`` in
+        percent and points, and the ``table``; NaN where the paper prints no number for this model and data set.
+    """
+    setting = ["model", "dataset", "head", "translator", "plan"]
+    mine = ours.groupby(setting, sort=False)["accuracy"].agg(ours="mean", ours_std="std").reset_index()
+    theirs = published(table).drop_duplicates(setting)
+    theirs = theirs[[*setting, "table", "accuracy", "std"]].rename(columns={"accuracy": "theirs", "std": "theirs_std"})
+    both = mine.merge(theirs, on=setting, how="left")
+    both["difference"] = both["ours"] - both["theirs"]
+    return both

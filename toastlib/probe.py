@@ -1,0 +1,97 @@
+"""Linear heads: one per plan and seed, all trained together as one batched layer."""
+
+import copy
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+
+class Probe:
+    """The paper's head: one linear layer trained with Adam on fixed features.
+
+    Every set of features gets one head per seed. A seed fixes the head's first weights and the order of the images,
+    alike for every set; the heads do not see each other, so training them together changes nothing but the time.
+
+    Parameters
+    ----------
+    classes
+        Number of classes.
+    seeds
+        One head for each.
+    epochs, batch_size
+        5 epochs of batches of 256 (the paper's).
+    learning_rate
+        Of Adam: 1e-3 as in the paper's text; the authors' code has 1e-2.
+
+    Attributes
+    ----------
+    weight_
+        float32, shape (sets, seeds, width, classes).
+    bias_
+        float32, shape (sets, seeds, 1, classes).
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        seeds: list[int],
+        epochs: int = 5,
+        learning_rate: float = 1e-3,
+        batch_size: int = 256,
+    ) -> None:
+        self.classes = classes
+        self.seeds = list(seeds)
+        self.epochs = epochs
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+
+    def fit(self, features: Tensor, labels: Tensor) -> Self:
+        """Train the heads.
+
+        Parameters
+        ----------
+        features
+            Shape (sets, n, width): one set per plan and translator, the images in the same order.
+        labels
+            int64, shape (n,).
+        """
+        features, labels = features.float(), labels.to(features.device)
+        draws = [torch.Generator().manual_seed(seed) for seed in self.seeds]
+        weight, bias = self._first_weights(features.shape[0], features.shape[2], draws, features.device)
+        optimiser = torch.optim.Adam([weight, bias], lr=self.learning_rate)
+        for _ in range(self.epochs):
+            orders = torch.stack([torch.randperm(len(labels), generator=draw) for draw in draws])
+            for rows in orders.to(features.device).split(self.batch_size, dim=1):  # (seeds, batch)
+                logits = features[:, rows] @ weight + bias  # (sets, seeds, batch, classes)
+                targets = labels[rows].expand(len(features), -1, -1)
+                loss = cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="sum") / rows.shape[1]
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+        self.weight_, self.bias_ = weight.detach(), bias.detach()
+        return self
+
+    @torch.inference_mode()
+    def predict(self, features: Tensor) -> Tensor:
+        """Predicted classes, int64, shape (sets, seeds, n), from features of shape (sets, n, width).
+
+        Heads fitted on one set are applied to every set: the paper's frozen head.
+        """
+        return (features.float()[:, None] @ self.weight_ + self.bias_).argmax(-1)
+
+    def first(self) -> "Probe":
+        """The heads of the first set alone, to be applied to others."""
+        probe = copy.copy(self)
+        probe.weight_, probe.bias_ = self.weight_[:1], self.bias_[:1]
+        return probe
+
+    def _first_weights(
+        self, sets: int, width: int, draws: list[torch.Generator], device: torch.device
+    ) -> tuple[nn.Parameter, nn.Parameter]:
+        """Uniform in +-1/sqrt(width), as `nn.Linear` starts."""
+        bound = width**-0.5
+        first = torch.stack([torch.rand(width + 1, self.classes, generator=draw) for draw in draws])
+        first = ((first * 2 - 1) * bound).to(device).expand(sets, -1, -1, -1)
+        return nn.Parameter(first[:, :, :-1].clone()), nn.Parameter(first[:, :, -1:].clone())

@@ -1,0 +1,181 @@
+"""Where images come from: scikit-learn's digits, the Hub, and local folders, as tables of rows."""
+
+import io
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toastlib.catalog import DatasetEntry
+from toastlib.errors import InputError, unknown
+
+
+class Table(Protocol):
+    """Rows of one split; decoding happens in `read`, for the rows asked for only."""
+
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def read(self, rows: list[int]) -> tuple[list[np.ndarray], Tensor | None]:
+        """RGB images as uint8 (height, width, 3) arrays, and labels of shape (rows,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class ArrayTable:
+    """Images that are in memory: uint8 (n, height, width, 3), labels (n,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, rows: list[int]) -> tuple[list[np.ndarray], Tensor]:
+        """See `Table.read`."""
+        return list(self.images[rows]), torch.as_tensor(self.labels[rows])
+
+
+@dataclass(frozen=True)
+class DatasetTable:
+    """A split of a `datasets.Dataset` whose image column is not decoded."""
+
+    rows: Any
+    image: str
+    label: str | None
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, rows: list[int]) -> tuple[list[np.ndarray], Tensor | None]:
+        """See `Table.read`.
+
+        Raises
+        ------
+        InputError
+            If an image does not decode, or a label is missing.
+        """
+        part = self.rows.select(rows)
+        images = [_decode(cell, row) for cell, row in zip(part[self.image], rows, strict=True)]
+        if self.label is None:
+            return images, None
+        labels = part[self.label]
+        missing = [row for row, label in zip(rows, labels, strict=True) if label is None or label == -1]
+        if missing:
+            raise InputError(f"{len(missing)} images have no label, row {missing[0]} among them.")
+        if isinstance(labels[0], str):
+            labels = [self.class_names.index(label) for label in labels]
+        return images, torch.tensor(list(labels))
+
+
+def digits(parity: bool = False) -> tuple[ArrayTable, ArrayTable]:
+    """scikit-learn's 1,797 real 8 x 8 digits, split 1,197 to 600 by class, the same at every call.
+
+    With `parity` the labels are coarse: even or odd.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    raw = load_digits()
+    pixels = np.round(raw.images * (255 / 16)).astype(np.uint8)
+    images = np.repeat(pixels[..., None], 3, axis=-1)
+    rows = train_test_split(np.arange(len(images)), test_size=600, random_state=0, stratify=raw.target)
+    labels = raw.target % 2 if parity else raw.target
+    names = ("even", "odd") if parity else tuple(map(str, range(10)))
+    return tuple(ArrayTable(images[part], labels[part], names) for part in rows)
+
+
+def open_table(
+    entry: DatasetEntry, image: str | None, label: str | None, seed: int
+) -> tuple[DatasetTable, DatasetTable]:
+    """Train and test rows of a Hub data set or a local folder.
+
+    A set without a test split lends a fifth of its rows, by class where it has labels.
+    """
+    splits = _load_splits(entry.path)
+    if "train" not in splits:
+        raise InputError(f"{entry.path} has no split 'train', only {', '.join(splits)}.")
+    features = splits["train"].features
+    image = _find_column(image or entry.image, features, _is_image, "image", entry.path)
+    label = _find_column(label or entry.label, features, _is_label, "label", entry.path)
+    test = next((name for name in (entry.test, "test", "validation") if name in splits), None)
+    if test is None:
+        by_class = label if type(features.get(label)).__name__ == "ClassLabel" else None
+        splits = splits["train"].train_test_split(test_size=0.2, seed=seed, stratify_by_column=by_class)
+        test = "test"
+    names = _class_names(splits["train"], label)
+    return tuple(_undecoded(splits[name], image, label, names) for name in ("train", test))
+
+
+def _load_splits(path: str) -> Any:
+    import datasets
+
+    bars = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        return datasets.load_dataset(path)
+    except Exception as error:  # the library raises a dozen kinds, from its own and from its network client
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"Data set {path!r} cannot be loaded; 'digits' needs no network. ({reason})") from error
+    finally:
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+def _is_image(feature: Any) -> bool:
+    return type(feature).__name__ == "Image"
+
+
+def _is_label(feature: Any) -> bool:
+    return type(feature).__name__ == "ClassLabel"
+
+
+def _find_column(name: str | None, features: Any, fits: Any, kind: str, path: str) -> str | None:
+    if name is not None:
+        if name not in features:
+            raise unknown(f"{kind} column", name, features)
+        return name
+    found = [column for column, feature in features.items() if fits(feature)]
+    found = found or [column for column in (kind, "img", "labels", "class", "target") if column in features]
+    if len(found) > 1:
+        raise InputError(
+            f"{path} has the {kind} columns {', '.join(found)}: name one"
+            + (f", for example '{path}:{found[-1]}'." if kind == "label" else " by image_column=...")
+        )
+    if not found and kind == "image":
+        raise InputError(f"{path} has no image column, only {', '.join(features)}.")
+    return found[0] if found else None
+
+
+def _class_names(rows: Any, label: str | None) -> tuple[str, ...]:
+    if label is None:
+        return ()
+    feature = rows.features[label]
+    if _is_label(feature):
+        return tuple(feature.names)
+    values = rows.unique(label)
+    if isinstance(values[0], str):
+        return tuple(sorted(values))
+    return tuple(str(value) for value in range(max(values) + 1))
+
+
+def _undecoded(rows: Any, image: str, label: str | None, names: tuple[str, ...]) -> DatasetTable:
+    import datasets
+
+    return DatasetTable(rows.cast_column(image, datasets.Image(decode=False)), image, label, names)
+
+
+def _decode(cell: dict[str, Any], row: int) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        source = io.BytesIO(cell["bytes"]) if cell.get("bytes") is not None else cell["path"]
+        with Image.open(source) as image:
+            return np.array(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"Image {row} ({cell.get('path') or 'embedded'}) does not decode: {error}") from error

@@ -1,0 +1,136 @@
+"""Maps from ``h[s]`` to an approximation of ``h[e]``, in closed form from moments.
+
+A translator is fitted once per span: ``fit`` reads moments and returns the translator, fitted names end in ``_``, and
+``module`` gives the map as an `nn.Module` from (batch, tokens, width) to the same shape.
+"""
+
+import warnings
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from toastlib.errors import unknown
+from toastlib.moments import Moments
+from toastlib.plan import Span
+
+
+class Translator(Protocol):
+    """What a translator has to offer."""
+
+    name: str
+
+    def fit(self, moments: Moments, span: Span) -> Self:
+        """Fit the map of `span` to moments of the original model's activations."""
+        ...
+
+    def module(self) -> nn.Module:
+        """The fitted map."""
+        ...
+
+
+class Identity:
+    """The span is dropped and nothing stands in for it (the SkipAt variant; paper, Tables 4 and 16).
+
+    Attributes
+    ----------
+    residual_
+        ``|H[e] - H[s]|^2 / |H[e]|^2`` on the calibration rows.
+    """
+
+    name = "identity"
+
+    def fit(self, moments: Moments, span: Span) -> Self:
+        """Measure what dropping the span costs; there is nothing else to fit."""
+        inner = _inner(moments, span)
+        self.residual_ = ((inner[0, 0] - 2 * inner[0, 1] + inner[1, 1]) / inner[1, 1]).item()
+        return self
+
+    def module(self) -> nn.Module:
+        """A module without parameters that hands its input on."""
+        return nn.Identity()
+
+
+class Linear:
+    """Least squares without bias, one matrix for all tokens (paper, section 3): ``min_W |H[s] W - H[e]|^2``.
+
+    Where the rows of ``H[s]`` do not span the whole width, the solution of least norm is taken.
+
+    Attributes
+    ----------
+    weight_
+        float64, shape (width, width); ``h[e]`` is approximated by ``h[s] @ weight_``.
+    residual_
+        ``|H[e] - H[s] W|^2 / |H[e]|^2`` on the calibration rows.
+    rank_
+        Numerical rank of ``H[s]``.
+    """
+
+    name = "linear"
+
+    def fit(self, moments: Moments, span: Span) -> Self:
+        """Solve the normal equations of the span.
+
+        Warns
+        -----
+        UserWarning
+            If there are fewer calibration rows than the width, so that many maps fit them equally well.
+        """
+        gram, cross = moments.product(span.start, span.start), moments.product(span.start, span.end)
+        if moments.count < moments.width:
+            warnings.warn(
+                f"{moments.count} calibration rows cannot determine a map of width {moments.width}: of the maps that "
+                "fit equally well the one of least norm is taken; more calibration images make it unique.",
+                stacklevel=2,
+            )
+        self.weight_, self.rank_ = least_norm_solution(gram, cross)
+        inner = _inner(moments, span)
+        explained = 2 * (self.weight_ * cross).sum() - (self.weight_ * (gram @ self.weight_)).sum()
+        self.residual_ = ((inner[1, 1] - explained) / inner[1, 1]).item()
+        return self
+
+    def module(self) -> nn.Module:
+        """`nn.Linear` without bias, float32."""
+        width_in, width_out = self.weight_.shape
+        linear = nn.utils.skip_init(nn.Linear, width_in, width_out, bias=False)
+        linear.weight.data = self.weight_.mT.float().contiguous()
+        return linear.requires_grad_(False)
+
+
+TRANSLATORS: dict[str, type] = {cls.name: cls for cls in (Identity, Linear)}
+
+
+def make_translator(translator: "str | Translator") -> Translator:
+    """A fresh translator by name; a translator is returned as it is."""
+    if not isinstance(translator, str):
+        return translator
+    if translator not in TRANSLATORS:
+        raise unknown("translator", translator, TRANSLATORS)
+    return TRANSLATORS[translator]()
+
+
+def least_norm_solution(gram: Tensor, cross: Tensor) -> tuple[Tensor, int]:
+    """The W of least Frobenius norm among those that minimise ``|X W - Y|``, from ``X'X`` and ``X'Y``.
+
+    Eigenvalues of ``X'X`` below ``width * eps`` of the largest are taken as zero: float64 sums cannot tell them
+    from rounding.
+
+    Parameters
+    ----------
+    gram, cross
+        ``X'X`` and ``X'Y``, float64, shapes (width, width) and (width, other width).
+
+    Returns
+    -------
+    tuple
+        W, float64, shape (width, other width), and the numerical rank of X.
+    """
+    values, vectors = torch.linalg.eigh(gram)
+    kept = values > values[-1] * len(gram) * torch.finfo(gram.dtype).eps
+    basis = vectors[:, kept]
+    return basis @ ((basis.mT @ cross) / values[kept, None]), int(kept.sum())
+
+
+def _inner(moments: Moments, span: Span) -> Tensor:
+    rows = [moments.blocks.index(block) for block in span]
+    return moments.inner[rows][:, rows]
