@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from toastlib.errors import InputError
 from toastlib.models import Encoder
 from toastlib.moments import Moments
 from toastlib.plan import Plan, Span
@@ -69,9 +70,11 @@ def approximate(
     Raises
     ------
     InputError
-        If the plan does not fit the model, or the moments lack a pair.
+        If the plan does not fit the model, or the moments are missing or lack a pair.
     """
     plan = Plan.parse(plan).check(len(encoder.blocks))
+    if plan and moments is None:
+        raise InputError(f"Plan {plan} needs moments to fit its maps on: pass those of collect_moments.")
     fitted = fit_spans(plan, translator, moments)
     return replace_spans(encoder, {span: fit.module() for span, fit in fitted.items()})
 

@@ -111,8 +111,7 @@ def run_notebook(
     given = check_parameters(notebook, given or {})
     folder = run_folder(notebook, given, Path(root).resolve())
     _check_folder(folder, notebook)
-    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    part.mkdir(parents=True)
+    part = _make_part(folder)
     started = time.time()
     try:
         _execute(notebook, part, given, progress)
@@ -122,6 +121,15 @@ def run_notebook(
         shutil.rmtree(part, ignore_errors=True)
         raise
     return folder
+
+
+def _make_part(folder: Path) -> Path:
+    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"Nothing can be written to {folder.parent}: {error.strerror}.") from error
+    return part
 
 
 def _execute(notebook: Path, part: Path, given: dict[str, Any], progress: bool) -> None:
@@ -137,6 +145,7 @@ def _execute(notebook: Path, part: Path, given: dict[str, Any], progress: bool) 
             kernel_name="python3",
             progress_bar=progress,
             execution_timeout=TIMEOUT,
+            extra_arguments=["--IPKernelApp.log_level=50"],  # else kernels print notices, of encryption and shutdown
         )
     except papermill.PapermillExecutionError as error:
         if error.ename == InputError.__name__:
@@ -180,7 +189,7 @@ def _check_folder(folder: Path, notebook: Path) -> None:
         return
     try:
         owner = json.loads((folder / "manifest.json").read_text())["notebook"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError):
         owner = None
     if owner != notebook.stem:
         raise InputError(f"{folder} exists and is not a run of {notebook.stem}: name another --results-dir.")
@@ -189,7 +198,7 @@ def _check_folder(folder: Path, notebook: Path) -> None:
 def _device(name: str) -> str:
     import torch
 
-    from toastlib.models import resolve_device
+    from toastlib.checkpoints import resolve_device
 
     device = resolve_device(name)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -43,6 +43,8 @@ class DatasetEntry:
 DATASETS = {
     "digits": DatasetEntry(),
     "digits-parity": DatasetEntry(),
+    "digits-inverted": DatasetEntry(),
+    "shapes": DatasetEntry(),
     "mnist": DatasetEntry("ylecun/mnist", "image", "label", "test"),
     "fashion-mnist": DatasetEntry("zalando-datasets/fashion_mnist", "image", "label", "test"),
     "cifar10": DatasetEntry("uoft-cs/cifar10", "img", "label", "test"),

@@ -53,9 +53,11 @@ def load_encoder(
         raise unknown("dtype", dtype, DTYPES)
     model, missing = _load_checkpoint(path, name, trust_remote_code)
     tower = getattr(model, "vision_model", model)
+    if tower is not model:  # a text tower may be missing
+        missing = [key for key in missing if key.startswith("vision_model.")]
     _settle_pooler(tower, missing, features, name)
     alias = catalog.model_alias(name)
-    encoder = Encoder(tower, blocks, features, _preprocessing(path, tower.config), alias)
+    encoder = Encoder(tower, blocks, features, _preprocessing(path, tower.config, trust_remote_code), alias)
     return encoder.to(target, DTYPES[dtype])
 
 
@@ -88,37 +90,48 @@ def _load_checkpoint(path: str, name: str, trust_remote_code: bool) -> tuple[nn.
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # counted below, as missing
             )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # each part of a checkpoint that can be broken raises another kind
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"Model {name!r} cannot be loaded; 'vit-mini' needs no network. ({reason})") from error
-    return model, list(info["missing_keys"])
+    return model, [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
 
 
 def _settle_pooler(model: nn.Module, missing: list[str], features: str, name: str) -> None:
     """Drop a pooler that the checkpoint has no weights for, unless its random output is what was asked for."""
     others = [key for key in missing if "pooler" not in key]
     if others:
-        raise InputError(f"The checkpoint of {name!r} lacks {len(others)} weights, {others[0]} among them.")
+        kind = "weights, or has them in another shape"
+        raise InputError(f"The checkpoint of {name!r} lacks {len(others)} {kind}: {others[0]} among them.")
     if missing and features == "pooler":
         warnings.warn(f"{name} holds no pooler weights: its pooler is random.", stacklevel=3)
     elif missing:
         model.pooler = None
 
 
-def _preprocessing(path: str, config: Any) -> Preprocessing:
-    from transformers.image_processing_base import ImageProcessingMixin
-
+def _preprocessing(path: str, config: Any, trust_remote_code: bool) -> Preprocessing:
     try:
         with _quiet_transformers():
-            return Preprocessing.from_config(ImageProcessingMixin.get_image_processor_dict(path)[0])
+            return Preprocessing.from_config(_processor_settings(path, trust_remote_code))
     except OSError:
         size = getattr(config, "image_size", 224)
         warnings.warn(
-            f"{path} has no preprocessor_config.json: images are resized to {size} pixels and scaled to [-1, 1].",
+            f"{path} has no usable preprocessor_config.json: images are resized to {size} pixels, scaled to [-1, 1].",
             stacklevel=3,
         )
         return Preprocessing(resize=(size, size))
+
+
+def _processor_settings(path: str, trust_remote_code: bool) -> dict[str, Any]:
+    """What the checkpoint's file says, completed by the processor's class: defaults, and what ``"size": 224`` means."""
+    from transformers import AutoImageProcessor
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    try:
+        return AutoImageProcessor.from_pretrained(path, backend="pil", trust_remote_code=trust_remote_code).to_dict()
+    except (ImportError, ValueError):  # a class that needs torchvision, or that nobody knows
+        return ImageProcessingMixin.get_image_processor_dict(path)[0]
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from toastlib import batch
 from toastlib.errors import InputError
-from toastlib.parameters import notebook_parameters
+from toastlib.parameters import check_parameters, notebook_parameters
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,11 +42,13 @@ def study(options: argparse.Namespace) -> int:
     for parameter in given:
         if not any(parameter in takes[name] for name in names):
             raise InputError(f"No notebook has a parameter {parameter!r}; `toast params` lists them.")
+    runs = {name: {key: value for key, value in given.items() if key in takes[name]} for name in names}
+    for name, mine in runs.items():  # all of them before the first one starts
+        check_parameters(batch.find_notebook(name), mine)
     folders, start = [], time.monotonic()
-    for number, name in enumerate(names, start=1):
+    for number, (name, mine) in enumerate(runs.items(), start=1):
         print(f"[{number}/{len(names)}] {name} ", end="", flush=True)
         begun = time.monotonic()
-        mine = {parameter: value for parameter, value in given.items() if parameter in takes[name]}
         folders.append(batch.run_notebook(name, mine, options.results_dir, sys.stderr.isatty()))
         print(f"{time.monotonic() - begun:.0f} s", flush=True)
     print(f"The study is done, in {time.monotonic() - start:.0f} s.")
@@ -60,7 +62,8 @@ def params(options: argparse.Namespace) -> int:
         notebook = batch.find_notebook(name)
         print(notebook.stem)
         for parameter in notebook_parameters(notebook).values():
-            print(f"  {parameter.name} = {parameter.default!r}  # {parameter.comment}")
+            comment = f"  # {parameter.comment}" if parameter.comment else ""
+            print(f"  {parameter.name} = {parameter.default!r}{comment}")
     return 0
 
 

@@ -1,6 +1,6 @@
 """Image sets: decoded once to uint8, preprocessed on the device batch by batch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from toastlib import catalog
+from toastlib.embedded import EMBEDDED
 from toastlib.errors import InputError
 from toastlib.preprocessing import Preprocessing
-from toastlib.sources import Table, digits, open_table
+from toastlib.sources import Table, open_table
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ def load_images(
     Parameters
     ----------
     name
-        ``"digits"`` and ``"digits-parity"`` are embedded; the paper's sets have aliases, see
+        ``"digits"``, ``"digits-parity"``, ``"digits-inverted"`` and ``"shapes"`` are embedded, see `toastlib.embedded`;
+        the paper's sets have aliases, see
         `toastlib.catalog.DATASETS`; else a Hub id or a local folder that `datasets.load_dataset` reads.
         ``name:column`` names the label column.
     encoder
@@ -118,8 +120,8 @@ def load_images(
     """
     if encoder.preprocessing is None:
         raise InputError(f"{encoder.name} does not say how its images are preprocessed: pass preprocessing=...")
-    if name in ("digits", "digits-parity"):
-        train, test = digits(parity=name == "digits-parity")
+    if name in EMBEDDED:
+        train, test = EMBEDDED[name]()
     else:
         entry = catalog.dataset_entry(name)
         train, test = open_table(entry, image_column, label_column, seed)
@@ -130,20 +132,25 @@ def load_images(
         except InputError as error:
             raise InputError(f"The {split} split of {name!r} is too small: {error}") from None
         images, labels = table.read(rows.tolist())
-        pixels = _stack(images, encoder.preprocessing.resized)
-        return Images(pixels, labels, table.class_names, encoder.preprocessing, encoder.device, encoder.dtype)
+        pixels, preprocessing = _stack(images, encoder.preprocessing)
+        return Images(pixels, labels, table.class_names, preprocessing, encoder.device, encoder.dtype)
 
-    return ImageSet(catalog.dataset_alias(name), load(train, train_size, "train"), load(test, test_size, "test"))
+    alias = catalog.dataset_alias(f"{name}:{label_column}" if label_column else name)
+    return ImageSet(alias, load(train, train_size, "train"), load(test, test_size, "test"))
 
 
 def _draw(available: int, n: int, seed: int) -> Tensor:
-    if n > available:
+    if not 0 <= n <= available:
         raise InputError(f"{n} images were asked for, and there are {available}.")
     return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:n]
 
 
-def _stack(images: list[np.ndarray], resized: Callable[[Tensor], Tensor]) -> Tensor:
-    """Stack (height, width, 3) arrays: at their own size if they share one, else resized one by one."""
+def _stack(images: list[np.ndarray], preprocessing: Preprocessing) -> tuple[Tensor, Preprocessing]:
+    """Stack (height, width, 3) arrays, and what is left to do with them.
+
+    Images that share one size keep it; others are resized here, one by one.
+    """
     if len({image.shape for image in images}) == 1:
-        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return torch.cat([resized(torch.from_numpy(image).permute(2, 0, 1)[None]) for image in images])
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), preprocessing
+    resized = [preprocessing.resized(torch.from_numpy(image).permute(2, 0, 1)[None]) for image in images]
+    return torch.cat(resized), replace(preprocessing, resize=None, crop=None)

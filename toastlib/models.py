@@ -56,7 +56,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
-        self.blocks_path = blocks or find_blocks(model)
+        self.blocks_path = find_blocks(model, blocks)
         self.feature_kind = features
         self.preprocessing = preprocessing
         self.name = name
@@ -166,17 +166,23 @@ class _Feed(nn.Module):
         return self.hidden
 
 
-def find_blocks(model: nn.Module) -> str:
+def find_blocks(model: nn.Module, path: str | None = None) -> str:
     """Dotted path of the largest module list whose members are transformer blocks of one class.
+
+    With a `path`, that path: it is only checked.
 
     Raises
     ------
     InputError
-        If no list of Hugging Face blocks is there; the message names the lists that are.
+        If no list of Hugging Face blocks is there, or none at `path`; the message names the lists that are.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
+    if path in lists:
+        return path
+    if path and lists:
+        raise unknown("block list", path, lists)
     found = {
         name: sum(p.numel() for p in blocks.parameters())
         for name, blocks in lists.items()

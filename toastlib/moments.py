@@ -91,7 +91,11 @@ class Moments:
             return self.products[first, second]
         if (second, first) in self.products:
             return self.products[second, first].mT
-        raise InputError(
+        raise self.lack(first, second)
+
+    def lack(self, first: int, second: int) -> InputError:
+        """The error that this pair was not collected."""
+        return InputError(
             f"These moments do not hold the blocks ({first}, {second}): collect them with pairs=None for all pairs."
         )
 

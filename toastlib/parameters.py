@@ -110,7 +110,7 @@ TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true
 
 
 def _check_device(name: str) -> None:
-    from toastlib.models import resolve_device
+    from toastlib.checkpoints import resolve_device
 
     resolve_device(name)
 

@@ -4,6 +4,7 @@ Blocks count from 0, and ``h[k]`` is the output of block ``k``; ``h[-1]`` is the
 The span ``s->e`` removes blocks ``s+1..e``: a map takes ``h[s]`` to an approximation of ``h[e]``.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ class Plan:
     def __post_init__(self) -> None:
         spans = tuple(sorted(self.spans))
         object.__setattr__(self, "spans", spans)
-        for left, right in zip(spans, spans[1:], strict=False):
+        for left, right in itertools.pairwise(spans):
             if right.start < left.end:
                 raise InputError(
                     f"Spans {left} and {right} overlap: both remove block {right.start + 1}; "

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-MODES = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+from toastlib.errors import InputError
+
+MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
 """PIL's resampling codes that `torch.nn.functional.interpolate` computes alike."""
 
 
@@ -23,7 +25,7 @@ class Preprocessing:
     crop
         (height, width) of the centre crop after the resize, or `None`.
     mode
-        ``"bilinear"``, ``"bicubic"`` (both antialiased) or ``"nearest"``.
+        ``"bilinear"``, ``"bicubic"`` (both antialiased) or ``"nearest-exact"``.
     scale
         Factor from uint8 to float.
     mean, std
@@ -59,7 +61,7 @@ class Preprocessing:
         if self.resize is not None:
             size = self._target(*images.shape[-2:])
             if size != tuple(images.shape[-2:]):
-                smooth = self.mode != "nearest"
+                smooth = self.mode != "nearest-exact"
                 images = interpolate(images, size, mode=self.mode, antialias=smooth)
         return images if self.crop is None else _centre_crop(images, *self.crop)
 
@@ -95,11 +97,13 @@ def _edges(size: Any) -> tuple[int, int] | int:
         return size, size
     if "height" in size:
         return size["height"], size["width"]
-    return size["shortest_edge"]
+    if "shortest_edge" in size:
+        return size["shortest_edge"]
+    raise InputError(f"Image size {dict(size)} is not understood: it has height and width, or shortest_edge.")
 
 
 def _centre_crop(images: Tensor, height: int, width: int) -> Tensor:
     top, left = (images.shape[-2] - height) // 2, (images.shape[-1] - width) // 2
     if top < 0 or left < 0:
-        raise ValueError(f"Cannot crop {height} x {width} from images of {tuple(images.shape[-2:])} pixels.")
+        raise InputError(f"Cannot crop {height} x {width} from images of {tuple(images.shape[-2:])} pixels.")
     return images[..., top : top + height, left : left + width]

@@ -39,7 +39,8 @@ def cka(moments: Moments) -> Tensor:
     Returns
     -------
     Tensor
-        float64, shape (blocks, blocks); needs the products of all pairs.
+        float64, shape (blocks, blocks); needs the products of all pairs. NaN for a block whose rows are all alike,
+        as the CLS tokens are before block 0: there is nothing to align.
     """
     size = len(moments.blocks)
     norms = torch.empty(size, size, dtype=torch.float64)
@@ -48,6 +49,8 @@ def cka(moments: Moments) -> Tensor:
             centred = moments.product(first, second) - torch.outer(moments.sums[a], moments.sums[b]) / moments.count
             norms[a, b] = norms[b, a] = centred.square().sum()
     scale = norms.diagonal().sqrt()
+    rounding = moments.count * torch.finfo(torch.float64).eps * moments.inner.diagonal().cpu()
+    scale[scale <= rounding] = torch.nan
     return norms / torch.outer(scale, scale)
 
 
@@ -60,11 +63,18 @@ def cka_from_samples(first: Tensor, second: Tensor) -> float:
     ----------
     first, second
         Shapes (rows, width) and (rows, other width).
+
+    Returns
+    -------
+    float
+        NaN if the rows of either are all alike.
     """
 
     def centred_gram(rows: Tensor) -> Tensor:
         gram = rows.double() @ rows.double().mT
-        return gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
+        centred = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
+        rounding = len(rows) * torch.finfo(torch.float64).eps * gram.trace()
+        return centred if centred.norm() > rounding else torch.full_like(gram, torch.nan)
 
     k, l = centred_gram(first), centred_gram(second)
     return ((k * l).sum() / (k.norm() * l.norm())).item()

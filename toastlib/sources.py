@@ -1,6 +1,7 @@
 """Where images come from: scikit-learn's digits, the Hub, and local folders, as tables of rows."""
 
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from toastlib.catalog import DatasetEntry
 from toastlib.errors import InputError, unknown
+
+COLUMN_NAMES = {"image": ("image", "img"), "label": ("label", "labels", "class", "target")}
+"""What columns are called where no column's type says that it holds images or classes."""
 
 
 class Table(Protocol):
@@ -58,19 +62,20 @@ class DatasetTable:
         Raises
         ------
         InputError
-            If an image does not decode, or a label is missing.
+            If an image does not decode, or a label is missing or not one of the classes.
         """
         part = self.rows.select(rows)
         images = [_decode(cell, row) for cell, row in zip(part[self.image], rows, strict=True)]
         if self.label is None:
             return images, None
-        labels = part[self.label]
-        missing = [row for row, label in zip(rows, labels, strict=True) if label is None or label == -1]
-        if missing:
-            raise InputError(f"{len(missing)} images have no label, row {missing[0]} among them.")
-        if isinstance(labels[0], str):
-            labels = [self.class_names.index(label) for label in labels]
-        return images, torch.tensor(list(labels))
+        labels = list(part[self.label])
+        _check_labelled(labels, rows)
+        number = {name: k for k, name in enumerate(self.class_names)}
+        numbers = [number.get(label) if isinstance(label, str) else int(label) for label in labels]
+        strange = [label for label, k in zip(labels, numbers, strict=True) if k not in number.values()]
+        if strange:
+            raise InputError(f"The label {strange[0]!r} is none of the {len(number)} classes of the training images.")
+        return images, torch.tensor(numbers)
 
 
 def digits(parity: bool = False) -> tuple[ArrayTable, ArrayTable]:
@@ -104,12 +109,24 @@ def open_table(
     image = _find_column(image or entry.image, features, _is_image, "image", entry.path)
     label = _find_column(label or entry.label, features, _is_label, "label", entry.path)
     test = next((name for name in (entry.test, "test", "validation") if name in splits), None)
-    if test is None:
-        by_class = label if type(features.get(label)).__name__ == "ClassLabel" else None
-        splits = splits["train"].train_test_split(test_size=0.2, seed=seed, stratify_by_column=by_class)
-        test = "test"
+    parts = (splits["train"], splits[test]) if test else _split(splits["train"], label, seed, entry.path)
     names = _class_names(splits["train"], label)
-    return tuple(_undecoded(splits[name], image, label, names) for name in ("train", test))
+    return tuple(_undecoded(part, image, label, names) for part in parts)
+
+
+def _split(rows: Any, label: str | None, seed: int, path: str) -> list[Any]:
+    from sklearn.model_selection import train_test_split
+
+    labels = None if label is None else list(rows[label])
+    if labels:
+        _check_labelled(labels, range(len(rows)))
+    try:
+        parts = train_test_split(range(len(rows)), test_size=0.2, random_state=seed, stratify=labels)
+    except ValueError as error:
+        raise InputError(
+            f"{path} has no split 'test', and its {len(rows)} rows are too few for one: {error}"
+        ) from error
+    return [rows.select(part) for part in parts]
 
 
 def _load_splits(path: str) -> Any:
@@ -141,7 +158,7 @@ def _find_column(name: str | None, features: Any, fits: Any, kind: str, path: st
             raise unknown(f"{kind} column", name, features)
         return name
     found = [column for column, feature in features.items() if fits(feature)]
-    found = found or [column for column in (kind, "img", "labels", "class", "target") if column in features]
+    found = found or [column for column in COLUMN_NAMES[kind] if column in features]
     if len(found) > 1:
         raise InputError(
             f"{path} has the {kind} columns {', '.join(found)}: name one"
@@ -158,24 +175,41 @@ def _class_names(rows: Any, label: str | None) -> tuple[str, ...]:
     feature = rows.features[label]
     if _is_label(feature):
         return tuple(feature.names)
-    values = rows.unique(label)
-    if isinstance(values[0], str):
+    values = [value for value in rows.unique(label) if value is not None]
+    if all(isinstance(value, str) for value in values):
         return tuple(sorted(values))
+    if not all(isinstance(value, int) for value in values):
+        raise InputError(f"The label column {label!r} holds neither class names nor whole numbers.")
     return tuple(str(value) for value in range(max(values) + 1))
+
+
+def _check_labelled(labels: list[Any], rows: Iterable[int]) -> None:
+    missing = [row for row, label in zip(rows, labels, strict=True) if label is None or label == -1]
+    if missing:
+        raise InputError(f"{len(missing)} images have no label, row {missing[0]} among them.")
 
 
 def _undecoded(rows: Any, image: str, label: str | None, names: tuple[str, ...]) -> DatasetTable:
     import datasets
 
-    return DatasetTable(rows.cast_column(image, datasets.Image(decode=False)), image, label, names)
+    try:
+        return DatasetTable(rows.cast_column(image, datasets.Image(decode=False)), image, label, names)
+    except (TypeError, ValueError, NotImplementedError) as error:  # Arrow's errors are of these kinds
+        raise InputError(f"The column {image!r} holds no images.") from error
 
 
-def _decode(cell: dict[str, Any], row: int) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
+def _decode(cell: dict[str, Any] | None, row: int) -> np.ndarray:
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
+    if cell is None:
+        raise InputError(f"Image {row} is missing.")
     try:
         source = io.BytesIO(cell["bytes"]) if cell.get("bytes") is not None else cell["path"]
         with Image.open(source) as image:
-            return np.array(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"Image {row} ({cell.get('path') or 'embedded'}) does not decode: {error}") from error
+            upright = ImageOps.exif_transpose(image)  # as `datasets` does: cameras store portraits on their side
+            if upright.mode == "I;16":  # convert() would clip 16 bits at 255
+                upright = Image.fromarray((np.array(upright) >> 8).astype(np.uint8))
+            return np.array(upright.convert("RGB"))
+    except Exception as error:  # a broken file can raise almost anything
+        reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
+        raise InputError(f"Image {row} ({cell.get('path') or 'embedded'}) does not decode: {reason}") from error

@@ -136,7 +136,8 @@ def predict(
     heads: str | Iterable[str] = "retrained",
     calibration_size: int = 500,
     calibration_seed: int = 0,
-    learning_rate: float = 1e-3,
+    head_lr: float = 1e-3,
+    head_min_steps: int = 0,
     batch_size: int = 32,
     moments: Moments | None = None,
 ) -> Predictions:
@@ -155,8 +156,8 @@ def predict(
         original's features is kept; or both.
     calibration_size, calibration_seed
         How many training images the maps are fitted on, and the seed of that draw.
-    learning_rate
-        Of the heads, see `Probe`.
+    head_lr, head_min_steps
+        Learning rate of the heads, and how many steps they take at least, see `Probe`.
     batch_size
         Images per forward pass.
     moments
@@ -174,14 +175,15 @@ def predict(
         make_translator(name)
     plans = [plan.check(len(encoder.blocks)) for plan in parse_plans(plans)]
     variants = variants_of(plans, translators)
-    if moments is None:
+    if moments is None and any(plans):
         calibration = dataset.train.sample(calibration_size, calibration_seed)
         moments = collect_moments(encoder, calibration, plan_pairs(plans), batch_size=batch_size)
     maps = fit_maps(encoder, variants, moments)
     trained_on = variants if "retrained" in heads else variants[:1]
     train = collect_features(encoder, dataset.train, trained_on, maps, batch_size)
     test = collect_features(encoder, dataset.test, variants, maps, batch_size)
-    probe = Probe(len(dataset.class_names), seeds, learning_rate=learning_rate).fit(train, dataset.train.labels)
+    probe = Probe(len(dataset.class_names), seeds, learning_rate=head_lr, min_steps=head_min_steps)
+    probe.fit(train, dataset.train.labels)
     predicted = [(probe if head == "retrained" else probe.first()).predict(test) for head in heads]
     rows = [(head, v.translator, str(v.plan), seed) for head in heads for v in variants for seed in seeds]
     return Predictions(

@@ -132,5 +132,7 @@ def least_norm_solution(gram: Tensor, cross: Tensor) -> tuple[Tensor, int]:
 
 
 def _inner(moments: Moments, span: Span) -> Tensor:
+    if not set(span) <= set(moments.blocks):
+        raise moments.lack(*span)
     rows = [moments.blocks.index(block) for block in span]
     return moments.inner[rows][:, rows]

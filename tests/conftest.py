@@ -1,0 +1,114 @@
+"""Tiny random-weight models and random images for every test, no network, and caches in a temporary folder."""
+
+import os
+import socket
+import sys
+import tempfile
+
+import pytest
+import torch
+
+from toastlib.data import Images, ImageSet
+from toastlib.models import Encoder
+from toastlib.preprocessing import Preprocessing
+
+# The Hugging Face libraries read these once, when they are imported; toastlib imports them where it needs them.
+assert "huggingface_hub" not in sys.modules
+CACHE = tempfile.TemporaryDirectory(prefix="toastlib-tests-")
+os.environ.update(HF_HUB_OFFLINE="1", HF_HOME=CACHE.name, HF_DATASETS_CACHE=f"{CACHE.name}/datasets")
+
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
+}
+PATCHES = (SIZES["image_size"] // SIZES["patch_size"]) ** 2
+FAMILIES = {
+    "vit": ("ViT", {}),
+    "deit": ("DeiT", {}),
+    "dinov2": ("Dinov2", {}),
+    "dinov2-registers": ("Dinov2WithRegisters", {"num_register_tokens": 4}),
+    "dinov3": ("DINOv3ViT", {"num_register_tokens": 4}),
+    "clip": ("CLIPVision", {}),
+    "siglip": ("SiglipVision", {}),
+    "beit": ("Beit", {"use_mean_pooling": True}),
+    "beit-cls": ("Beit", {"use_mean_pooling": False}),
+}
+"""Family -> the prefix of its classes in transformers, and what its configuration has beside `SIZES`."""
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Fail a test that looks up or calls another machine; no ``except Exception`` can hide it."""
+    connect, lookup = socket.socket.connect, socket.getaddrinfo
+
+    def check(host):
+        if host not in ("localhost", "127.0.0.1", "::1", "", None):
+            pytest.fail(f"a test reached for the network: {host}")
+
+    def guarded_connect(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            check(address[0])
+        return connect(self, address)
+
+    def guarded_lookup(host, *args, **kwargs):
+        check(host)
+        return lookup(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded_connect)
+    monkeypatch.setattr(socket, "getaddrinfo", guarded_lookup)
+
+
+def make_tiny_model(family, seed=0, **config):
+    """A model of the family with random weights: 5 blocks, width 32, 32 pixels, patches of 8.
+
+    All parameters are moved away from their initial values: a norm with weight 1 and bias 0 applied twice
+    is the same as applied once, and would hide a mistake.
+    """
+    import transformers
+
+    prefix, settings = FAMILIES[family]
+    torch.manual_seed(seed)
+    configuration = getattr(transformers, f"{prefix}Config")(**SIZES | settings | config)
+    model = getattr(transformers, f"{prefix}Model")(configuration).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """Factory: ``tiny_model("vit", num_hidden_layers=6)`` builds a new model with the same weights every time."""
+    return make_tiny_model
+
+
+@pytest.fixture
+def tiny_encoder():
+    """An encoder on the tiny ViT with 6 blocks; new for every test, the same weights every time."""
+    model = make_tiny_model("vit", num_hidden_layers=6)
+    return Encoder(model, preprocessing=Preprocessing(resize=(32, 32)), name="tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_images():
+    """90 training and 60 test images of 3 classes: noise, with a faint pattern that tells the class."""
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.randn(3, 3, 32, 32, generator=generator)
+
+    def draw(n):
+        labels = torch.arange(n) % 3
+        noise = torch.randn(n, 3, 32, 32, generator=generator)
+        pixels = (128 + 40 * noise + 20 * patterns[labels]).clamp(0, 255).to(torch.uint8)
+        return Images(pixels, labels, ("one", "two", "three"), Preprocessing(resize=(32, 32)))
+
+    return ImageSet("tiny", train=draw(90), test=draw(60))
+
+
+@pytest.fixture
+def pixel_values():
+    """Inputs of the tiny models, shape (3, 3, 32, 32)."""
+    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))

@@ -1,0 +1,179 @@
+"""The command line: its exit codes, one sentence for each mistake, and nothing half-written."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from small_notebook import write_notebook
+
+from toastlib import batch
+from toastlib.cli import main
+
+SLOW = 'speed = 0.5  # how fast\nresults_dir = ""'
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch) -> Path:
+    """A study of two notebooks, and an empty working directory."""
+    write_notebook(tmp_path / "notebooks" / "00_first.ipynb", "size")
+    write_notebook(tmp_path / "notebooks" / "07_small.ipynb", "speed", parameters=SLOW)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(batch, "NOTEBOOKS", tmp_path / "notebooks")
+    return tmp_path / "here"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-p", "model=vit-mimi"], "Unknown model 'vit-mimi': did you mean 'vit-mini'?"),
+        (["-p", "dataset=digit"], "Unknown data set 'digit': did you mean 'digits'?"),
+        (["-p", "modle=vit-mini"], "Unknown parameter of 00_first 'modle': did you mean 'model'?"),
+        (["-p", "size=four"], "Parameter size takes a whole number such as 4, not 'four'."),
+        (["-p", "plans=5->2"], "Span '5->2' runs backwards: write '2->5'"),
+        (["-p", "plans=1->4 2->5"], "Spans 1->4 and 2->5 overlap: both remove block 3"),
+        (["-p", "dataset=./nowhere"], "There is no data set folder './nowhere'"),
+        (["-p", "size"], "'size' is not a parameter: write -p name=value."),
+        (["--device", "gpu"], "Device 'gpu' is not there"),
+        pytest.param(
+            *(["--device", "cuda"], "Device 'cuda' is not there"),
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", [["run", "00"], ["study"]])
+def test_wrong_input_is_one_sentence_and_exit_code_2(study, capfd, command, arguments, says):
+    if command == ["study"] and "modle" in says:
+        says = "No notebook has a parameter 'modle'"
+    assert main([*command, *arguments]) == 2
+    out, err = capfd.readouterr()
+    assert err.startswith(f"toast: {says}")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert not list(study.iterdir())
+
+
+def test_a_mistake_that_only_the_model_shows_is_one_sentence_too(study, capfd):
+    cell = "from toastlib.plan import Plan\n\nPlan.parse(plans).check(12)"
+    notebook = write_notebook(study.parent / "deep.ipynb", cell)
+    assert main(["run", str(notebook), "-p", "plans=10->12"]) == 2
+    out, err = capfd.readouterr()
+    assert err == "toast: Span 10->12 leaves the model: it has 12 blocks, so the last is 11.\n"
+    assert out == ""
+    assert not list((study / "results").iterdir())
+
+
+def test_an_unknown_notebook_names_the_nearest(study, capfd):
+    assert main(["run", "07_smal"]) == 2
+    assert capfd.readouterr().err == "toast: Unknown notebook '07_smal': did you mean '07_small'?\n"
+
+
+def test_a_cell_that_fails_is_exit_code_1(study, capfd):
+    notebook = write_notebook(study.parent / "broken.ipynb", "1 / 0")
+    assert main(["run", str(notebook)]) == 1
+    assert capfd.readouterr().err == "toast: broken.ipynb failed: ZeroDivisionError: division by zero\n"
+    assert not list((study / "results").iterdir())
+
+
+def test_a_results_folder_that_is_a_file_is_refused(study, capfd):
+    (study / "taken").touch()
+    assert main(["run", "00", "--results-dir", "taken"]) == 2
+    assert capfd.readouterr().err == f"toast: Nothing can be written to {study / 'taken'}: Not a directory.\n"
+
+
+def test_a_keyboard_interrupt_is_exit_code_130(study, capfd, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(batch, "run_notebook", interrupt)
+    assert main(["run", "00"]) == 130
+    assert capfd.readouterr().err == "toast: interrupted; finished runs are kept.\n"
+
+
+def test_a_study_that_fails_keeps_what_is_finished(study, capfd):
+    write_notebook(batch.NOTEBOOKS / "07_small.ipynb", "1 / 0", parameters=SLOW)
+    assert main(["study"]) == 1
+    assert "07_small.ipynb failed: ZeroDivisionError" in capfd.readouterr().err
+    assert [path.name for path in (study / "results").iterdir()] == ["00_first"]
+
+
+def test_run_says_where_the_results_lie(study, capfd):
+    assert main(["run", "00", "-p", "size=9", "--device", "cpu", "--results-dir", "mine"]) == 0
+    out, err = capfd.readouterr()
+    (folder,) = (study / "mine").iterdir()
+    assert out.splitlines()[-1].strip() == str(folder)
+    assert err == ""
+    executed = nbformat.read(folder / "00_first.ipynb", 4)
+    assert executed.cells[-1].outputs[0].data["text/plain"] == "9"
+    assert 'device = "cpu"' in executed.cells[1].source
+
+
+def test_the_study_runs_every_notebook_with_the_parameters_that_it_takes(study, capfd):
+    assert main(["study", "-p", "speed=2"]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    folders = sorted(path.name for path in (study / "results").iterdir())
+    assert [folder.split("-")[0] for folder in folders] == ["00_first", "07_small"]
+    assert folders[0] == "00_first"
+    assert out.startswith("[1/2] 00_first ")
+    assert "[2/2] 07_small " in out
+    assert all(str(study / "results" / folder) in out for folder in folders)
+    executed = nbformat.read(study / "results" / folders[1] / "07_small.ipynb", 4)
+    assert executed.cells[-1].outputs[0].data["text/plain"] == "2.0"
+
+
+def test_params_lists_names_defaults_and_comments(study, capsys):
+    assert main(["params", "07"]) == 0
+    assert capsys.readouterr().out == "07_small\n  speed = 0.5  # how fast\n  results_dir = ''\n"
+
+
+def test_params_lists_all_notebooks(study, capsys):
+    assert main(["params"]) == 0
+    out = capsys.readouterr().out
+    assert "00_first\n  model = 'vit-mini'  # which encoder\n" in out
+    assert "07_small\n" in out
+
+
+def test_doctor_shows_that_the_embedded_encoder_loads(capsys):
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert f"torch {torch.__version__}" in out
+    assert "devices: cpu" in out
+    assert "vit-mini loads: 12 blocks" in out
+
+
+@pytest.mark.parametrize("arguments", [["fly"], [], ["run"], ["study", "--fast"]])
+def test_an_unknown_command_or_option_is_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("toast")
+
+
+def python(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+
+def test_help_loads_nothing_heavy():
+    code = """
+import sys
+from toastlib.cli import main
+try:
+    main(["--help"])
+except SystemExit as end:
+    print(end.code, sorted({"torch", "transformers", "pandas", "matplotlib", "papermill"} & set(sys.modules)))
+"""
+    lines = python(code).stdout.splitlines()
+    assert lines[0].startswith("usage: toast")
+    assert lines[-1] == "0 []"
+
+
+def test_the_installed_command_gives_the_exit_code_to_the_shell(tmp_path):
+    command = [sys.executable, "-m", "toastlib.cli", "run", "nowhere.ipynb"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("toast: Unknown notebook 'nowhere.ipynb'")
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,130 @@
+"""One streaming pass: what the moments hold, and that they add up."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity
+
+from toastlib.activations import collect_activations
+from toastlib.errors import InputError
+from toastlib.moments import Moments, all_pairs, collect_moments, plan_pairs
+from toastlib.plan import Plan
+
+PAIRS = all_pairs(2)
+
+
+def rows(count: int, seed: int = 0, width: int = 5) -> dict[int, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return {block: torch.randn(count, width, generator=draw, dtype=torch.float64) for block in (-1, 0, 1)}
+
+
+def assert_same(ours: Moments, theirs: Moments, rtol: float = 1e-12) -> None:
+    """Equal to the rounding of float64 sums taken in another order."""
+    assert (ours.blocks, ours.count) == (theirs.blocks, theirs.count)
+    assert ours.products.keys() == theirs.products.keys()
+    for name in ("sums", "inner", "cosines"):
+        torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=rtol, atol=rtol)
+    for pair in theirs.products:
+        torch.testing.assert_close(ours.products[pair], theirs.products[pair], rtol=rtol, atol=rtol)
+
+
+def test_each_entry_is_what_it_says():
+    h = rows(40)
+    moments = Moments.of(h, PAIRS)
+    assert moments.blocks == (-1, 0, 1)
+    assert moments.count == 40
+    assert moments.width == 5
+    for i, first in enumerate(moments.blocks):
+        torch.testing.assert_close(moments.sums[i], h[first].sum(0))
+        for j, second in enumerate(moments.blocks):
+            torch.testing.assert_close(moments.inner[i, j], (h[first] * h[second]).sum())
+            torch.testing.assert_close(moments.cosines[i, j], cosine_similarity(h[first], h[second]).sum())
+            torch.testing.assert_close(moments.product(first, second), h[first].mT @ h[second])
+
+
+def test_merging_is_the_same_as_concatenating():
+    first, second = rows(30, seed=1), rows(50, seed=2)
+    both = {block: torch.cat([first[block], second[block]]) for block in first}
+    assert_same(Moments.of(first, PAIRS).merge(Moments.of(second, PAIRS)), Moments.of(both, PAIRS))
+
+
+def test_only_moments_of_the_same_pairs_merge():
+    h = rows(10)
+    with pytest.raises(InputError, match="same blocks and pairs"):
+        Moments.of(h, PAIRS).merge(Moments.of(h, [(0, 1)]))
+
+
+def test_float32_rows_are_summed_in_float64():
+    h = {0: torch.full((1000, 2), 1.1, dtype=torch.float32)}
+    moments = Moments.of(h, [(0, 0)])
+    assert moments.inner.dtype == moments.products[0, 0].dtype == torch.float64
+    value = torch.tensor(1.1, dtype=torch.float32).double()
+    torch.testing.assert_close(moments.products[0, 0][0, 1], 1000 * value**2, rtol=1e-13, atol=0)
+
+
+def test_a_pair_that_was_not_collected_is_named():
+    moments = Moments.of(rows(10), [(0, 1)])
+    with pytest.raises(InputError, match=r"do not hold the blocks \(-1, 1\)"):
+        moments.product(-1, 1)
+
+
+def test_plan_pairs_are_those_that_maps_are_fitted_from():
+    plans = [Plan.parse("1->3 4->5"), Plan.parse("1->2"), Plan()]
+    assert plan_pairs(plans) == [(1, 1), (1, 2), (1, 3), (4, 4), (4, 5)]
+
+
+def test_all_pairs_count_the_input_of_block_0():
+    assert all_pairs(2) == [(-1, -1), (-1, 0), (-1, 1), (0, 0), (0, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("tokens", ["all", "patch", "cls", "mean"])
+def test_collected_moments_are_those_of_the_stored_activations(tiny_encoder, tiny_images, tokens):
+    images = tiny_images.train[:20]
+    stored = collect_activations(tiny_encoder, images, tokens=tokens, batch_size=20)
+    moments = collect_moments(tiny_encoder, images, tokens=tokens, batch_size=20)
+    assert moments.count == {"all": 20 * 17, "patch": 20 * 16, "cls": 20, "mean": 20}[tokens]
+    assert_same(moments, Moments.of(stored, all_pairs(6)))
+
+
+def test_the_batch_size_does_not_matter(tiny_encoder, tiny_images):
+    encoder = tiny_encoder.double()  # in float32 the forward pass itself rounds differently for another batch
+    images = replace(tiny_images.train[:20], dtype=torch.float64)
+    assert_same(*(collect_moments(encoder, images, batch_size=size) for size in (20, 7)))
+
+
+def test_only_the_pairs_asked_for_are_kept(tiny_encoder, tiny_images):
+    moments = collect_moments(tiny_encoder, tiny_images.train[:4], plan_pairs([Plan.parse("-1->0 2->4")]))
+    assert set(moments.products) == {(-1, -1), (-1, 0), (2, 2), (2, 4)}
+    assert moments.blocks == (-1, 0, 2, 4)
+    assert moments.inner.shape == (4, 4)
+
+
+def test_no_hook_is_left_behind(tiny_encoder, tiny_images):
+    collect_moments(tiny_encoder, tiny_images.train[:4])
+    assert not any(block._forward_hooks or block._forward_pre_hooks for block in tiny_encoder.blocks)
+
+
+def test_no_images_are_refused(tiny_encoder, tiny_images):
+    with pytest.raises(InputError, match="no images"):
+        collect_moments(tiny_encoder, tiny_images.train[:0])
+
+
+def test_unknown_tokens_are_refused_with_the_nearest(tiny_encoder, tiny_images):
+    with pytest.raises(InputError, match="Unknown tokens 'patches': did you mean 'patch'"):
+        collect_moments(tiny_encoder, tiny_images.train[:4], tokens="patches")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_the_first_block_that_gives_nan_or_infinity_is_named(tiny_encoder, tiny_images, value):
+    with torch.no_grad():
+        next(tiny_encoder.blocks[3].parameters()).fill_(value)
+    with pytest.raises(InputError, match=r"^The output of block 3 holds NaN or infinity"):
+        collect_moments(tiny_encoder, tiny_images.train[:4])
+
+
+def test_nan_before_the_blocks_is_named(tiny_encoder, tiny_images):
+    with torch.no_grad():
+        tiny_encoder.model.embeddings.cls_token.fill_(torch.nan)
+    with pytest.raises(InputError, match=r"^The input of block 0 holds NaN or infinity"):
+        collect_moments(tiny_encoder, tiny_images.train[:4])

@@ -1,0 +1,106 @@
+"""MSE, cosine and CKA: against their formulas on the activations themselves, and by what must not change them."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity, mse_loss
+
+from toastlib.activations import collect_activations
+from toastlib.errors import InputError
+from toastlib.moments import Moments, all_pairs, collect_moments
+from toastlib.similarities import METRICS, cka, cka_from_samples, similarity
+
+EXACT = {"rtol": 0, "atol": 1e-8}
+
+
+def rows(count: int = 60, width: int = 8, blocks: int = 3) -> dict[int, torch.Tensor]:
+    """Block outputs that resemble each other, off centre."""
+    draw = torch.Generator().manual_seed(0)
+    steps = torch.randn(blocks + 1, count, width, generator=draw, dtype=torch.float64)
+    return {k - 1: 3 + steps[: k + 1].sum(0) for k in range(blocks + 1)}
+
+
+def moments_of(h: dict[int, torch.Tensor]) -> Moments:
+    return Moments.of(h, all_pairs(max(h) + 1))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_matrix_is_symmetric_over_all_pairs(metric):
+    matrix = METRICS[metric](moments_of(rows()))
+    assert matrix.shape == (4, 4)
+    assert torch.equal(matrix, matrix.mT)
+
+
+@pytest.mark.parametrize(("metric", "value"), [("mse", 0.0), ("cosine", 1.0), ("cka", 1.0)])
+def test_a_block_is_like_itself(metric, value):
+    diagonal = METRICS[metric](moments_of(rows())).diagonal()
+    torch.testing.assert_close(diagonal, torch.full_like(diagonal, value), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("tokens", ["all", "patch", "cls", "mean"])
+def test_matrices_from_moments_are_those_of_the_stored_activations(tiny_encoder, tiny_images, tokens):
+    images = tiny_images.train[:24]
+    stored = collect_activations(tiny_encoder, images, tokens=tokens)
+    moments = collect_moments(tiny_encoder, images, tokens=tokens)
+    direct = {
+        "mse": lambda x, y: mse_loss(x, y).item(),
+        "cosine": lambda x, y: cosine_similarity(x, y).mean().item(),
+        "cka": cka_from_samples,
+    }
+    for metric, formula in direct.items():
+        expected = [[formula(x.double(), y.double()) for y in stored.values()] for x in stored.values()]
+        matrix = METRICS[metric](moments)
+        expected = torch.tensor(expected, dtype=torch.float64)
+        torch.testing.assert_close(matrix, expected, **EXACT, equal_nan=True)
+
+
+def test_cka_of_feature_and_sample_space_agree_where_rows_are_fewer_than_the_width():
+    h = rows(count=6, width=20, blocks=1)
+    assert cka(moments_of(h))[0, 1].item() == pytest.approx(cka_from_samples(h[-1], h[0]), abs=1e-8)
+
+
+def test_cka_does_not_see_rotations_scales_and_shifts():
+    h = rows()
+    rotation = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(1)).double()).Q
+    moved = h | {0: 5 * h[0] @ rotation + 2}
+    torch.testing.assert_close(cka(moments_of(moved)), cka(moments_of(h)), **EXACT)
+
+
+def test_cka_sees_a_map_that_is_no_rotation():
+    h = rows()
+    stretched = h | {0: h[0] * torch.tensor([10.0, 1, 1, 1, 1, 1, 1, 1])}
+    assert (cka(moments_of(stretched)) - cka(moments_of(h)))[0, 1].abs() > 0.01
+
+
+def test_cka_of_samples_takes_two_widths():
+    h = rows()
+    assert cka_from_samples(h[0], torch.cat([h[0], h[0]], dim=1)) == pytest.approx(1)
+
+
+def test_cka_of_rows_that_are_all_alike_is_not_a_number():
+    h = rows() | {-1: torch.randn(8, generator=torch.Generator().manual_seed(2)).double().expand(60, 8)}
+    matrix = cka(moments_of(h))
+    assert matrix[0].isnan().all()
+    assert not matrix[1:, 1:].isnan().any()
+    assert math.isnan(cka_from_samples(h[-1], h[0]))
+
+
+def test_the_frame_is_tidy_and_names_blocks():
+    moments = moments_of(rows())
+    frame = similarity(moments, "cosine")
+    assert list(frame.columns) == ["first", "second", "metric", "value"]
+    assert len(frame) == 16
+    assert set(frame["metric"]) == {"cosine"}
+    value = frame[(frame["first"] == -1) & (frame["second"] == 1)]["value"].item()
+    assert value == METRICS["cosine"](moments)[0, 2].item()
+
+
+def test_an_unknown_metric_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match="Unknown metric 'cca': did you mean 'cka'"):
+        similarity(moments_of(rows()), "cca")
+
+
+def test_cka_without_all_pairs_says_which_is_missing():
+    with pytest.raises(InputError, match=r"do not hold the blocks \(-1, 0\)"):
+        cka(Moments.of(rows(), [(block, block) for block in range(-1, 3)]))

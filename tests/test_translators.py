@@ -1,0 +1,135 @@
+"""Closed forms from moments, against solvers that see the activations."""
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor
+
+from toastlib.activations import collect_activations
+from toastlib.errors import InputError
+from toastlib.moments import Moments, all_pairs, collect_moments
+from toastlib.plan import Span, all_spans
+from toastlib.translators import Identity, Linear, make_translator
+
+SPAN = Span(0, 1)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def moments_of(source: Tensor, target: Tensor) -> Moments:
+    return Moments.of({0: source, 1: target}, [(0, 0), (0, 1)])
+
+
+def relative_residual(source: Tensor, target: Tensor, weight: Tensor) -> float:
+    return ((target - source @ weight).square().sum() / target.square().sum()).item()
+
+
+@pytest.fixture
+def stored(tiny_encoder, tiny_images) -> tuple[dict[int, Tensor], Moments]:
+    """Float64 rows of every block over 40 images, and the moments collected from the same images."""
+    images = tiny_images.train[:40]
+    hidden = collect_activations(tiny_encoder, images, tokens="all")
+    return {block: rows.double() for block, rows in hidden.items()}, collect_moments(tiny_encoder, images)
+
+
+def test_linear_is_lstsq_on_the_stored_activations(stored):
+    hidden, moments = stored
+    for span in all_spans(6)[6:]:  # those from block 0 on
+        source, target = hidden[span.start], hidden[span.end]
+        ours, theirs = Linear().fit(moments, span), torch.linalg.lstsq(source, target).solution
+        assert ours.rank_ == 32
+        assert relative_residual(source, target, ours.weight_) == pytest.approx(
+            relative_residual(source, target, theirs), rel=1e-8
+        )
+        assert (ours.weight_ - theirs).norm() < 1e-8 * theirs.norm()
+
+
+def test_residuals_are_those_of_the_stored_activations(stored):
+    hidden, moments = stored
+    for span in all_spans(6):
+        source, target = hidden[span.start], hidden[span.end]
+        linear, identity = Linear().fit(moments, span), Identity().fit(moments, span)
+        assert linear.residual_ == pytest.approx(relative_residual(source, target, linear.weight_), rel=1e-8)
+        assert identity.residual_ == pytest.approx(relative_residual(source, target, torch.eye(32).double()), rel=1e-8)
+        assert linear.residual_ < identity.residual_
+
+
+def test_a_linear_relation_is_recovered_exactly():
+    source, weight = normal(100, 6), normal(6, 6, seed=1)
+    fitted = Linear().fit(moments_of(source, source @ weight), SPAN)
+    torch.testing.assert_close(fitted.weight_, weight, rtol=0, atol=1e-10)
+    assert fitted.residual_ == pytest.approx(0, abs=1e-12)
+
+
+def test_a_better_map_than_the_least_squares_one_does_not_exist():
+    source, target = normal(100, 6), normal(100, 6, seed=1)
+    fitted = Linear().fit(moments_of(source, target), SPAN)
+    for seed in range(20):
+        other = fitted.weight_ + 0.01 * normal(6, 6, seed=seed)
+        assert relative_residual(source, target, other) > fitted.residual_
+
+
+def test_rank_deficient_rows_get_the_map_of_least_norm():
+    source, target = normal(200, 5) @ normal(5, 12, seed=1), normal(200, 12, seed=2)
+    fitted = Linear().fit(moments_of(source, target), SPAN)
+    least_norm = torch.linalg.lstsq(source, target, driver="gelsd", rcond=1e-10)
+    assert fitted.rank_ == least_norm.rank.item() == 5
+    torch.testing.assert_close(fitted.weight_, least_norm.solution, rtol=0, atol=1e-9)
+
+
+def test_too_few_rows_are_warned_about_and_get_the_map_of_least_norm():
+    source, target = normal(5, 12), normal(5, 12, seed=2)
+    with pytest.warns(UserWarning, match="5 calibration rows cannot determine a map of width 12"):
+        fitted = Linear().fit(moments_of(source, target), SPAN)
+    assert fitted.rank_ == 5
+    torch.testing.assert_close(fitted.weight_, torch.linalg.pinv(source) @ target, rtol=0, atol=1e-9)
+
+
+def test_enough_rows_are_not_warned_about():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Linear().fit(moments_of(normal(12, 12), normal(12, 12, seed=1)), SPAN)
+
+
+def test_the_linear_module_multiplies_by_the_weights():
+    source, target = normal(100, 6), normal(100, 6, seed=1)
+    fitted = Linear().fit(moments_of(source, target), SPAN)
+    hidden = normal(2, 5, 6, seed=2).float()  # (batch, tokens, width)
+    module = fitted.module()
+    torch.testing.assert_close(module(hidden), hidden @ fitted.weight_.float())
+    assert [tuple(p.shape) for p in module.parameters()] == [(6, 6)]
+    assert not module.weight.requires_grad
+
+
+def test_the_identity_module_hands_its_input_on():
+    module = Identity().fit(moments_of(normal(9, 4), normal(9, 4, seed=1)), SPAN).module()
+    hidden = normal(2, 5, 4)
+    assert module(hidden) is hidden
+    assert not list(module.parameters())
+
+
+def test_fit_returns_the_translator():
+    moments = moments_of(normal(30, 4), normal(30, 4, seed=1))
+    for translator in (Identity(), Linear()):
+        assert translator.fit(moments, SPAN) is translator
+
+
+def test_translators_are_made_by_name_or_taken_as_they_are():
+    linear = Linear()
+    assert make_translator(linear) is linear
+    assert isinstance(make_translator("linear"), Linear)
+    assert isinstance(make_translator("identity"), Identity)
+
+
+def test_an_unknown_translator_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match="Unknown translator 'linaer': did you mean 'linear'"):
+        make_translator("linaer")
+
+
+def test_moments_without_the_span_say_so():
+    moments = Moments.of({0: normal(30, 4), 1: normal(30, 4, seed=1)}, all_pairs(2)[3:4])
+    with pytest.raises(InputError, match=r"do not hold the blocks \(0, 1\)"):
+        Linear().fit(moments, SPAN)
