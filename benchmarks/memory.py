@@ -2,8 +2,8 @@
 
     python -m benchmarks.memory [IMAGES ...]
 
-Every number of images is measured in a process of its own, as the peak resident set that the operating system reports. The
-images are drawn batch by batch, so that only what the library keeps can grow.
+Every number of images is measured in a process of its own, as the peak resident set that the operating system
+reports. The images are drawn batch by batch, so that only what the library keeps can grow.
 """
 
 import argparse

@@ -112,3 +112,20 @@ def tiny_images():
 def pixel_values():
     """Inputs of the tiny models, shape (3, 3, 32, 32)."""
     return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """Factory: ``image_folder({"train/cat/0.png": image})`` writes PIL images or bytes, and returns the folder."""
+
+    def write(files, name="pictures"):
+        for path, content in files.items():
+            file = tmp_path / name / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                file.write_bytes(content)
+            else:
+                content.save(file)
+        return str(tmp_path / name)
+
+    return write

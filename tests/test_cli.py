@@ -95,7 +95,7 @@ def test_a_keyboard_interrupt_is_exit_code_130(study, capfd, monkeypatch):
 
 def test_a_study_that_fails_keeps_what_is_finished(study, capfd):
     write_notebook(batch.NOTEBOOKS / "07_small.ipynb", "1 / 0", parameters=SLOW)
-    assert main(["study"]) == 1
+    assert main(["study", "--jobs", "1"]) == 1
     assert "07_small.ipynb failed: ZeroDivisionError" in capfd.readouterr().err
     assert [path.name for path in (study / "results").iterdir()] == ["00_first"]
 
@@ -118,8 +118,8 @@ def test_the_study_runs_every_notebook_with_the_parameters_that_it_takes(study, 
     folders = sorted(path.name for path in (study / "results").iterdir())
     assert [folder.split("-")[0] for folder in folders] == ["00_first", "07_small"]
     assert folders[0] == "00_first"
-    assert out.startswith("[1/2] 00_first ")
-    assert "[2/2] 07_small " in out
+    assert {line.split()[1] for line in out.splitlines() if line.startswith("[")} == {"00_first", "07_small"}
+    assert "[2/2]" in out
     assert all(str(study / "results" / folder) in out for folder in folders)
     executed = nbformat.read(study / "results" / folders[1] / "07_small.ipynb", 4)
     assert executed.cells[-1].outputs[0].data["text/plain"] == "2.0"

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import FAMILIES, PATCHES
+from conftest import FAMILIES, PATCHES, SIZES
 from torch import nn
 
 from toastlib.errors import InputError
-from toastlib.models import Encoder
+from toastlib.models import Encoder, find_blocks
 
 BLOCK_LISTS = {
     "vit": "layers",
@@ -63,6 +63,16 @@ def test_the_block_list_is_found_by_structure(tiny_model, family):
     assert encoder.blocks_path == BLOCK_LISTS[family]
     assert len(encoder.blocks) == 5
     assert encoder.width == 32
+
+
+def test_of_several_block_lists_the_largest_is_found():
+    from transformers import SiglipConfig, SiglipModel
+
+    small, large = SIZES | {"num_hidden_layers": 2, "vocab_size": 64}, SIZES
+    two_towers = SiglipModel(SiglipConfig(text_config=small, vision_config=large))
+    assert find_blocks(two_towers) == "vision_model.encoder.layers"
+    two_towers = SiglipModel(SiglipConfig(text_config=large | {"vocab_size": 64}, vision_config=small))
+    assert find_blocks(two_towers) == "text_model.encoder.layers"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

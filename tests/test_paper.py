@@ -149,3 +149,23 @@ def test_beside_knows_the_original_and_the_dropped_blocks():
         ("vit-s", "mnist", "retrained", "identity", "1->2", 0, 96.0),
     )
     assert paper.beside(frame)["theirs"].notna().all()
+
+
+@pytest.mark.parametrize("source", ["mnist", "cifar10", "cifar100-fine"])
+def test_beside_matches_the_source_where_ours_has_one(source):
+    frame = ours(("vit-s", "cifar10", "frozen", "linear", "3->5", 0, 50.0)).assign(source=source)
+    theirs = {"mnist": 15.17, "cifar10": 93.57, "cifar100-fine": 92.77}[source]  # Table 14
+    assert paper.beside(frame, table=14)[["source", "theirs"]].to_numpy().tolist() == [[source, theirs]]
+
+
+def test_beside_keeps_sources_apart():
+    row = ("vit-s", "cifar10", "frozen", "linear", "3->5", 0, 50.0)
+    frame = pd.concat([ours(row).assign(source="mnist"), ours(row).assign(source="shapes", accuracy=10.0)])
+    both = paper.beside(frame).set_index("source")
+    assert both["ours"].to_dict() == {"mnist": 50.0, "shapes": 10.0}
+    assert both["theirs"].notna().to_dict() == {"mnist": True, "shapes": False}
+
+
+def test_the_original_has_no_source_in_either_table():
+    frame = ours(("vit-s", "mnist", "retrained", "original", "original", 0, 97.0)).assign(source="")
+    assert paper.beside(frame)["theirs"].notna().all()

@@ -40,7 +40,8 @@ def test_the_walk_gives_the_features_of_every_approximated_encoder(tiny_model, t
     features = walk(encoder, pixel_values, variants, maps)
     assert set(features) == set(variants)
     for variant in variants:
-        small = approximate(encoder, variant.plan, variant.translator, moments)
+        translator = variant.translator if variant.plan else "identity"
+        small = approximate(encoder, variant.plan, translator, moments)
         torch.testing.assert_close(features[variant], small(pixel_values), rtol=1e-4, atol=1e-5)
 
 
@@ -104,15 +105,17 @@ def test_predictions_are_those_of_heads_on_the_approximated_encoders(tiny_encode
         return torch.cat([encoder(pixels) for pixels, _ in images.batches(32)])[None]
 
     moments = collect_moments(tiny_encoder, tiny_images.train)
-    ours = predict(tiny_encoder, tiny_images, "1->3", ["linear"], heads=["retrained", "frozen"], moments=moments)
+    options = {"heads": ["retrained", "frozen"], "head_lr": 1e-2, "head_min_steps": 30, "moments": moments}
+    ours = predict(tiny_encoder, tiny_images, "1->3", ["linear"], **options)
     small = approximate(tiny_encoder, "1->3", "linear", moments)
-    labels = tiny_images.train.labels
-    retrained = Probe(3, range(3)).fit(features(small, tiny_images.train), labels)
-    frozen = Probe(3, range(3)).fit(features(tiny_encoder, tiny_images.train), labels)
-    for head, probe in (("retrained", retrained), ("frozen", frozen)):
+    expected = {}
+    for head, trained_on in (("retrained", small), ("frozen", tiny_encoder)):
+        probe = Probe(3, range(3), learning_rate=1e-2, min_steps=30)
+        probe.fit(features(trained_on, tiny_images.train), tiny_images.train.labels)
+        expected[head] = probe.predict(features(small, tiny_images.test))[0].numpy()
         chosen = (ours.variants["head"] == head) & (ours.variants["plan"] == "1->3")
-        theirs = probe.predict(features(small, tiny_images.test))[0].numpy()
-        assert (ours.predicted[chosen] == theirs).mean() > 0.99  # but for ties that float32 rounding decides
+        assert (ours.predicted[chosen] == expected[head]).mean() > 0.98  # but for ties that float32 rounding decides
+    assert (expected["retrained"] == expected["frozen"]).mean() < 0.9
 
 
 def test_there_is_one_variant_for_each_head_translator_plan_and_seed(tiny_encoder, tiny_images):

@@ -9,16 +9,20 @@ from typing import Any
 _HOMES = {
     "approximation": ["approximate"],
     "batch": ["Results", "run_notebook"],
+    "calibration": ["sample_size_curve", "saturation", "variance_split"],
     "checkpoints": ["load_encoder"],
     "data": ["ImageSet", "Images", "load_images"],
     "errors": ["InputError"],
     "evaluation": ["accuracy_lost", "accuracy_table", "paired_difference", "throughput"],
+    "generalization": ["lost_by_source", "transfer"],
+    "misclassification": ["class_accuracy", "confusion", "flips", "mcnemar"],
     "models": ["Encoder"],
     "moments": ["Moments", "collect_moments"],
     "plan": ["Plan", "Span"],
     "probe": ["Probe"],
     "similarities": ["similarity"],
     "sweeps": ["predict", "sweep", "tabulate"],
+    "trade_off": ["pareto_front", "relative_throughput", "time_plans"],
     "translators": ["Identity", "Linear"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from toastlib.errors import unknown
+from toastlib.errors import InputError, unknown
 from toastlib.models import Encoder
 
 TOKENS = ("all", "cls", "patch", "mean")
@@ -21,12 +21,23 @@ def record(encoder: Encoder, blocks: Iterable[int]) -> Iterator[dict[int, Tensor
     dict
         Block -> its latest output, shape (batch, tokens, width); nothing is copied or moved.
 
+    Raises
+    ------
+    InputError
+        If the encoder has no such block.
+
     Examples
     --------
     >>> with record(encoder, [2, 5]) as h:  # doctest: +SKIP
     ...     encoder(pixel_values)
     >>> h[5] - h[2]  # doctest: +SKIP
     """
+    blocks, last = list(blocks), len(encoder.blocks) - 1
+    outside = [block for block in blocks if not -1 <= block <= last]
+    if outside:
+        raise InputError(
+            f"There is no block {outside[0]}: blocks count from 0 to {last}, and -1 is the input of block 0."
+        )
     outputs: dict[int, Tensor] = {}
 
     def keep(block: int, hidden: Tensor) -> None:

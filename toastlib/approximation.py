@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from toastlib.errors import InputError
 from toastlib.models import Encoder
-from toastlib.moments import Moments
+from toastlib.moments import Moments, plan_pairs
 from toastlib.plan import Plan, Span
-from toastlib.translators import Translator, make_translator
+from toastlib.translators import Activations, Translator, make_translator
 
 
 class Replacement(nn.Module):
@@ -30,7 +30,9 @@ class Replacement(nn.Module):
         return str(self.span)
 
 
-def fit_spans(spans: Iterable[Span], translator: str | Translator, moments: Moments) -> dict[Span, Translator]:
+def fit_spans(
+    spans: Iterable[Span], translator: str | Translator, calibration: Moments | Activations
+) -> dict[Span, Translator]:
     """Fit one translator for each span, all of them on the activations of the original model.
 
     Parameters
@@ -39,14 +41,25 @@ def fit_spans(spans: Iterable[Span], translator: str | Translator, moments: Mome
         Which maps are needed.
     translator
         A name, or a translator whose settings are used for every span.
-    moments
-        Of the original encoder, holding the spans' pairs.
+    calibration
+        Of the original encoder: moments that hold the spans' pairs, from `collect_moments`, or activations of their
+        blocks, from ``collect_activations(..., tokens="all")``. Trained translators need activations; the closed forms
+        take either.
+
+    Raises
+    ------
+    InputError
+        If the translator is unknown, or the calibration is of the wrong kind or lacks a block.
     """
-    return {span: copy.copy(make_translator(translator)).fit(moments, span) for span in spans}
+    prototype = make_translator(translator)
+    return {span: copy.copy(prototype).fit(_suited(prototype, calibration, span), span) for span in spans}
 
 
 def approximate(
-    encoder: Encoder, plan: str | Plan, translator: str | Translator = "linear", moments: Moments | None = None
+    encoder: Encoder,
+    plan: str | Plan,
+    translator: str | Translator = "linear",
+    calibration: Moments | Activations | None = None,
 ) -> Encoder:
     """A copy of the encoder in which maps stand in for the spans of a plan.
 
@@ -57,9 +70,9 @@ def approximate(
     plan
         A `Plan` or its text, ``"2->5 7->8"``.
     translator
-        ``"identity"``, ``"linear"``, or a translator.
-    moments
-        From `collect_moments` on the calibration images; needed by any plan that is not empty.
+        A name of `toastlib.translators.TRANSLATORS`, or a translator.
+    calibration
+        What the maps are fitted on, see `fit_spans`; needed by any plan that is not empty.
 
     Returns
     -------
@@ -70,12 +83,12 @@ def approximate(
     Raises
     ------
     InputError
-        If the plan does not fit the model, or the moments are missing or lack a pair.
+        If the plan does not fit the model, or the calibration is missing, of the wrong kind, or lacks a block.
     """
     plan = Plan.parse(plan).check(len(encoder.blocks))
-    if plan and moments is None:
+    if plan and calibration is None:
         raise InputError(f"Plan {plan} needs moments to fit its maps on: pass those of collect_moments.")
-    fitted = fit_spans(plan, translator, moments)
+    fitted = fit_spans(plan, translator, calibration)
     return replace_spans(encoder, {span: fit.module() for span, fit in fitted.items()})
 
 
@@ -90,3 +103,19 @@ def replace_spans(encoder: Encoder, maps: dict[Span, nn.Module]) -> Encoder:
     ]
     with encoder.block_list(kept):
         return copy.deepcopy(encoder)
+
+
+def _suited(translator: Translator, calibration: Moments | Activations, span: Span) -> Moments | Activations:
+    """The calibration as the translator reads it: activations can become moments, but not the other way round."""
+    if isinstance(calibration, Moments):
+        if translator.needs_activations:
+            raise InputError(
+                f"Translator {translator.name!r} is trained on activations, which moments do not hold: pass those of "
+                "collect_activations(..., tokens='all')."
+            )
+        return calibration
+    if missing := set(span) - calibration.keys():
+        raise InputError(f"Span {span} needs the activations of block {min(missing)}, which are not there.")
+    if translator.needs_activations:
+        return calibration
+    return Moments.of({block: calibration[block] for block in span}, plan_pairs([Plan((span,))]))

@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib import metadata
@@ -123,6 +124,47 @@ def run_notebook(
     return folder
 
 
+def run_notebooks(
+    runs: dict[str, dict[str, Any]], root: str | Path = "results", jobs: int | None = None
+) -> Iterator[tuple[str, Path, float]]:
+    """Execute several notebooks, some of them at the same time, each in processes of its own.
+
+    Parameters
+    ----------
+    runs
+        Name of a notebook -> the parameters given to it.
+    root
+        Where the runs' folders are made.
+    jobs
+        How many run at once, sharing the cores; `None` takes two, or one on a single core or where there is a GPU.
+
+    Yields
+    ------
+    tuple
+        Name, folder and seconds of each run as it ends.
+    """
+    from joblib import Parallel, delayed, parallel_config
+
+    jobs = jobs or default_jobs()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with parallel_config(backend="loky", inner_max_num_threads=max(1, cores // jobs)):
+        yield from Parallel(n_jobs=jobs, return_as="generator_unordered")(
+            delayed(_timed_run)(find_notebook(name), given, root) for name, given in runs.items()
+        )
+
+
+def default_jobs() -> int:
+    """Two notebooks at once, or one on a single core or where there is a GPU."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
+
+
+def _timed_run(notebook: Path, given: dict[str, Any], root: str | Path) -> tuple[str, Path, float]:
+    started = time.monotonic()
+    return notebook.stem, run_notebook(str(notebook), given, root), time.monotonic() - started
+
+
 def _make_part(folder: Path) -> Path:
     part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
@@ -135,12 +177,11 @@ def _make_part(folder: Path) -> Path:
 def _execute(notebook: Path, part: Path, given: dict[str, Any], progress: bool) -> None:
     import papermill
 
-    executed = part / notebook.name
-    os.environ["TQDM_DISABLE"] = "1"  # in the kernel: bars would end up in the saved notebook
+    os.environ.setdefault("TQDM_DISABLE", "1")  # in the kernel: bars would end up in the saved notebook
     try:
         papermill.execute_notebook(
             str(notebook),
-            str(executed),
+            str(part / notebook.name),
             parameters=given | {"results_dir": str(part)},
             kernel_name="python3",
             progress_bar=progress,
@@ -151,8 +192,6 @@ def _execute(notebook: Path, part: Path, given: dict[str, Any], progress: bool) 
         if error.ename == InputError.__name__:
             raise InputError(error.evalue) from None
         raise RuntimeError(f"{notebook.name} failed: {error.ename}: {error.evalue}") from error
-    finally:
-        del os.environ["TQDM_DISABLE"]
 
 
 def _write_manifest(part: Path, notebook: Path, given: dict[str, Any], started: float) -> None:

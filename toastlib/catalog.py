@@ -3,6 +3,7 @@
 A name is an alias of this page, a local folder, or a Hub id, tried in that order.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ def dataset_alias(name: str) -> str:
 
 
 def _alias(name: str, catalog: dict[str, tuple[str | None, str | None]], label: str | None) -> str:
-    tail = Path(name).parts[-2:]
+    tail = Path(os.path.abspath(Path(name).expanduser())).parts[-2:]  # "." has a name too
     for alias, (path, column) in catalog.items():
         if name == alias or (path and Path(path).parts[-2:] == tail and label in (None, column)):
             return alias

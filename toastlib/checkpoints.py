@@ -83,7 +83,8 @@ def _load_checkpoint(path: str, name: str, trust_remote_code: bool) -> tuple[nn.
     from transformers import AutoModel
 
     try:
-        with _quiet_transformers():
+        with _quiet_transformers(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # weights that the checkpoint lacks are drawn, and drawn alike every time
             model, info = AutoModel.from_pretrained(
                 path,
                 dtype=torch.float32,
@@ -105,7 +106,7 @@ def _settle_pooler(model: nn.Module, missing: list[str], features: str, name: st
         kind = "weights, or has them in another shape"
         raise InputError(f"The checkpoint of {name!r} lacks {len(others)} {kind}: {others[0]} among them.")
     if missing and features == "pooler":
-        warnings.warn(f"{name} holds no pooler weights: its pooler is random.", stacklevel=3)
+        warnings.warn(f"{name} holds no pooler weights: its pooler is random, and the same every time.", stacklevel=3)
     elif missing:
         model.pooler = None
 

@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def study(options: argparse.Namespace) -> int:
-    """Execute every notebook that takes the given parameters, in order."""
+    """Execute every notebook of the study."""
     given = _given(options)
     names = batch.notebook_names()
     takes = {name: notebook_parameters(batch.find_notebook(name)) for name in names}
@@ -46,13 +46,13 @@ def study(options: argparse.Namespace) -> int:
     for name, mine in runs.items():  # all of them before the first one starts
         check_parameters(batch.find_notebook(name), mine)
     folders, start = [], time.monotonic()
-    for number, (name, mine) in enumerate(runs.items(), start=1):
-        print(f"[{number}/{len(names)}] {name} ", end="", flush=True)
-        begun = time.monotonic()
-        folders.append(batch.run_notebook(name, mine, options.results_dir, sys.stderr.isatty()))
-        print(f"{time.monotonic() - begun:.0f} s", flush=True)
+    jobs = options.jobs or batch.default_jobs()
+    print(f"{len(runs)} notebooks, {jobs} at a time", flush=True)
+    for name, folder, seconds in batch.run_notebooks(runs, options.results_dir, jobs):
+        folders.append(folder)
+        print(f"[{len(folders)}/{len(runs)}] {name} {seconds:.0f} s", flush=True)
     print(f"The study is done, in {time.monotonic() - start:.0f} s.")
-    _say_where(folders)
+    _say_where(sorted(folders))
     return 0
 
 
@@ -93,7 +93,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=function)
         return sub
 
-    for sub in (command(study), command(run)):
+    study_parser, run_parser = command(study), command(run)
+    study_parser.add_argument("--jobs", type=int, help="notebooks at a time (two; one where there is a GPU)")
+    run_parser.add_argument("notebook", help="name, number or path: 02, 02_approximation, my.ipynb")
+    for sub in (study_parser, run_parser):
         sub.add_argument(
             "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="a notebook parameter; repeat"
         )
@@ -101,7 +104,6 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--results-dir", type=Path, default=Path("results"), help="where the run folders are made (results)"
         )
-    sub.add_argument("notebook", help="name, number or path: 02, 02_approximation, my.ipynb")
     command(params).add_argument("notebook", nargs="?", help="one notebook; all of them if not given")
     command(doctor)
     return parser

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from toastlib.errors import InputError
 from toastlib.models import Encoder
 from toastlib.plan import ORIGINAL, Plan
+from toastlib.translators import Translator, make_translator
 
 CONFIDENCE = 0.95
 
@@ -130,7 +131,9 @@ def parameter_count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def removed_parameters(encoder: Encoder, plan: Plan, maps: str = "span", translator: str = "linear") -> int:
+def removed_parameters(
+    encoder: Encoder, plan: Plan, maps: str = "span", translator: str | Translator = "linear"
+) -> int:
     """Parameters that a plan takes away from the original encoder.
 
     Parameters
@@ -143,13 +146,13 @@ def removed_parameters(encoder: Encoder, plan: Plan, maps: str = "span", transla
         ``"span"`` counts one map for each span, as the method has it; ``"block"`` counts one for each removed block,
         as the paper's tables print (Tables 1, 8-13).
     translator
-        ``"linear"`` maps have width x width parameters, ``"identity"`` ones none.
+        Whose maps are counted: linear ones have ``width^2`` parameters, identity ones none.
     """
     if maps not in ("span", "block"):
         raise InputError(f"Maps are counted per 'span' or per 'block', not per {maps!r}.")
     blocks = sum(parameter_count(encoder.blocks[block]) for block in plan.removed)
     count = len(plan) if maps == "span" else len(plan.removed)
-    return blocks - count * (encoder.width**2 if translator == "linear" else 0)
+    return blocks - count * parameter_count(_blank_map(translator, encoder.width))
 
 
 def plan_costs(encoder: Encoder, plans: Iterable[Plan], translators: Iterable[str], inputs: Tensor) -> pd.DataFrame:
@@ -173,13 +176,15 @@ def plan_costs(encoder: Encoder, plans: Iterable[Plan], translators: Iterable[st
     total, parameters = flops(encoder, inputs), parameter_count(encoder)
     start = encoder.start(inputs)
     per_block = [_count_flops(encoder.run_block, k, start.hidden, start) for k in range(len(encoder.blocks))]
-    per_map = 2 * start.hidden.shape[:-1].numel() * encoder.width**2
+    tokens = start.hidden.shape[:-1].numel()
     rows = []
     for plan in plans:
         for translator in translators if plan else [ORIGINAL]:
-            removed = removed_parameters(encoder, plan, "span", translator)
-            maps = len(plan) if translator == "linear" else 0
-            plan_flops = total - sum(per_block[block] for block in plan.removed) + maps * per_map
+            removed, removed_paper = (
+                removed_parameters(encoder, plan, maps, translator) if plan else 0 for maps in ("span", "block")
+            )
+            maps = len(plan) * map_costs(translator, encoder.width, tokens)[1] if plan else 0
+            plan_flops = total - sum(per_block[block] for block in plan.removed) + maps
             rows.append(
                 {
                     "translator": translator,
@@ -187,11 +192,17 @@ def plan_costs(encoder: Encoder, plans: Iterable[Plan], translators: Iterable[st
                     "blocks_removed": len(plan.removed),
                     "parameters": parameters - removed,
                     "removed_parameters": removed,
-                    "removed_parameters_paper": removed_parameters(encoder, plan, "block", translator),
+                    "removed_parameters_paper": removed_paper,
                     "gflops": plan_flops / 1e9,
                 }
             )
     return pd.DataFrame(rows)
+
+
+def map_costs(translator: str | Translator, width: int, tokens: int) -> tuple[int, int]:
+    """Parameters of one map, and its FLOPs for one image of so many tokens."""
+    blank = _blank_map(translator, width)
+    return parameter_count(blank), _count_flops(blank, torch.empty(1, tokens, width, device="meta"))
 
 
 def flops(encoder: Encoder, inputs: Tensor) -> int:
@@ -210,6 +221,12 @@ def throughput(encoder: Encoder, inputs: Tensor, repeats: int = 5) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return len(inputs) / statistics.median(times[1:])
+
+
+def _blank_map(translator: str | Translator, width: int) -> torch.nn.Module:
+    """The map without values: nothing is allocated, and nothing drawn."""
+    with torch.device("meta"):
+        return make_translator(translator).architecture(width)
 
 
 @torch.no_grad()

@@ -94,7 +94,8 @@ def beside(ours: pd.DataFrame, table: str | int | None = None) -> pd.DataFrame:
     Parameters
     ----------
     ours
-        From `toastlib.sweeps.sweep`: one row per seed.
+        From `toastlib.sweeps.sweep`: one row per seed. With a column ``source``, settings must share that as well;
+        without one, maps are taken to be fitted on the data set that they are used on.
     table
         Compare with this table only; if `None`, with the first table that prints the setting.
 
@@ -105,10 +106,14 @@ def beside(ours: pd.DataFrame, table: str | int | None = None) -> pd.DataFrame:
         percent and points, and the ``table``; NaN where the paper prints no number for this model and data set.
     """
     setting = ["model", "dataset", "head", "translator", "plan"]
+    if "source" in ours:
+        setting.append("source")
     mine = ours.groupby(setting, sort=False)["accuracy"].agg(ours="mean", ours_std="std").reset_index()
     theirs = published(table)
-    # Maps fitted on another data set, which share the setting in Tables 3, 14 and 15, are another experiment.
-    theirs = theirs[(theirs["source"] == "") | (theirs["source"] == theirs["dataset"])].drop_duplicates(setting)
+    if "source" not in ours:
+        # Maps fitted on another data set, which share the setting in Tables 3, 14 and 15, are another experiment.
+        theirs = theirs[(theirs["source"] == "") | (theirs["source"] == theirs["dataset"])]
+    theirs = theirs.drop_duplicates(setting)
     theirs = theirs[[*setting, "table", "accuracy", "std"]].rename(columns={"accuracy": "theirs", "std": "theirs_std"})
     both = mine.merge(theirs, on=setting, how="left")
     both["difference"] = both["ours"] - both["theirs"]

@@ -115,6 +115,12 @@ def _check_device(name: str) -> None:
     resolve_device(name)
 
 
+def _check_translator(name: str) -> None:
+    from toastlib.translators import make_translator
+
+    make_translator(name)
+
+
 def _check_plans(text: str) -> None:
     from toastlib.paper import table_plans
 
@@ -149,5 +155,5 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "dtype": _one_of("dtype", ("float32", "bfloat16", "float64")),
     "features": _one_of("features", ("cls", "mean", "pooler")),
     "head": _one_of("head", ("retrained", "frozen")),
-    "translators": _each(_one_of("translator", ("identity", "linear"))),
+    "translators": _each(_check_translator),
 }

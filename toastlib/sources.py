@@ -72,9 +72,10 @@ class DatasetTable:
         _check_labelled(labels, rows)
         number = {name: k for k, name in enumerate(self.class_names)}
         numbers = [number.get(label) if isinstance(label, str) else int(label) for label in labels]
-        strange = [label for label, k in zip(labels, numbers, strict=True) if k not in number.values()]
+        classes = len(self.class_names)
+        strange = [label for label, k in zip(labels, numbers, strict=True) if k not in range(classes)]
         if strange:
-            raise InputError(f"The label {strange[0]!r} is none of the {len(number)} classes of the training images.")
+            raise InputError(f"The label {strange[0]!r} is none of the {classes} classes of the training images.")
         return images, torch.tensor(numbers)
 
 
@@ -109,8 +110,8 @@ def open_table(
     image = _find_column(image or entry.image, features, _is_image, "image", entry.path)
     label = _find_column(label or entry.label, features, _is_label, "label", entry.path)
     test = next((name for name in (entry.test, "test", "validation") if name in splits), None)
-    parts = (splits["train"], splits[test]) if test else _split(splits["train"], label, seed, entry.path)
     names = _class_names(splits["train"], label)
+    parts = (splits["train"], splits[test]) if test else _split(splits["train"], label, seed, entry.path)
     return tuple(_undecoded(part, image, label, names) for part in parts)
 
 
@@ -123,9 +124,8 @@ def _split(rows: Any, label: str | None, seed: int, path: str) -> list[Any]:
     try:
         parts = train_test_split(range(len(rows)), test_size=0.2, random_state=seed, stratify=labels)
     except ValueError as error:
-        raise InputError(
-            f"{path} has no split 'test', and its {len(rows)} rows are too few for one: {error}"
-        ) from error
+        few = f"its {len(rows)} rows, or those of a class, are too few to lend some"
+        raise InputError(f"{path} has no split 'test', and {few}.") from error
     return [rows.select(part) for part in parts]
 
 
@@ -175,12 +175,13 @@ def _class_names(rows: Any, label: str | None) -> tuple[str, ...]:
     feature = rows.features[label]
     if _is_label(feature):
         return tuple(feature.names)
+    dtype = getattr(feature, "dtype", type(feature).__name__)
+    if "string" not in dtype and "int" not in dtype and dtype != "bool":
+        raise InputError(f"The label column {label!r} holds {dtype} values, and not class names or whole numbers.")
     values = [value for value in rows.unique(label) if value is not None]
-    if all(isinstance(value, str) for value in values):
+    if "string" in dtype:
         return tuple(sorted(values))
-    if not all(isinstance(value, int) for value in values):
-        raise InputError(f"The label column {label!r} holds neither class names nor whole numbers.")
-    return tuple(str(value) for value in range(max(values) + 1))
+    return tuple(str(value) for value in range(max(values, default=-1) + 1))
 
 
 def _check_labelled(labels: list[Any], rows: Iterable[int]) -> None:
@@ -199,17 +200,25 @@ def _undecoded(rows: Any, image: str, label: str | None, names: tuple[str, ...])
 
 
 def _decode(cell: dict[str, Any] | None, row: int) -> np.ndarray:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     if cell is None:
         raise InputError(f"Image {row} is missing.")
     try:
         source = io.BytesIO(cell["bytes"]) if cell.get("bytes") is not None else cell["path"]
         with Image.open(source) as image:
-            upright = ImageOps.exif_transpose(image)  # as `datasets` does: cameras store portraits on their side
-            if upright.mode == "I;16":  # convert() would clip 16 bits at 255
-                upright = Image.fromarray((np.array(upright) >> 8).astype(np.uint8))
-            return np.array(upright.convert("RGB"))
+            return _rgb(image)
     except Exception as error:  # a broken file can raise almost anything
         reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
         raise InputError(f"Image {row} ({cell.get('path') or 'embedded'}) does not decode: {reason}") from error
+
+
+def _rgb(image: Any) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)  # as `datasets` does: cameras store portraits on their side
+    if image.mode == "I;16":  # else clipped at 255
+        image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
+    if image.mode == "P":  # else Pillow warns of transparent colours
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))

@@ -1,13 +1,14 @@
 """Many plans, translators and seeds in one walk over the data: every shared prefix is computed once."""
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from toastlib.activations import collect_activations
 from toastlib.approximation import fit_spans
 from toastlib.data import Images, ImageSet
 from toastlib.errors import InputError, unknown
@@ -16,7 +17,8 @@ from toastlib.models import Encoder
 from toastlib.moments import Moments, collect_moments, plan_pairs
 from toastlib.plan import ORIGINAL, Plan, Span, parse_plans
 from toastlib.probe import Probe
-from toastlib.translators import make_translator
+from toastlib.progress import progress_bar
+from toastlib.translators import Activations, make_translator
 
 HEADS = ("retrained", "frozen")
 Exit = tuple[Span, str]
@@ -41,7 +43,23 @@ def variants_of(plans: Iterable[Plan], translators: Iterable[str]) -> list[Varia
     return [Variant(Plan(), ORIGINAL)] + [Variant(plan, name) for plan in plans if plan for name in translators]
 
 
-def fit_maps(encoder: Encoder, variants: Iterable[Variant], moments: Moments) -> dict[Exit, nn.Module]:
+def collect_calibration(
+    encoder: Encoder, images: Images, plans: Sequence[Plan], translators: Iterable[str], batch_size: int = 32
+) -> Moments | Activations:
+    """What the maps of these plans are fitted on, from one pass over the calibration images.
+
+    That is their moments. If one of the translators is trained it is the activations of all tokens, which the closed
+    forms read as well: float32, (images x tokens x width) for each block where a span begins or ends.
+    """
+    if any(make_translator(name).needs_activations for name in translators):
+        blocks = sorted({block for plan in plans for span in plan for block in span})
+        return collect_activations(encoder, images, blocks, tokens="all", batch_size=batch_size)
+    return collect_moments(encoder, images, plan_pairs(plans), batch_size=batch_size)
+
+
+def fit_maps(
+    encoder: Encoder, variants: Iterable[Variant], calibration: Moments | Activations
+) -> dict[Exit, nn.Module]:
     """Fit every map that the variants need, each once; on the encoder's device and in its dtype."""
     spans: dict[str, set[Span]] = {}
     for variant in variants:
@@ -50,7 +68,7 @@ def fit_maps(encoder: Encoder, variants: Iterable[Variant], moments: Moments) ->
         (span, name): fitted.module().to(encoder.device, encoder.dtype)
         for name, needed in spans.items()
         if needed
-        for span, fitted in fit_spans(sorted(needed), name, moments).items()
+        for span, fitted in fit_spans(sorted(needed), name, calibration).items()
     }
 
 
@@ -114,7 +132,7 @@ def collect_features(
     """
     features = torch.empty(len(variants), len(images), encoder.width, device=encoder.device)
     done = 0
-    with tqdm(total=len(images), desc="sweep", unit="image", delay=10, leave=False) as progress:
+    with progress_bar(len(images), "sweep") as progress:
         for pixel_values, _ in images.batches(batch_size):
             batch = walk(encoder, pixel_values, variants, maps)
             for row, variant in enumerate(variants):
@@ -140,6 +158,7 @@ def predict(
     head_min_steps: int = 0,
     batch_size: int = 32,
     moments: Moments | None = None,
+    maps: dict[Exit, nn.Module] | None = None,
 ) -> Predictions:
     """Predict the test images with the original encoder and with every plan, translator, head and seed.
 
@@ -162,11 +181,13 @@ def predict(
         Images per forward pass.
     moments
         Fit the maps on these instead, for example those of another data set.
+    maps
+        Take these maps instead of fitting any: (span, translator's name) -> module.
 
     Raises
     ------
     InputError
-        If a name is unknown, a plan does not fit, or the data set has no labels.
+        If a name is unknown, a plan does not fit, a map is missing, or the data set has no labels.
     """
     heads = [heads] if isinstance(heads, str) else list(heads)
     _check(dataset, heads)
@@ -175,10 +196,11 @@ def predict(
         make_translator(name)
     plans = [plan.check(len(encoder.blocks)) for plan in parse_plans(plans)]
     variants = variants_of(plans, translators)
-    if moments is None and any(plans):
-        calibration = dataset.train.sample(calibration_size, calibration_seed)
-        moments = collect_moments(encoder, calibration, plan_pairs(plans), batch_size=batch_size)
-    maps = fit_maps(encoder, variants, moments)
+    calibration = moments
+    if calibration is None and maps is None and any(plans):
+        images = dataset.train.sample(calibration_size, calibration_seed)
+        calibration = collect_calibration(encoder, images, plans, translators, batch_size)
+    maps = fit_maps(encoder, variants, calibration) if maps is None else _check_maps(encoder, variants, maps)
     trained_on = variants if "retrained" in heads else variants[:1]
     train = collect_features(encoder, dataset.train, trained_on, maps, batch_size)
     test = collect_features(encoder, dataset.test, variants, maps, batch_size)
@@ -222,6 +244,14 @@ def tabulate(predictions: Predictions, encoder: Encoder, dataset: ImageSet) -> p
     table = accuracy_table(predictions).merge(costs, on=["translator", "plan"], validate="many_to_one")
     names = {"model": encoder.name, "features": encoder.feature_kind, "dataset": dataset.name}
     return pd.concat([pd.DataFrame(names, index=table.index), table], axis=1)
+
+
+def _check_maps(encoder: Encoder, variants: Iterable[Variant], maps: dict[Exit, nn.Module]) -> dict[Exit, nn.Module]:
+    for variant in variants:
+        for span in variant.plan:
+            if (span, variant.translator) not in maps:
+                raise InputError(f"The given maps have none for span {span} with translator {variant.translator!r}.")
+    return {exit_: copy.deepcopy(module).to(encoder.device, encoder.dtype) for exit_, module in maps.items()}
 
 
 def _check(dataset: ImageSet, heads: list[str]) -> None:

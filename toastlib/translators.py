@@ -1,9 +1,11 @@
-"""Maps from ``h[s]`` to an approximation of ``h[e]``, in closed form from moments.
+"""Maps from ``h[s]`` to an approximation of ``h[e]``: what each has to offer, their names, and the closed forms.
 
-A translator is fitted once per span: ``fit`` reads moments and returns the translator, fitted names end in ``_``, and
-``module`` gives the map as an `nn.Module` from (batch, tokens, width) to the same shape.
+A translator is fitted once per span: ``fit`` reads moments, or activations where it has to be trained, and returns the
+translator; fitted names end in ``_``, and ``module`` gives the map as an `nn.Module` from (batch, tokens, width) to
+the same shape.
 """
 
+import pkgutil
 import warnings
 from typing import Protocol, Self
 
@@ -14,18 +16,34 @@ from toastlib.errors import unknown
 from toastlib.moments import Moments
 from toastlib.plan import Span
 
+Activations = dict[int, Tensor]
+"""Block -> its outputs, shape (rows, width), the same tokens of the same images in every block."""
+
 
 class Translator(Protocol):
-    """What a translator has to offer."""
+    """What a translator has to offer.
+
+    Attributes
+    ----------
+    name
+        How it is called, in tables and on the command line.
+    needs_activations
+        Whether it is fitted on activations, row by row, rather than on their moments.
+    """
 
     name: str
+    needs_activations: bool
 
-    def fit(self, moments: Moments, span: Span) -> Self:
-        """Fit the map of `span` to moments of the original model's activations."""
+    def fit(self, calibration: Moments | Activations, span: Span) -> Self:
+        """Fit the map of `span` to what the original model computes for the calibration images."""
         ...
 
     def module(self) -> nn.Module:
         """The fitted map."""
+        ...
+
+    def architecture(self, width: int) -> nn.Module:
+        """A map as `module` gives it, not fitted: what its parameters and FLOPs are counted on."""
         ...
 
 
@@ -39,6 +57,7 @@ class Identity:
     """
 
     name = "identity"
+    needs_activations = False
 
     def fit(self, moments: Moments, span: Span) -> Self:
         """Measure what dropping the span costs; there is nothing else to fit."""
@@ -48,6 +67,10 @@ class Identity:
 
     def module(self) -> nn.Module:
         """A module without parameters that hands its input on."""
+        return nn.Identity()
+
+    def architecture(self, width: int) -> nn.Module:
+        """The same: there is nothing to fit."""
         return nn.Identity()
 
 
@@ -67,6 +90,7 @@ class Linear:
     """
 
     name = "linear"
+    needs_activations = False
 
     def fit(self, moments: Moments, span: Span) -> Self:
         """Solve the normal equations of the span.
@@ -96,17 +120,34 @@ class Linear:
         linear.weight.data = self.weight_.mT.float().contiguous()
         return linear.requires_grad_(False)
 
+    def architecture(self, width: int) -> nn.Module:
+        """One matrix: ``width^2`` parameters."""
+        return nn.Linear(width, width, bias=False)
 
-TRANSLATORS: dict[str, type] = {cls.name: cls for cls in (Identity, Linear)}
+
+TRANSLATORS = {
+    "identity": "toastlib.translators:Identity",
+    "linear": "toastlib.translators:Linear",
+    "mlp": "toastlib.trained:MLP",
+    "res-mlp": "toastlib.trained:ResMLP",
+    "fair-mlp": "toastlib.trained:FairMLP",
+}
+"""Name -> where the class lies; it is imported when it is asked for."""
 
 
 def make_translator(translator: "str | Translator") -> Translator:
-    """A fresh translator by name; a translator is returned as it is."""
+    """A fresh translator by name; a translator is returned as it is.
+
+    Raises
+    ------
+    InputError
+        If there is no translator of that name.
+    """
     if not isinstance(translator, str):
         return translator
     if translator not in TRANSLATORS:
         raise unknown("translator", translator, TRANSLATORS)
-    return TRANSLATORS[translator]()
+    return pkgutil.resolve_name(TRANSLATORS[translator])()
 
 
 def least_norm_solution(gram: Tensor, cross: Tensor) -> tuple[Tensor, int]:

@@ -2,16 +2,28 @@
 
 from toastlib.plots.accuracy import accuracy_against_parameters, accuracy_by_plan, accuracy_lost, ours_against_theirs
 from toastlib.plots.blocks import last_block, metric_against_accuracy, pca, similarity
+from toastlib.plots.calibration import sample_size, sample_size_residual
+from toastlib.plots.classes import class_delta, confusion_delta, flip_counts, flipped_images
 from toastlib.plots.style import set_style
+from toastlib.plots.trade_off import accuracy_against_cost
+from toastlib.plots.transfer import source_by_target
 
 __all__ = [
+    "accuracy_against_cost",
     "accuracy_against_parameters",
     "accuracy_by_plan",
     "accuracy_lost",
+    "class_delta",
+    "confusion_delta",
+    "flip_counts",
+    "flipped_images",
     "last_block",
     "metric_against_accuracy",
     "ours_against_theirs",
     "pca",
+    "sample_size",
+    "sample_size_residual",
     "set_style",
     "similarity",
+    "source_by_target",
 ]

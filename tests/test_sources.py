@@ -1,0 +1,348 @@
+"""Tables of rows: the embedded digits, image folders and parquet files, and what may be wrong with them."""
+
+import io
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from toastlib.catalog import dataset_entry
+from toastlib.errors import InputError
+from toastlib.sources import digits, open_table
+
+GENERATOR = np.random.default_rng(0)
+TWO_LABELS = {"fine": [0, 1, 2, 3], "coarse": [0, 0, 1, 1]}
+
+
+def picture(mode="RGB", height=12, width=10):
+    pixels = GENERATOR.integers(0, 256, (height, width, 4), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def encoded(image):
+    """The image as a data set keeps it: bytes of a PNG, and no path."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def pictures(n):
+    return [encoded(picture()) for _ in range(n)]
+
+
+def rgb(image):
+    return np.array(image.convert("RGB"))
+
+
+def classes_in(folder, **counts):
+    """Paths of an image folder: ``classes_in("train", cat=2)`` has train/cat/0.png and train/cat/1.png."""
+    return {f"{folder}/{name}/{k}.png": picture() for name, n in counts.items() for k in range(n)}
+
+
+def open_folder(folder, image=None, label=None, seed=0):
+    return open_table(dataset_entry(folder), image, label, seed)
+
+
+def read_all(table):
+    return table.read(list(range(len(table))))
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    """Factory: ``parquet({"image": ..., "label": ...}, test={...})`` writes the splits as the Hub lays them out."""
+
+    def write(columns, types=None, **others):
+        import datasets
+
+        features = types and datasets.Features({name: type_ for name, type_ in types.items() if name in columns})
+        for split, content in {"train": columns, **others}.items():
+            rows = datasets.Dataset.from_dict(content, features)
+            rows.to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
+        return str(tmp_path)
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def of():
+    """Column types: an image, class labels of those names, or a plain value."""
+    import datasets
+
+    return {"image": datasets.Image(), "classes": lambda *names: datasets.ClassLabel(names=list(names))} | {
+        kind: datasets.Value(kind) for kind in ("int64", "string", "bool", "float32")
+    }
+
+
+class TestDigits:
+    def test_all_1797_are_there_once(self):
+        both = np.concatenate([table.images[..., 0] for table in digits()])
+        theirs = np.round(load_digits().images * 255 / 16).astype(np.uint8)
+        assert len(both) == 1797
+        assert Counter(image.tobytes() for image in both) == Counter(image.tobytes() for image in theirs)
+
+    def test_labels_stay_with_their_images(self):
+        raw = load_digits()
+        label_of = {
+            np.round(image * 255 / 16).astype(np.uint8).tobytes(): k for image, k in zip(raw.images, raw.target)
+        }
+        for table in digits():
+            assert [label_of[image[..., 0].tobytes()] for image in table.images] == table.labels.tolist()
+
+    def test_the_split_is_1197_to_600_by_class(self):
+        train, test = digits()
+        assert (len(train), len(test)) == (1197, 600)
+        share = np.bincount(test.labels) / np.bincount(np.concatenate([train.labels, test.labels]))
+        assert np.abs(share - 600 / 1797).max() < 0.005
+
+    def test_every_call_gives_the_same_split(self):
+        for first, second in zip(digits(), digits()):
+            assert np.array_equal(first.images, second.images)
+            assert np.array_equal(first.labels, second.labels)
+
+    def test_images_are_grey_in_three_channels(self):
+        images = digits()[0].images
+        assert (images.shape, images.dtype) == ((1197, 8, 8, 3), np.uint8)
+        assert (images == images[..., :1]).all()
+
+    def test_parity_keeps_the_images_and_says_even_or_odd(self):
+        for fine, coarse in zip(digits(), digits(parity=True)):
+            assert np.array_equal(fine.images, coarse.images)
+            assert np.array_equal(fine.labels % 2, coarse.labels)
+            assert coarse.class_names == ("even", "odd")
+
+    def test_rows_are_read_in_the_order_asked_for(self):
+        table = digits()[1]
+        images, labels = table.read([5, 0])
+        assert np.array_equal(np.stack(images), table.images[[5, 0]])
+        assert labels.tolist() == table.labels[[5, 0]].tolist()
+
+
+class TestImageFolders:
+    def test_train_and_test_folders_are_the_splits(self, image_folder):
+        files = classes_in("train", cat=3, dog=2) | classes_in("test", cat=1, dog=2)
+        train, test = open_folder(image_folder(files))
+        assert train.class_names == test.class_names == ("cat", "dog")
+        assert read_all(train)[1].tolist() == [0, 0, 0, 1, 1]
+        assert read_all(test)[1].tolist() == [0, 1, 1]
+        expected = [rgb(image) for path, image in files.items() if path.startswith("test")]
+        assert all(np.array_equal(image, other) for image, other in zip(read_all(test)[0], expected))
+
+    def test_without_a_test_split_a_fifth_by_class_is_lent(self, image_folder):
+        train, test = open_folder(image_folder(classes_in(".", cat=10, dog=20)))
+        assert Counter(read_all(train)[1].tolist()) == {0: 8, 1: 16}
+        assert Counter(read_all(test)[1].tolist()) == {0: 2, 1: 4}
+
+    def test_the_lent_fifth_is_disjoint_and_follows_the_seed(self, image_folder):
+        folder = image_folder(classes_in(".", cat=10, dog=20))
+
+        def drawn(seed):
+            return [{image.tobytes() for image in read_all(table)[0]} for table in open_folder(folder, seed=seed)]
+
+        train, test = drawn(0)
+        assert len(train | test) == 30
+        assert drawn(0) == [train, test]
+        assert drawn(1) != [train, test]
+
+    def test_validation_stands_in_for_test(self, image_folder):
+        files = classes_in("train", cat=2, dog=2) | classes_in("validation", cat=3, dog=3)
+        assert [len(table) for table in open_folder(image_folder(files))] == [4, 6]
+
+    def test_a_folder_without_classes_has_no_labels(self, image_folder):
+        train, test = open_folder(image_folder({f"{k}.png": picture() for k in range(10)}))
+        assert (train.class_names, read_all(train)[1]) == ((), None)
+        assert (len(train), len(test)) == (8, 2)
+
+    def test_a_class_with_one_image_cannot_lend_any(self, image_folder):
+        with pytest.raises(InputError, match=r"has no split 'test', and its 21 rows, or those of a class, are too few"):
+            open_folder(image_folder(classes_in(".", cat=20, dog=1)))
+
+    def test_an_empty_folder_is_refused(self, tmp_path):
+        with pytest.raises(InputError, match=r"cannot be loaded; 'digits' needs no network\. \(.*any data files\)"):
+            open_folder(str(tmp_path))
+
+    def test_without_a_train_split_the_splits_are_named(self, parquet, tmp_path):
+        folder = parquet({"label": [0]}, test={"label": [0]})
+        (tmp_path / "train-00000-of-00001.parquet").unlink()
+        with pytest.raises(InputError, match="has no split 'train', only test"):
+            open_folder(folder)
+
+
+class TestDecoding:
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "LA", "CMYK"])
+    def test_images_of_every_mode_become_rgb(self, image_folder, mode):
+        image = picture(mode)
+        suffix = "jpg" if mode == "CMYK" else "png"
+        folder = image_folder({f"train/a/0.{suffix}": image, f"test/a/0.{suffix}": image})
+        (decoded,), _ = read_all(open_folder(folder)[0])
+        with Image.open(f"{folder}/train/a/0.{suffix}") as written:
+            assert np.array_equal(decoded, rgb(written.convert("RGBA") if mode == "P" else written))
+        assert (decoded.shape, decoded.dtype) == ((12, 10, 3), np.uint8)
+
+    def test_16_bit_grey_keeps_its_scale(self, image_folder):
+        levels = np.arange(256, dtype=np.uint16).reshape(16, 16)
+        deep = Image.fromarray(levels * 257)
+        (decoded,), _ = read_all(open_folder(image_folder({"train/a/0.png": deep, "test/a/0.png": deep}))[0])
+        assert np.array_equal(decoded, np.repeat(levels[..., None], 3, axis=-1))
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_photographs_stand_upright(self, image_folder, orientation):
+        import datasets
+
+        photo = picture()
+        buffer = io.BytesIO()
+        exif = photo.getexif()
+        exif[0x0112] = orientation
+        photo.save(buffer, "PNG", exif=exif)
+        folder = image_folder({"train/a/0.png": buffer.getvalue(), "test/a/0.png": buffer.getvalue()})
+        (decoded,), _ = read_all(open_folder(folder)[0])
+        theirs = datasets.Image().decode_example({"bytes": buffer.getvalue(), "path": None})
+        assert np.array_equal(decoded, rgb(theirs))
+
+    def test_only_the_rows_asked_for_are_decoded(self, parquet, of):
+        images = pictures(4)
+        images[1] = {"bytes": b"no image", "path": None}
+        folder = parquet({"image": images}, {"image": of["image"]}, test={"image": images})
+        assert len(open_folder(folder)[0].read([3, 0])[0]) == 2
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ({"bytes": b"no image", "path": "cat.png"}, r"Image 2 \(cat\.png\) does not decode: no known image format"),
+            ({"bytes": encoded(picture())["bytes"][:-40], "path": None}, r"Image 2 \(embedded\) does not decode: .+"),
+            (None, "Image 2 is missing"),
+        ],
+        ids=["no image", "truncated", "missing"],
+    )
+    def test_an_image_that_does_not_decode_is_named(self, parquet, of, content, message):
+        images = [*pictures(2), content, *pictures(2)]
+        folder = parquet({"image": images}, {"image": of["image"]}, test={"image": pictures(1)})
+        with pytest.raises(InputError, match=message):
+            read_all(open_folder(folder)[0])
+
+
+class TestColumns:
+    @pytest.fixture
+    def two_labels(self, parquet, of):
+        columns = {"img": pictures(4), **TWO_LABELS}
+        types = {"img": of["image"], "fine": of["classes"]("a", "b", "c", "d"), "coarse": of["classes"]("x", "y")}
+        return parquet(columns, types, test=columns)
+
+    @pytest.mark.parametrize(("column", "names"), [("fine", ("a", "b", "c", "d")), ("coarse", ("x", "y"))])
+    def test_the_name_may_say_which_label_column(self, two_labels, column, names):
+        train, _ = open_folder(f"{two_labels}:{column}")
+        assert train.class_names == names
+        assert read_all(train)[1].tolist() == TWO_LABELS[column]
+
+    def test_an_argument_may_say_which_label_column(self, two_labels):
+        assert open_folder(two_labels, label="coarse")[0].class_names == ("x", "y")
+
+    def test_several_label_columns_ask_for_one(self, two_labels):
+        with pytest.raises(InputError, match=r"has the label columns fine, coarse: name one, for example '.+:coarse'"):
+            open_folder(two_labels)
+
+    def test_an_unknown_label_column_is_refused_with_the_nearest_name(self, two_labels):
+        with pytest.raises(InputError, match="Unknown label column 'corse': did you mean 'coarse'"):
+            open_folder(f"{two_labels}:corse")
+
+    def test_an_unknown_image_column_is_refused_with_the_nearest_name(self, two_labels):
+        with pytest.raises(InputError, match="Unknown image column 'imgs': did you mean 'img'"):
+            open_folder(two_labels, image="imgs", label="fine")
+
+    def test_a_column_that_holds_no_images_is_refused(self, two_labels):
+        with pytest.raises(InputError, match="The column 'fine' holds no images"):
+            open_folder(two_labels, image="fine", label="coarse")
+
+    def test_several_image_columns_ask_for_one(self, parquet, of):
+        columns = {"left": pictures(2), "right": pictures(2)}
+        with pytest.raises(InputError, match="has the image columns left, right: name one by image_column"):
+            open_folder(parquet(columns, {"left": of["image"], "right": of["image"]}, test=columns))
+
+    def test_no_image_column_is_refused_with_the_columns_there_are(self, parquet):
+        columns = {"text": ["a", "b"], "target": [0, 1]}
+        with pytest.raises(InputError, match="has no image column, only text, target"):
+            open_folder(parquet(columns, test=columns))
+
+    @pytest.mark.parametrize("name", ["image", "img"])
+    def test_images_kept_as_plain_bytes_are_found_by_name(self, parquet, name):
+        columns = {name: [image["bytes"] for image in pictures(3)], "label": [0, 1, 0]}
+        train, _ = open_folder(parquet(columns, test=columns))
+        images, labels = read_all(train)
+        assert images[0].shape == (12, 10, 3)
+        assert labels.tolist() == [0, 1, 0]
+
+
+class TestLabels:
+    @pytest.fixture
+    def labelled(self, parquet, of):
+        """Factory: a set with those labels of that type, and others in its test split."""
+
+        def write(kind, train, test):
+            types = {"img": of["image"], "label": of[kind]}
+            first, second = ({"img": pictures(len(labels)), "label": labels} for labels in (train, test))
+            return parquet(first, types, test=second)
+
+        return write
+
+    def test_strings_become_numbers_in_the_order_of_the_alphabet(self, labelled):
+        train, test = open_folder(labelled("string", ["dog", "cat", "emu"], ["emu", "cat"]))
+        assert train.class_names == test.class_names == ("cat", "dog", "emu")
+        assert read_all(train)[1].tolist() == [1, 0, 2]
+        assert read_all(test)[1].tolist() == [2, 0]
+
+    def test_whole_numbers_stay_and_name_themselves(self, labelled):
+        train, _ = open_folder(labelled("int64", [3, 0, 11], [0]))
+        assert train.class_names == tuple(map(str, range(12)))
+        assert read_all(train)[1].tolist() == [3, 0, 11]
+
+    def test_yes_and_no_become_one_and_zero(self, labelled):
+        train, _ = open_folder(labelled("bool", [True, False], [True]))
+        assert read_all(train)[1].tolist() == [1, 0]
+
+    def test_fractions_are_refused(self, labelled):
+        with pytest.raises(InputError, match="The label column 'label' holds float32 values"):
+            open_folder(labelled("float32", [0.5, 1.5], [0.5]))
+
+    def test_lists_are_refused(self, parquet):
+        columns = {"image": pictures(2), "labels": [[0, 1], [1]]}
+        with pytest.raises(InputError, match="The label column 'labels' holds List values"):
+            open_folder(parquet(columns, test=columns))
+
+    @pytest.mark.parametrize(
+        ("kind", "labels"),
+        [("string", ["cat", None, "dog", None]), ("int64", [0, None, 1, -1]), ("int64", [0, -1, 1, None])],
+    )
+    def test_missing_labels_are_counted_and_the_first_is_named(self, labelled, kind, labels):
+        train, _ = open_folder(labelled(kind, labels, labels))
+        with pytest.raises(InputError, match="2 images have no label, row 1 among them"):
+            read_all(train)
+
+    def test_rows_with_labels_can_be_read_beside_rows_without(self, labelled):
+        train, _ = open_folder(labelled("string", ["cat", None, "dog"], ["cat"]))
+        assert train.read([2, 0])[1].tolist() == [1, 0]
+
+    @pytest.mark.parametrize(("kind", "new"), [("string", "cow"), ("int64", 7), ("int64", -3)])
+    def test_a_label_that_training_does_not_know_is_refused(self, labelled, kind, new):
+        known = ["cat", "dog"] if kind == "string" else [0, 1]
+        _, test = open_folder(labelled(kind, known, [*known, new]))
+        with pytest.raises(InputError, match=f"The label {new!r} is none of the 2 classes of the training images"):
+            read_all(test)
+
+    def test_missing_labels_are_told_before_a_fifth_is_lent(self, parquet, of):
+        columns = {"img": pictures(5), "label": [0, 1, None, 1, 0]}
+        with pytest.raises(InputError, match="1 images have no label, row 2 among them"):
+            open_folder(parquet(columns, {"img": of["image"], "label": of["int64"]}))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "uoft-cs/cifar10"])
+def test_without_network_a_hub_set_names_the_embedded_one(name):
+    with pytest.raises(InputError, match="Data set 'uoft-cs/cifar10' cannot be loaded; 'digits' needs no network"):
+        open_folder(name)
+
+
+def test_opening_and_reading_prints_nothing(image_folder, capfd):
+    train, _ = open_folder(image_folder(classes_in(".", cat=5, dog=5)))
+    read_all(train)
+    assert capfd.readouterr() == ("", "")
