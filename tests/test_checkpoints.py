@@ -142,6 +142,17 @@ def test_asking_for_a_pooler_without_weights_warns_that_it_is_random(tiny_model,
     assert encoder(pixel_values).shape == (3, 32)
 
 
+@pytest.mark.filterwarnings("ignore:.*its pooler is random")
+def test_a_random_pooler_is_the_same_every_time_and_the_callers_seed_untouched(tiny_model, save, pixel_values):
+    folder = save(tiny_model("vit"))
+    edit_weights(folder, drop("pooler"))
+    torch.manual_seed(7)
+    first, second = (load_encoder(str(folder), features="pooler", device="cpu")(pixel_values) for _ in range(2))
+    drawn = torch.rand(1)
+    assert torch.equal(first, second)
+    assert torch.equal(drawn, torch.rand(1, generator=torch.Generator().manual_seed(7)))
+
+
 def test_missing_weights_are_counted_and_named(tiny_model, save):
     folder = save(tiny_model("vit"))
     before = len(load_file(folder / "model.safetensors"))

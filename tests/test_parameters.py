@@ -45,6 +45,7 @@ def test_a_notebook_without_parameters_is_refused(tmp_path):
         ("datasets", "['digits', 'mnist']", ["digits", "mnist"]),
         ("datasets", "digits,owner/name:label", ["digits", "owner/name:label"]),
         ("translators", "linear", ["linear"]),
+        ("translators", "mlp, res-mlp, fair-mlp", ["mlp", "res-mlp", "fair-mlp"]),
         ("device", "cpu", "cpu"),
     ],
 )
@@ -100,6 +101,7 @@ def test_a_value_of_another_type_is_refused(notebook, name, given, says):
         ("plans", "1->4 2->5", "Spans 1->4 and 2->5 overlap"),
         ("plans", "table 99", "Unknown table '99'"),
         ("translators", "identity,liner", "Unknown translator 'liner': did you mean 'linear'?"),
+        ("translators", "linear,res-mpl", "Unknown translator 'res-mpl': did you mean 'res-mlp'?"),
         ("device", "gpu", "Device 'gpu' is not there"),
     ],
 )

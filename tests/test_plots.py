@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
 from toastlib import plots
+from toastlib.translators import TRANSLATORS
 
 
 @pytest.fixture(autouse=True)
@@ -163,7 +164,14 @@ def test_a_figure_is_drawn_where_it_is_asked_to(swept, plot):
 
 def test_a_translator_has_one_colour_in_every_figure(swept):
     colours = {to_hex(line.get_color()) for line in plots.accuracy_by_plan(swept).lines}
-    assert colours == set(plots.style.COLOURS.values())
+    assert colours == {plots.style.COLOURS[name] for name in ("identity", "linear", "original")}
+
+
+def test_every_translator_has_a_colour_and_a_marker_of_its_own():
+    names = {*TRANSLATORS, "original"}
+    for table in (plots.style.COLOURS, plots.style.MARKERS):
+        assert set(table) == names
+        assert len(set(table.values())) == len(names)
 
 
 def test_the_style_hides_the_upper_and_right_spines():
@@ -172,3 +180,36 @@ def test_the_style_hides_the_upper_and_right_spines():
         _, ax = plt.subplots()
         assert not ax.spines["top"].get_visible()
         assert not ax.spines["right"].get_visible()
+
+
+def test_residuals_gives_a_panel_to_each_set_of_rows():
+    frame = pd.DataFrame(
+        [(plan, name, rows, 0.1) for plan in ("1->2", "3->5") for name in ("linear", "mlp") for rows in ("one", "two")],
+        columns=["plan", "translator", "rows", "residual"],
+    )
+    axes = plots.residuals(frame)
+    assert [ax.get_title() for ax in axes] == ["one", "two"]
+    assert labels(axes[0]) == ("unexplained share", "plan")
+    assert legend_texts(axes[-1]) == {"linear", "mlp"}
+    assert [len(ax.collections[0].get_offsets()) for ax in axes] == [4, 4]
+
+
+def test_map_costs_show_every_translator_even_a_free_one():
+    frame = pd.DataFrame(
+        {
+            "translator": ["identity", "linear", "mlp"],
+            "lost": [5.0, 1.0, 2.0],
+            "low": [4.0, 0.5, 1.0],
+            "high": [6.0, 1.5, 3.0],
+            "seconds": [0.0, 0.1, 10.0],
+            "parameters": [0, 100, 1000],
+        }
+    )
+    axes = plots.accuracy_against_map_cost(frame, {"seconds": "fit (s)", "parameters": "parameters"})
+    assert [ax.get_xlabel() for ax in axes] == ["fit (s)", "parameters"]
+    assert axes[0].get_ylabel() == "accuracy lost (points, 95 % interval)"
+    assert legend_texts(axes[-1]) == {"identity", "linear", "mlp"}
+    for ax, column in zip(axes, ("seconds", "parameters"), strict=True):
+        left, right = ax.get_xlim()
+        assert left < 0
+        assert right > frame[column].max()

@@ -7,7 +7,7 @@ from importlib import import_module, metadata
 from typing import Any
 
 _HOMES = {
-    "approximation": ["approximate"],
+    "approximation": ["approximate", "fit_spans"],
     "batch": ["Results", "run_notebook"],
     "calibration": ["sample_size_curve", "saturation", "variance_split"],
     "checkpoints": ["load_encoder"],
@@ -23,6 +23,7 @@ _HOMES = {
     "similarities": ["similarity"],
     "sweeps": ["predict", "sweep", "tabulate"],
     "trade_off": ["pareto_front", "relative_throughput", "time_plans"],
+    "trained": ["MLP", "FairMLP", "ResMLP"],
     "translators": ["Identity", "Linear"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}

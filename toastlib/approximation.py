@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from toastlib.errors import InputError
@@ -116,6 +117,11 @@ def _suited(translator: Translator, calibration: Moments | Activations, span: Sp
         return calibration
     if missing := set(span) - calibration.keys():
         raise InputError(f"Span {span} needs the activations of block {min(missing)}, which are not there.")
+    for block in span:
+        if not torch.isfinite(calibration[block].sum()):
+            raise InputError(
+                f"The activations of block {block} hold NaN or infinity: check the checkpoint and its dtype."
+            )
     if translator.needs_activations:
         return calibration
     return Moments.of({block: calibration[block] for block in span}, plan_pairs([Plan((span,))]))

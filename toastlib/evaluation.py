@@ -180,11 +180,10 @@ def plan_costs(encoder: Encoder, plans: Iterable[Plan], translators: Iterable[st
     rows = []
     for plan in plans:
         for translator in translators if plan else [ORIGINAL]:
-            removed, removed_paper = (
-                removed_parameters(encoder, plan, maps, translator) if plan else 0 for maps in ("span", "block")
-            )
-            maps = len(plan) * map_costs(translator, encoder.width, tokens)[1] if plan else 0
-            plan_flops = total - sum(per_block[block] for block in plan.removed) + maps
+            kind = translator if plan else "identity"
+            removed = removed_parameters(encoder, plan, "span", kind)
+            map_flops = len(plan) * map_costs(kind, encoder.width, tokens)[1]
+            plan_flops = total - sum(per_block[block] for block in plan.removed) + map_flops
             rows.append(
                 {
                     "translator": translator,
@@ -192,7 +191,7 @@ def plan_costs(encoder: Encoder, plans: Iterable[Plan], translators: Iterable[st
                     "blocks_removed": len(plan.removed),
                     "parameters": parameters - removed,
                     "removed_parameters": removed,
-                    "removed_parameters_paper": removed_paper,
+                    "removed_parameters_paper": removed_parameters(encoder, plan, "block", kind),
                     "gflops": plan_flops / 1e9,
                 }
             )

@@ -157,7 +157,7 @@ def predict(
     head_lr: float = 1e-3,
     head_min_steps: int = 0,
     batch_size: int = 32,
-    moments: Moments | None = None,
+    moments: Moments | Activations | None = None,
     maps: dict[Exit, nn.Module] | None = None,
 ) -> Predictions:
     """Predict the test images with the original encoder and with every plan, translator, head and seed.
@@ -180,7 +180,8 @@ def predict(
     batch_size
         Images per forward pass.
     moments
-        Fit the maps on these instead, for example those of another data set.
+        Fit the maps on these instead, for example those of another data set; activations where a translator is
+        trained, see `fit_spans`.
     maps
         Take these maps instead of fitting any: (span, translator's name) -> module.
 

@@ -7,9 +7,11 @@ from toastlib.plots.classes import class_delta, confusion_delta, flip_counts, fl
 from toastlib.plots.style import set_style
 from toastlib.plots.trade_off import accuracy_against_cost
 from toastlib.plots.transfer import source_by_target
+from toastlib.plots.translators import accuracy_against_map_cost, residuals
 
 __all__ = [
     "accuracy_against_cost",
+    "accuracy_against_map_cost",
     "accuracy_against_parameters",
     "accuracy_by_plan",
     "accuracy_lost",
@@ -21,6 +23,7 @@ __all__ = [
     "metric_against_accuracy",
     "ours_against_theirs",
     "pca",
+    "residuals",
     "sample_size",
     "sample_size_residual",
     "set_style",

@@ -41,7 +41,7 @@ def accuracy_lost(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     translators = list(frame["translator"].unique())
     for number, translator in enumerate(translators):
         part = frame[frame["translator"] == translator]
-        y = part["plan"].map(places) + 0.25 * (number - (len(translators) - 1) / 2)
+        y = part["plan"].map(places) + min(0.25, 0.75 / len(translators)) * (number - (len(translators) - 1) / 2)
         ends = np.abs(part[["lost_low", "lost_high"]].to_numpy().T - part["lost"].to_numpy())
         style = {"color": COLOURS.get(translator), "fmt": MARKERS.get(translator, "s"), "markersize": 5}
         ax.errorbar(part["lost"], y, xerr=ends, label=translator, elinewidth=1, **style)

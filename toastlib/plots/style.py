@@ -5,9 +5,16 @@ import seaborn as sns
 
 from toastlib.plan import ORIGINAL
 
-COLOURS = {"identity": "#d55e00", "linear": "#0072b2", ORIGINAL: "#000000"}
+COLOURS = {
+    "identity": "#d55e00",
+    "linear": "#0072b2",
+    "mlp": "#009e73",
+    "res-mlp": "#cc79a7",
+    "fair-mlp": "#e69f00",
+    ORIGINAL: "#000000",
+}
 """Okabe and Ito's palette."""
-MARKERS = {"identity": "X", "linear": "o", ORIGINAL: "D"}
+MARKERS = {"identity": "X", "linear": "o", "mlp": "^", "res-mlp": "s", "fair-mlp": "P", ORIGINAL: "D"}
 METRIC_NAMES = {"mse": "MSE", "cosine": "cosine similarity", "cka": "linear CKA"}
 
 

@@ -26,11 +26,29 @@ def accuracy_against_cost(frame: pd.DataFrame, cost: str, front: str, label: str
     ax = ax or plt.subplots(figsize=(6, 4.5))[1]
     best = frame[frame[front]].sort_values(cost)
     style = {"hue": "translator", "style": "translator", "palette": COLOURS, "markers": MARKERS, "ax": ax}
-    sns.scatterplot(frame[~frame[front]], x=cost, y="accuracy", alpha=0.35, s=40, legend=False, **style)
+    pale = frame[~frame[front] & (frame["plan"] != ORIGINAL)]
+    shown = frame[frame[front] | (frame["plan"] == ORIGINAL)]
+    sns.scatterplot(pale, x=cost, y="accuracy", alpha=0.35, s=40, legend=False, **style)
     ax.plot(best[cost], best["accuracy"], color="grey", linewidth=1, zorder=0, label="Pareto front")
-    sns.scatterplot(best, x=cost, y="accuracy", s=80, **style)
-    for place, plan, accuracy in best[best["plan"] != ORIGINAL][[cost, "plan", "accuracy"]].itertuples(index=False):
-        ax.annotate(plan, (place, accuracy), xytext=(6, -4), textcoords="offset points", fontsize="x-small", va="top")
+    sns.scatterplot(shown, x=cost, y="accuracy", s=80, **style)
+    reach = frame[[cost, "accuracy"]].max() - frame[[cost, "accuracy"]].min()
+    _name(best[best["plan"] != ORIGINAL], cost, reach, ax)
+    ax.margins(x=0.12)
     ax.set(xlabel=label or cost, ylabel="accuracy (%)")
     ax.legend(fontsize="small")
     return ax
+
+
+def _name(best: pd.DataFrame, cost: str, reach: pd.Series, ax: Axes) -> None:
+    """Write the plans beside their points; points that all but coincide share a line."""
+    groups: list[list] = []
+    for row in best.itertuples(index=False):
+        place = (getattr(row, cost), row.accuracy)
+        near = groups and all(abs(a - b) < 0.05 * r for a, b, r in zip(place, groups[-1][0], reach))
+        if near:
+            groups[-1][1].append(row.plan)
+        else:
+            groups.append([place, [row.plan]])
+    for place, names in groups:
+        text = ", ".join(dict.fromkeys(names))
+        ax.annotate(text, place, xytext=(5, -5), textcoords="offset points", fontsize="x-small", va="top")

@@ -1,0 +1,56 @@
+"""Figures of translators: how close their maps come, and what they cost."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+from toastlib.plots.style import COLOURS, MARKERS
+
+
+def residuals(frame: pd.DataFrame) -> np.ndarray:
+    """Share of the span's end that each map leaves unexplained, on a logarithmic scale, one panel per set of rows.
+
+    Parameters
+    ----------
+    frame
+        Columns ``plan``, ``translator``, ``rows`` (which rows: the panel) and ``residual``.
+    """
+    panels, plans = frame["rows"].unique(), frame["plan"].nunique()
+    size = (5.5 * len(panels), 1 + 0.35 * plans)
+    _, axes = plt.subplots(1, len(panels), figsize=size, sharex=True, sharey=True, squeeze=False)
+    for ax, panel in zip(axes[0], panels, strict=True):
+        last = panel == panels[-1]
+        style = {"palette": COLOURS, "markers": MARKERS, "s": 55, "legend": last}
+        part = frame[frame["rows"] == panel]
+        sns.scatterplot(part, x="residual", y="plan", hue="translator", style="translator", ax=ax, **style)
+        ax.set(title=panel, xlabel="unexplained share", ylabel="plan", xscale="log")
+        ax.grid(axis="y", linewidth=0.5, alpha=0.5)
+    axes[0, -1].legend(title="translator", loc="center left", bbox_to_anchor=(1, 0.5))
+    return axes[0]
+
+
+def accuracy_against_map_cost(frame: pd.DataFrame, costs: dict[str, str]) -> np.ndarray:
+    """Accuracy lost, averaged over plans, against what a map costs; one panel per kind of cost, logarithmic.
+
+    Parameters
+    ----------
+    frame
+        One row per translator: ``translator``, ``lost``, ``low``, ``high`` in points, and a column for each cost.
+    costs
+        Column -> its axis label. Where a cost is zero the point stands at the left edge.
+    """
+    _, axes = plt.subplots(1, len(costs), figsize=(4.5 * len(costs), 3.6), sharey=True, squeeze=False)
+    for ax, (column, label) in zip(axes[0], costs.items(), strict=True):
+        smallest = frame.loc[frame[column] > 0, column].min()
+        for row in frame.to_dict("records"):
+            ends = [[row["lost"] - row["low"]], [row["high"] - row["lost"]]]
+            style = {"color": COLOURS[row["translator"]], "fmt": MARKERS[row["translator"]], "markersize": 8}
+            ax.errorbar(row[column], row["lost"], yerr=ends, label=row["translator"], elinewidth=1, **style)
+        ax.set_xscale("symlog", linthresh=smallest, linscale=0.5)
+        ax.set_xlim(left=-0.15 * smallest)
+        ax.axhline(0, color="grey", linewidth=1, zorder=0)
+        ax.set_xlabel(label)
+    axes[0, 0].set_ylabel("accuracy lost (points, 95 % interval)")
+    axes[0, -1].legend(title="translator", loc="center left", bbox_to_anchor=(1, 0.5))
+    return axes[0]
