@@ -184,7 +184,12 @@ def test_the_style_hides_the_upper_and_right_spines():
 
 def test_residuals_gives_a_panel_to_each_set_of_rows():
     frame = pd.DataFrame(
-        [(plan, name, rows, 0.1) for plan in ("1->2", "3->5") for name in ("linear", "mlp") for rows in ("one", "two")],
+        [
+            (plan, name, rows, len(name) / 10)
+            for plan in ("1->2", "3->5")
+            for name in ("linear", "mlp")
+            for rows in ("one", "two")
+        ],
         columns=["plan", "translator", "rows", "residual"],
     )
     axes = plots.residuals(frame)

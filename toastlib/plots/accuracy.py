@@ -47,7 +47,7 @@ def accuracy_lost(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.errorbar(part["lost"], y, xerr=ends, label=translator, elinewidth=1, **style)
     ax.axvline(0, color="black", linewidth=1)
     ax.set_yticks(range(len(places)), list(places))
-    ax.invert_yaxis()
+    ax.set_ylim(len(places) - 0.5, -0.5)  # the first plan on top, on shared axes too
     ax.set(xlabel="accuracy lost (points, 95 % interval)", ylabel="plan")
     ax.legend(title="translator")
     return ax

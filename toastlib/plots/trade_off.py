@@ -30,7 +30,9 @@ def accuracy_against_cost(frame: pd.DataFrame, cost: str, front: str, label: str
     shown = frame[frame[front] | (frame["plan"] == ORIGINAL)]
     sns.scatterplot(pale, x=cost, y="accuracy", alpha=0.35, s=40, legend=False, **style)
     ax.plot(best[cost], best["accuracy"], color="grey", linewidth=1, zorder=0, label="Pareto front")
-    sns.scatterplot(shown, x=cost, y="accuracy", s=80, **style)
+    sns.scatterplot(shown, x=cost, y="accuracy", s=80, legend=False, **style)
+    for translator in frame["translator"].unique():
+        ax.scatter([], [], s=60, color=COLOURS.get(translator), marker=MARKERS.get(translator), label=translator)
     reach = frame[[cost, "accuracy"]].max() - frame[[cost, "accuracy"]].min()
     _name(best[best["plan"] != ORIGINAL], cost, reach, ax)
     ax.margins(x=0.12)

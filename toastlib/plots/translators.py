@@ -31,24 +31,23 @@ def residuals(frame: pd.DataFrame) -> np.ndarray:
 
 
 def accuracy_against_map_cost(frame: pd.DataFrame, costs: dict[str, str]) -> np.ndarray:
-    """Accuracy lost, averaged over plans, against what a map costs; one panel per kind of cost, logarithmic.
+    """Accuracy lost, averaged over plans, against what a map costs; one panel per kind of cost.
 
     Parameters
     ----------
     frame
         One row per translator: ``translator``, ``lost``, ``low``, ``high`` in points, and a column for each cost.
     costs
-        Column -> its axis label. Where a cost is zero the point stands at the left edge.
+        Column -> its axis label. The axis is logarithmic where no cost is zero.
     """
     _, axes = plt.subplots(1, len(costs), figsize=(4.5 * len(costs), 3.6), sharey=True, squeeze=False)
     for ax, (column, label) in zip(axes[0], costs.items(), strict=True):
-        smallest = frame.loc[frame[column] > 0, column].min()
         for row in frame.to_dict("records"):
             ends = [[row["lost"] - row["low"]], [row["high"] - row["lost"]]]
             style = {"color": COLOURS[row["translator"]], "fmt": MARKERS[row["translator"]], "markersize": 8}
             ax.errorbar(row[column], row["lost"], yerr=ends, label=row["translator"], elinewidth=1, **style)
-        ax.set_xscale("symlog", linthresh=smallest, linscale=0.5)
-        ax.set_xlim(left=-0.15 * smallest)
+        if frame[column].min() > 0:
+            ax.set_xscale("log")
         ax.axhline(0, color="grey", linewidth=1, zorder=0)
         ax.set_xlabel(label)
     axes[0, 0].set_ylabel("accuracy lost (points, 95 % interval)")
