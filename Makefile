@@ -14,7 +14,7 @@ test: export OMP_NUM_THREADS = 1
 test: export TQDM_DISABLE = 1
 test: lint  ## lint, then the tests, then the notebooks against their committed outputs
 	.venv/bin/python -m pytest -n 2 tests
-	.venv/bin/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
+	.venv/bin/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
 		-p no:cacheprovider notebooks
 
 notebooks: export TQDM_DISABLE = 1

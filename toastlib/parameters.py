@@ -10,7 +10,7 @@ from typing import Any
 
 from toastlib import catalog
 from toastlib.errors import InputError, unknown
-from toastlib.plan import parse_plans
+from toastlib.plan import Plan, parse_plans
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "model": catalog.model_path,
     "dataset": catalog.dataset_entry,
     "datasets": _each(catalog.dataset_entry),
+    "plan": Plan.parse,
     "plans": _check_plans,
     "device": _check_device,
     "dtype": _one_of("dtype", ("float32", "bfloat16", "float64")),
