@@ -214,3 +214,13 @@ def test_images_without_labels_are_refused(tiny_encoder, tiny_images):
     unlabelled = ImageSet("bare", replace(tiny_images.train, labels=None), tiny_images.test)
     with pytest.raises(InputError, match="bare has no labels"):
         predict(tiny_encoder, unlabelled, "1->2")
+
+
+def test_no_seed_is_refused(tiny_encoder, tiny_images):
+    with pytest.raises(InputError, match="There is no seed"):
+        predict(tiny_encoder, tiny_images, ["1->2"], seeds=[])
+
+
+def test_a_translator_named_twice_is_one_variant(tiny_encoder, tiny_images):
+    twice = predict(tiny_encoder, tiny_images, ["1->2"], ["identity", "identity"], seeds=[0], calibration_size=20)
+    assert list(twice.variants["translator"]) == ["original", "identity"]

@@ -188,11 +188,13 @@ def predict(
     Raises
     ------
     InputError
-        If a name is unknown, a plan does not fit, a map is missing, or the data set has no labels.
+        If a name is unknown, a plan does not fit, a map is missing, there is no seed, or the data set has no labels.
     """
     heads = [heads] if isinstance(heads, str) else list(heads)
     _check(dataset, heads)
-    translators, seeds = list(translators), list(seeds)
+    translators, seeds = list(dict.fromkeys(translators)), list(seeds)
+    if not seeds:
+        raise InputError("There is no seed: every head needs one, for example seeds=[0, 1, 2].")
     for name in translators:
         make_translator(name)
     plans = [plan.check(len(encoder.blocks)) for plan in parse_plans(plans)]
