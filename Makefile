@@ -12,7 +12,9 @@ study: $(STAMP)  ## run all notebooks of the study; the results go to results/
 
 test: export OMP_NUM_THREADS = 1
 test: export TQDM_DISABLE = 1
+test: export TOAST_CACHE = $(CURDIR)/.pytest_cache/toastlib
 test: lint  ## lint, then the tests, then the notebooks against their committed outputs
+	rm -rf .pytest_cache/toastlib
 	.venv/bin/python -m pytest -n 2 tests
 	.venv/bin/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
 		-p no:cacheprovider notebooks

@@ -15,7 +15,7 @@ from toastlib.preprocessing import Preprocessing
 # The Hugging Face libraries read these once, when they are imported; toastlib imports them where it needs them.
 assert "huggingface_hub" not in sys.modules
 CACHE = tempfile.TemporaryDirectory(prefix="toastlib-tests-")
-os.environ.update(HF_HUB_OFFLINE="1", HF_HOME=CACHE.name, HF_DATASETS_CACHE=f"{CACHE.name}/datasets")
+os.environ.update(HF_HUB_OFFLINE="1", HF_HOME=CACHE.name, HF_DATASETS_CACHE=f"{CACHE.name}/datasets", TOAST_CACHE="off")
 
 SIZES = {
     "hidden_size": 32,

@@ -9,6 +9,7 @@ from conftest import FAMILIES
 from toastlib.activations import TOKENS, collect_activations, record, select_tokens
 from toastlib.errors import InputError
 from toastlib.models import Encoder
+from toastlib.moments import collect_moments
 
 EVERY_BLOCK = list(range(-1, 6))
 
@@ -103,6 +104,13 @@ class TestSelectTokens:
     def test_an_unknown_choice_is_refused_with_the_nearest_name(self):
         with pytest.raises(InputError, match="Unknown tokens 'patches': did you mean 'patch'"):
             select_tokens(self.HIDDEN, "patches", 2)
+
+
+@pytest.mark.parametrize("collect", [collect_activations, collect_moments])
+def test_the_cls_tokens_of_a_model_without_any_are_refused(tiny_model, tiny_images, collect):
+    encoder = Encoder(tiny_model("siglip"), features="mean")
+    with pytest.raises(InputError, match="This encoder has no CLS token: take tokens='mean', 'patch' or 'all'"):
+        collect(encoder, tiny_images.test[:2], tokens="cls")
 
 
 @pytest.mark.parametrize("tokens", TOKENS)

@@ -21,13 +21,23 @@ def test_every_model_alias_leads_to_its_checkpoint_and_back(alias):
 def test_every_data_set_alias_leads_to_its_columns_and_back(alias):
     entry = catalog.dataset_entry(alias)
     assert entry == HUB_SETS[alias]
-    assert catalog.dataset_alias(alias) == catalog.dataset_alias(f"{entry.path}:{entry.label}") == alias
+    assert catalog.dataset_alias(alias) == alias
+    assert catalog.dataset_alias(f"{entry.path}:{entry.label}") == alias.removesuffix("-val")  # another split of it
 
 
 @pytest.mark.parametrize("alias", [alias for alias in catalog.DATASETS if alias not in HUB_SETS])
 def test_embedded_sets_have_no_path_and_keep_their_name(alias):
     assert catalog.dataset_entry(alias).path is None
     assert catalog.dataset_alias(alias) == alias
+
+
+def test_imagenet_is_streamed_and_its_probe_is_trained_as_in_the_text_or_as_in_the_code():
+    text, code = catalog.DATASETS["imagenet-1k"], catalog.DATASETS["imagenet-1k-val"]
+    assert (text.train, text.test) == ("train", "validation")
+    assert (code.train, code.test) == ("validation", "validation")  # of which a fifth is for testing
+    assert text.streamed
+    assert code.streamed
+    assert text.path == code.path
 
 
 def test_the_embedded_model_is_in_the_repository():

@@ -10,8 +10,10 @@ import torch
 from conftest import FAMILIES, SIZES
 from safetensors.torch import load_file, save_file
 
-from toastlib.checkpoints import DTYPES, load_encoder, resolve_device
+from toastlib import catalog
+from toastlib.checkpoints import DTYPES, _timm_settings, load_encoder, resolve_device
 from toastlib.errors import InputError
+from toastlib.preprocessing import Preprocessing
 
 PROCESSOR = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
 TEXT = SIZES | {"num_hidden_layers": 7, "vocab_size": 64}
@@ -107,6 +109,22 @@ def test_a_processor_that_needs_torchvision_is_read_from_its_file(tiny_model, sa
     folder = save(tiny_model("dinov3"), {"image_processor_type": "DINOv3ViTImageProcessorFast", "size": 32, **norm})
     preprocessing = load_encoder(str(folder), device="cpu").preprocessing
     assert (preprocessing.resize, preprocessing.mean) == ((32, 32), (0.485, 0.456, 0.406))
+
+
+@pytest.mark.parametrize(
+    ("crop", "resize"),
+    [
+        ({"crop_pct": 0.9, "crop_mode": "center"}, 248),
+        ({"crop_pct": 0.9, "crop_mode": "squash"}, (248, 248)),
+        ({}, 256),
+    ],
+)
+def test_timms_settings_resize_a_little_larger_and_crop(crop, resize):
+    statistics = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    settings = _timm_settings({"input_size": [3, 224, 224], "interpolation": "bicubic", **statistics, **crop})
+    preprocessing = Preprocessing.from_config(settings)
+    assert (preprocessing.resize, preprocessing.crop, preprocessing.mode) == (resize, (224, 224), "bicubic")
+    assert (preprocessing.mean, preprocessing.std) == tuple(map(tuple, statistics.values()))
 
 
 def test_without_a_processor_the_models_size_is_taken_with_a_warning(tiny_model, save):
@@ -233,7 +251,10 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["vit-s", "facebook/dinov2-small"])
 def test_without_network_a_hub_model_names_the_embedded_one(name):
-    with pytest.raises(InputError, match=f"Model '{name}' cannot be loaded; 'vit-mini' needs no network"):
+    path = catalog.model_path(name)
+    with pytest.raises(
+        InputError, match=f"Model '{path}' is not on this machine .*; 'vit-mini' is embedded and needs no"
+    ):
         load_encoder(name)
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from small_notebook import write_notebook
 
-from toastlib import batch
+from toastlib import batch, grids
+from toastlib.cache import default_cache
 from toastlib.cli import main
 
 SLOW = 'speed = 0.5  # how fast\nresults_dir = ""'
@@ -96,7 +97,9 @@ def test_a_keyboard_interrupt_is_exit_code_130(study, capfd, monkeypatch):
 def test_a_study_that_fails_keeps_what_is_finished(study, capfd):
     write_notebook(batch.NOTEBOOKS / "07_small.ipynb", "1 / 0", parameters=SLOW)
     assert main(["study", "--jobs", "1"]) == 1
-    assert "07_small.ipynb failed: ZeroDivisionError" in capfd.readouterr().err
+    out, err = capfd.readouterr()
+    assert "failed: 07_small.ipynb failed: ZeroDivisionError" in out
+    assert err == "toast: 1 of 2 runs failed; the others are kept.\n"
     assert [path.name for path in (study / "results").iterdir()] == ["00_first"]
 
 
@@ -125,6 +128,60 @@ def test_the_study_runs_every_notebook_with_the_parameters_that_it_takes(study, 
     assert executed.cells[-1].outputs[0].data["text/plain"] == "2.0"
 
 
+GRID = "notebook: {}\nparameters: {{size: [1, 2]}}\n"
+
+
+def test_a_sweep_runs_a_grid_and_then_only_what_is_missing(study, capfd):
+    Path("grid.yaml").write_text(GRID.format("'00'"))
+    assert main(["sweep", "grid.yaml"]) == 0
+    first = capfd.readouterr().out
+    assert "2 notebook runs; " in first
+    folders = sorted(Path("results").iterdir())
+    assert len(folders) == 2
+    before = [(folder / "manifest.json").stat().st_mtime_ns for folder in folders]
+    folders[0].rename("elsewhere")
+    assert main(["sweep", "grid.yaml"]) == 0
+    assert "2 notebook runs, 1 of them done; " in capfd.readouterr().out
+    assert sorted(Path("results").iterdir()) == folders
+    assert (folders[1] / "manifest.json").stat().st_mtime_ns == before[1]
+
+
+def test_a_sweep_with_a_failing_run_does_the_others_and_is_exit_code_1(study, capfd):
+    write_notebook(batch.NOTEBOOKS / "00_first.ipynb", "1 / (size - 1)")
+    Path("grid.yaml").write_text(GRID.format("'00'"))
+    assert main(["sweep", "grid.yaml", "--jobs", "1"]) == 1
+    out, err = capfd.readouterr()
+    assert "ZeroDivisionError" in out
+    assert err == "toast: 1 of 2 runs failed; the others are kept.\n"
+    assert len(list(Path("results").iterdir())) == 1
+
+
+def test_a_table_of_the_paper_runs_its_grid(study, capfd, monkeypatch):
+    grid = study / "paper-table-8.yaml"
+    grid.write_text(GRID.format("'07'").replace("size: [1, 2]", "speed: [1, 2]"))
+    monkeypatch.setattr(grids, "GRIDS", study)
+    assert main(["study", "--table", "8", "-p", "speed=3"]) == 0
+    assert "1 notebook runs; " in capfd.readouterr().out  # the two differ in what is given, and are one
+    assert main(["study", "--full", "-p", "speed=3"]) == 0
+    assert "1 notebook runs, 1 of them done" in capfd.readouterr().out
+    assert main(["study", "--table", "9"]) == 2
+    assert capfd.readouterr().err == "toast: Unknown table '9': choose from 8.\n"
+    assert main(["study", "--table", "8", "-p", "size=3"]) == 2
+    assert capfd.readouterr().err.startswith("toast: No notebook has a parameter 'size'")
+
+
+def test_the_cache_is_shown_and_cleared(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TOAST_CACHE", str(tmp_path / "kept"))
+    default_cache().put("0" * 32, {"features": torch.ones(256, 1024)})
+    assert main(["cache"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'kept'}: 1 entries, 1.0 MiB of at most 10 GiB\n"
+    assert main(["cache", "--clear"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'kept'}: 0 entries, 0.0 MiB of at most 10 GiB\n"
+    monkeypatch.setenv("TOAST_CACHE", "off")
+    assert main(["cache"]) == 0
+    assert "off" in capsys.readouterr().out
+
+
 def test_params_lists_names_defaults_and_comments(study, capsys):
     assert main(["params", "07"]) == 0
     assert capsys.readouterr().out == "07_small\n  speed = 0.5  # how fast\n  results_dir = ''\n"
@@ -145,7 +202,10 @@ def test_doctor_shows_that_the_embedded_encoder_loads(capsys):
     assert "vit-mini loads: 12 blocks" in out
 
 
-@pytest.mark.parametrize("arguments", [["fly"], [], ["run"], ["study", "--fast"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["fly"], [], ["run"], ["study", "--fast"], ["study", "--jobs", "0"], ["study", "--full", "--table", "8"]],
+)
 def test_an_unknown_command_or_option_is_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as error:
         main(arguments)

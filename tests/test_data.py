@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from toastlib import catalog
 from toastlib.data import Images, load_images
 from toastlib.errors import InputError
 from toastlib.preprocessing import Preprocessing
-from toastlib.sources import digits
+from toastlib.sources import ArrayTable, digits
 
 HUB = Path(os.environ.get("TOASTLIB_HUB", "nowhere"))
 SIZES = [(40, 60), (64, 64), (90, 50), (200, 120)]
@@ -164,6 +165,116 @@ def test_images_of_several_sizes_are_prepared_as_each_alone_would_be(tiny_encode
     expected = torch.cat([theirs(image, return_tensors="pt")["pixel_values"] for image in pictures])
     # Torch and PIL round by a grey level of 255 differently; divided by the standard deviation that is 0.00784.
     assert (actual - expected).abs().max() < 0.008
+
+
+PREPARE = {
+    "resize": Preprocessing(resize=(32, 32)),
+    "resize and crop": Preprocessing(resize=(48, 48), crop=(32, 32)),
+    "shortest edge and crop": Preprocessing(resize=48, crop=(32, 32), mode="bicubic"),
+    "shortest edge": Preprocessing(resize=48),
+}
+
+
+class TestPhotographs:
+    """Images larger than the encoder's input are resized as they are read."""
+
+    def folder(self, image_folder, sizes):
+        draw = np.random.default_rng(0)
+        images = [Image.fromarray(draw.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
+        names = [f"{split}/a/{k:02d}.png" for split in ("train", "test") for k in range(len(images))]
+        return image_folder(dict(zip(names, images * 2))), images
+
+    def full_size(self, image, preprocessing):
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+        (pixel_values, _), *_ = Images(pixels, None, (), preprocessing).batches()
+        return pixel_values
+
+    @pytest.mark.parametrize("preprocessing", PREPARE.values(), ids=PREPARE)
+    @pytest.mark.parametrize("chunk", [2, 64])
+    @pytest.mark.parametrize(
+        "sizes",
+        [
+            [(60, 80)] * 5,
+            [(24, 20)] * 5,
+            [(60, 80), (60, 80), (90, 60), (60, 80), (90, 60)],
+            [(24, 20)] * 3 + [(60, 50)] * 2,
+        ],
+        ids=["large", "small", "several", "small and large"],
+    )
+    def test_pixel_values_equal_those_of_the_full_size(
+        self, tiny_encoder, image_folder, monkeypatch, sizes, chunk, preprocessing
+    ):
+        if preprocessing.resize == 48 and preprocessing.crop is None:
+            sizes = sizes[:1] * 5  # a shorter edge alone leaves several shapes as they are
+        monkeypatch.setattr("toastlib.data.CHUNK", chunk)
+        tiny_encoder.preprocessing = preprocessing
+        folder, images = self.folder(image_folder, sizes)
+        (actual, _), *_ = load_images(folder, tiny_encoder).train.batches(8)
+        assert torch.equal(actual, torch.cat([self.full_size(image, preprocessing) for image in images]))
+
+    def test_large_ones_are_kept_at_the_encoders_size_and_small_ones_at_their_own(self, tiny_encoder, image_folder):
+        folder, _ = self.folder(image_folder, [(60, 80)] * 5)
+        assert load_images(folder, tiny_encoder).train.pixels.shape == (5, 3, 32, 32)
+        assert load_images("digits", tiny_encoder, train_size=5, test_size=5).train.pixels.shape == (5, 3, 8, 8)
+
+    def test_no_more_than_a_chunk_is_read_at_a_time(self, tiny_encoder, monkeypatch):
+        read = []
+        monkeypatch.setattr("toastlib.data.CHUNK", 40)
+        whole = ArrayTable.read
+        monkeypatch.setattr(ArrayTable, "read", lambda table, rows: read.append(len(rows)) or whole(table, rows))
+        load_images("digits", tiny_encoder, train_size=100, test_size=10)
+        assert read == [40, 40, 20, 10]
+
+
+class TestStreamedSets:
+    @pytest.fixture(autouse=True)
+    def no_rest(self, monkeypatch):
+        """`datasets` sleeps for five seconds when a stream of several files is closed."""
+        monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
+
+    @pytest.fixture
+    def stream(self, image_folder, monkeypatch):
+        draw = np.random.default_rng(0)
+        images = {
+            f"{split}/{name}/{k:02d}.png": Image.fromarray(draw.integers(0, 256, (60, 80, 3), dtype=np.uint8))
+            for split, n in (("train", 10), ("validation", 5))
+            for name in ("cat", "dog")
+            for k in range(n)
+        }
+        folder = image_folder(images)
+        monkeypatch.setitem(catalog.DATASETS, "big", catalog.DatasetEntry(folder, test="validation", streamed=True))
+        monkeypatch.setitem(
+            catalog.DATASETS,
+            "big-val",
+            catalog.DatasetEntry(folder, test="validation", train="validation", streamed=True),
+        )
+
+    @pytest.mark.usefixtures("stream")
+    def test_a_draw_is_an_image_set_like_any_other(self, tiny_encoder):
+        images = load_images("big", tiny_encoder, train_size=12, test_size=6)
+        assert (images.name, len(images.train), len(images.test)) == ("big", 12, 6)
+        assert images.class_names == ("cat", "dog")
+        assert images.train.pixels.shape == (12, 3, 32, 32)
+        assert len({image.numpy().tobytes() for image in images.train.pixels}) == 12
+
+    @pytest.mark.usefixtures("stream")
+    def test_one_split_can_give_training_and_test_images(self, tiny_encoder):
+        images = load_images("big-val", tiny_encoder, train_size=8, test_size=2)
+        assert len({image.numpy().tobytes() for part in (images.train, images.test) for image in part.pixels}) == 10
+
+    @pytest.mark.usefixtures("stream")
+    @pytest.mark.parametrize(
+        ("sizes", "missing"), [({}, "train"), ({"train_size": 8}, "test"), ({"test_size": 8}, "train")]
+    )
+    def test_both_sizes_must_be_given(self, tiny_encoder, sizes, missing):
+        message = f"'big' is streamed: say how many images to draw, for example {missing}_size=3000."
+        with pytest.raises(InputError, match=f"^{message}$"):
+            load_images("big", tiny_encoder, **sizes)
+
+    @pytest.mark.usefixtures("stream")
+    def test_a_stream_that_ends_early_is_told(self, tiny_encoder):
+        with pytest.raises(InputError, match="The test split of 'big' is too small: it has 10 of 11 images"):
+            load_images("big", tiny_encoder, train_size=5, test_size=11)
 
 
 @pytest.mark.skipif(not HUB.is_dir(), reason="TOASTLIB_HUB does not name a folder of Hub data sets")

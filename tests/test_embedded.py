@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from toastlib.catalog import DATASETS
-from toastlib.embedded import EMBEDDED, SHAPES, digits_inverted, shapes
+from toastlib.embedded import COLOURED_SHAPES, COLOURS, EMBEDDED, SHAPES, coloured_shapes, digits_inverted, shapes
 from toastlib.sources import digits
 
 
@@ -45,3 +45,16 @@ def test_no_test_shape_is_a_training_shape(drawn):
 def test_every_shape_stands_out_from_its_ground(drawn):
     # The noise of the ground alone has a standard deviation of 12 levels.
     assert drawn[0].images.mean(-1).reshape(60, -1).std(1).min() > 14
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_coloured_shapes_have_the_colour_of_their_name(colour):
+    train, test = coloured_shapes(train=72, test=36)
+    assert np.bincount(train.labels).tolist() == [2] * 36
+    assert test.class_names == COLOURED_SHAPES
+    for image, label in zip(train.images, train.labels):
+        if COLOURED_SHAPES[label].startswith(colour):
+            pixels = image.reshape(-1, 3).astype(float)
+            brightest = pixels[np.argsort(pixels.max(1))[-40:]].mean(0)  # the shape; the ground is dark
+            distances = {name: np.abs(brightest - np.array(rgb)).sum() for name, rgb in COLOURS.items()}
+            assert min(distances, key=distances.get) == colour

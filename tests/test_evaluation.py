@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import FAMILIES
+from conftest import FAMILIES, PATCHES
 from scipy import stats
 
 from toastlib import paper
@@ -170,6 +170,17 @@ def test_costs_are_those_counted_on_the_smaller_encoder(tiny_model, tiny_images,
         assert row.parameters == parameter_count(small)
         assert row.removed_parameters == parameter_count(encoder) - parameter_count(small)
         assert row.gflops == flops(small, inputs) / 1e9 > 0
+
+
+def test_flops_are_those_of_the_formula(tiny_encoder, pixel_values):
+    config, tokens = tiny_encoder.model.config, PATCHES + 1
+    width, inner = config.hidden_size, config.intermediate_size
+    projections, attention, mlp = 4 * tokens * width**2, 2 * tokens**2 * width, 2 * tokens * width * inner
+    embedding = PATCHES * width * 3 * config.patch_size**2
+    blocks, pooler = len(tiny_encoder.blocks) * (projections + attention + mlp), width**2
+    per_image = 2 * (embedding + blocks + pooler)
+    assert flops(tiny_encoder, pixel_values) == len(pixel_values) * per_image
+    assert next(tiny_encoder.parameters()).device.type == "cpu"  # counting leaves the weights where they are
 
 
 def test_flops_grow_with_the_batch(tiny_encoder, pixel_values):

@@ -151,6 +151,14 @@ def test_beside_knows_the_original_and_the_dropped_blocks():
     assert paper.beside(frame)["theirs"].notna().all()
 
 
+def test_imagenet_of_the_text_and_of_the_code_stand_beside_the_same_number_under_their_own_names():
+    row = ("retrained", "linear", "9->11", 0, 50.0)
+    both = paper.beside(ours(("vit-s", "imagenet-1k", *row), ("vit-s", "imagenet-1k-val", *row)), table=1)
+    assert both["dataset"].tolist() == ["imagenet-1k", "imagenet-1k-val"]
+    assert both["theirs"].tolist() == [47.23, 47.23]
+    assert set(paper.published()["dataset"]).isdisjoint({"imagenet-1k-val"})
+
+
 @pytest.mark.parametrize("source", ["mnist", "cifar10", "cifar100-fine"])
 def test_beside_matches_the_source_where_ours_has_one(source):
     frame = ours(("vit-s", "cifar10", "frozen", "linear", "3->5", 0, 50.0)).assign(source=source)

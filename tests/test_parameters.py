@@ -123,6 +123,11 @@ def test_a_gpu_that_is_not_there_is_refused(notebook):
         ('features = "cls"', "clss", "Unknown features 'clss': did you mean 'cls'?"),
         ('head = "retrained"', "frosen", "Unknown head 'frosen': did you mean 'frozen'?"),
         ('dtype = "float32"', "float16", "Unknown dtype 'float16': did you mean 'bfloat16'?"),
+        (
+            'templates = ["a {}"]',
+            "a photo",
+            "Template 'a photo' needs one {} where the class name goes, as in 'a photo of a {}.'.",
+        ),
     ],
 )
 def test_choices_are_checked_before_anything_runs(tmp_path, parameter, text, says):

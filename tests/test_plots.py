@@ -139,7 +139,7 @@ def test_last_block_names_the_metric_and_counts_blocks_in_integers():
         columns=["block", "translator", "metric", "value"],
     )
     ax = plots.last_block(frame)
-    assert labels(ax) == ("approximated block", "1 - cosine similarity at the last block")
+    assert labels(ax) == ("approximated block", "1 - cosine similarity of the features")
     assert legend_texts(ax) == {"identity", "linear"}
     assert all(tick == int(tick) for tick in ax.get_xticks())
 

@@ -23,7 +23,10 @@ def read(name: str) -> str:
 
 
 PROJECT = tomllib.loads(read("pyproject.toml"))["project"]
-RANGES = [Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]]
+EXTRAS = PROJECT["optional-dependencies"]
+OWN = f"{PROJECT['name']}[onnx]"  # an extra that takes in another one
+LISTED = [*PROJECT["dependencies"], *EXTRAS["onnx"], *EXTRAS["test"]]
+RANGES = [Requirement(line) for line in LISTED if line != OWN]
 ENVIRONMENT = yaml.safe_load(read("environment.yml"))
 PINS = [Requirement(line) for line in read("constraints.txt").splitlines() if not line.startswith("#")]
 

@@ -2,15 +2,16 @@
 
 import io
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from toastlib.catalog import dataset_entry
+from toastlib.catalog import DatasetEntry, dataset_entry
 from toastlib.errors import InputError
-from toastlib.sources import digits, open_table
+from toastlib.sources import CHUNK, DatasetTable, StreamedTable, digits, open_table
 
 GENERATOR = np.random.default_rng(0)
 TWO_LABELS = {"fine": [0, 1, 2, 3], "coarse": [0, 0, 1, 1]}
@@ -159,7 +160,7 @@ class TestImageFolders:
             open_folder(image_folder(classes_in(".", cat=20, dog=1)))
 
     def test_an_empty_folder_is_refused(self, tmp_path):
-        with pytest.raises(InputError, match=r"cannot be loaded; 'digits' needs no network\. \(.*any data files\)"):
+        with pytest.raises(InputError, match=r"Data set '.*' cannot be loaded: .*any data files"):
             open_folder(str(tmp_path))
 
     def test_without_a_train_split_the_splits_are_named(self, parquet, tmp_path):
@@ -336,9 +337,130 @@ class TestLabels:
             open_folder(parquet(columns, {"img": of["image"], "label": of["int64"]}))
 
 
+def numbered(first, last):
+    """Rows whose images know their number."""
+    images = [encoded(Image.new("RGB", (4, 4), (k, 0, 0))) for k in range(first, last)]
+    return {"image": images, "label": [k % 3 for k in range(first, last)], "text": ["about"] * (last - first)}
+
+
+class TestStreams:
+    @pytest.fixture(autouse=True)
+    def no_rest(self, monkeypatch):
+        """`datasets` sleeps for five seconds when a stream of several files is closed."""
+        monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
+
+    @pytest.fixture
+    def folder(self, tmp_path, of):
+        """Three files of 30 training rows each, numbered 0 to 89, and 20 rows for validation, 200 to 219."""
+        import datasets
+
+        types = datasets.Features({"image": of["image"], "label": of["classes"]("a", "b", "c"), "text": of["string"]})
+        files = {f"train-{k:05d}-of-00003": numbered(30 * k, 30 * k + 30) for k in range(3)}
+        for name, rows in (files | {"validation-00000-of-00001": numbered(200, 220)}).items():
+            datasets.Dataset.from_dict(rows, types).to_parquet(tmp_path / f"{name}.parquet")
+        return str(tmp_path)
+
+    def open_stream(self, folder, **settings):
+        return open_table(DatasetEntry(folder, streamed=True, **settings), None, None, 0)
+
+    def draw(self, table, n, seed=0):
+        chunks = list(table.draw(n, seed))
+        labels = [label for _, labels in chunks for label in labels.tolist()]
+        return [int(image[0, 0, 0]) for images, _ in chunks for image in images], labels
+
+    def test_a_draw_is_random_without_replacement_and_over_all_files(self, folder):
+        train, _ = self.open_stream(folder)
+        rows, _ = self.draw(train, 30)
+        assert len(set(rows)) == 30
+        assert rows != sorted(rows)
+        assert {row // 30 for row in rows} == {0, 1, 2}
+
+    def test_all_rows_are_in_the_longest_draw(self, folder):
+        train, test = self.open_stream(folder)
+        assert sorted(self.draw(train, 1000)[0]) == list(range(90))
+        assert sorted(self.draw(test, 20)[0]) == list(range(200, 220))
+
+    def test_labels_and_class_names_come_from_the_columns(self, folder):
+        for table in self.open_stream(folder):
+            rows, labels = self.draw(table, 20)
+            assert labels == [row % 3 for row in rows]
+            assert table.class_names == ("a", "b", "c")
+
+    def test_the_seed_decides_and_a_larger_draw_begins_with_the_smaller(self, folder):
+        train, _ = self.open_stream(folder)
+        assert self.draw(train, 40)[0][:10] == self.draw(train, 10)[0] != self.draw(train, 10, seed=1)[0]
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_one_split_for_both_lends_a_fifth_that_never_overlaps(self, folder, seed):
+        train, test = self.open_stream(folder, train="train", test="train")
+        kept, lent = set(self.draw(train, 1000, seed)[0]), set(self.draw(test, 1000, seed)[0])
+        assert (len(kept), len(lent), len(kept | lent)) == (72, 18, 90)
+
+    def test_images_are_decoded_a_chunk_at_a_time_and_only_those_drawn(self, folder, monkeypatch):
+        import toastlib.sources
+
+        decoded = []
+        monkeypatch.setattr(toastlib.sources, "decode", lambda cell, row: decoded.append(row) or np.zeros((4, 4, 3)))
+        monkeypatch.setattr(toastlib.sources, "CHUNK", 8)
+        train, _ = self.open_stream(folder)
+        chunks = train.draw(20, 0)
+        assert [len(next(chunks)[0]), len(decoded)] == [8, 8]
+        assert [len(images) for images, _ in chunks] == [8, 4]
+        assert len(decoded) == 20
+
+    def test_other_columns_are_left_behind(self, folder):
+        assert list(next(iter(self.open_stream(folder)[0].rows))) == ["image", "label"]
+
+    def test_an_image_that_does_not_decode_is_named(self, parquet, of):
+        images = [{"bytes": b"no image", "path": "cat.png"}]
+        folder = parquet({"image": images}, {"image": of["image"]}, test={"image": images})
+        with pytest.raises(InputError, match=r"Image 0 \(cat\.png\) does not decode: no known image format"):
+            list(self.open_stream(folder)[0].draw(1, 0))
+
+    def test_single_files_stream_too(self, image_folder):
+        folder = image_folder(classes_in("train", cat=4, dog=5) | classes_in("test", cat=1, dog=1))
+        train, _ = self.open_stream(folder)
+        ((images, labels),) = train.draw(9, 0)
+        assert {image.shape for image in images} == {(12, 10, 3)}
+        assert Counter(labels.tolist()) == {0: 4, 1: 5}
+
+    def test_classes_without_names_are_refused(self, parquet, of):
+        columns = {"image": pictures(2), "label": [0, 1]}
+        folder = parquet(columns, {"image": of["image"], "label": of["int64"]}, test=columns)
+        with pytest.raises(InputError, match="The label column 'label' of a streamed set must say its class names"):
+            self.open_stream(folder)
+
+    @pytest.mark.parametrize(("gigabytes", "kind"), [(147, StreamedTable), (0.2, DatasetTable), (None, DatasetTable)])
+    def test_hub_sets_are_streamed_where_the_hub_says_that_they_are_large(self, folder, monkeypatch, gigabytes, kind):
+        import datasets
+
+        load, asked = datasets.load_dataset, []
+        info = datasets.DatasetInfo(download_size=gigabytes and int(gigabytes * 1e9))
+        monkeypatch.setattr(
+            datasets, "load_dataset_builder", lambda path: asked.append(path) or SimpleNamespace(info=info)
+        )
+        monkeypatch.setattr(datasets, "load_dataset", lambda path, streaming: load(folder, streaming=streaming))
+        assert {type(table) for table in open_table(DatasetEntry("owner/photographs"), None, None, 0)} == {kind}
+        assert asked == ["owner/photographs"]
+
+    def test_the_hub_failing_half_way_is_told(self, folder):
+        class Failing:
+            def shuffle(self, seed, buffer_size):
+                yield {"image": encoded(picture()), "label": 0}
+                raise ConnectionError("reset by peer")
+
+        table = StreamedTable(Failing(), "image", "label", ("a",), "owner/photographs")
+        with pytest.raises(
+            InputError, match="'owner/photographs' is not on this machine and the Hub cannot be reached"
+        ):
+            list(table.draw(CHUNK, 0))
+
+
 @pytest.mark.parametrize("name", ["cifar10", "uoft-cs/cifar10"])
 def test_without_network_a_hub_set_names_the_embedded_one(name):
-    with pytest.raises(InputError, match="Data set 'uoft-cs/cifar10' cannot be loaded; 'digits' needs no network"):
+    with pytest.raises(
+        InputError, match=r"'uoft-cs/cifar10' is not on this machine .* 'digits' is embedded and needs no"
+    ):
         open_folder(name)
 
 

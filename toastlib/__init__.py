@@ -6,10 +6,13 @@ The names below load on first use: ``import toastlib as toast`` costs nothing un
 from importlib import import_module, metadata
 from typing import Any
 
+from toastlib.registration import register_saved_form
+
 _HOMES = {
     "approximation": ["approximate", "fit_spans"],
     "batch": ["Results", "run_notebook"],
     "calibration": ["sample_size_curve", "saturation", "variance_split"],
+    "card": ["Card"],
     "checkpoints": ["load_encoder"],
     "data": ["ImageSet", "Images", "load_images"],
     "errors": ["InputError"],
@@ -20,16 +23,21 @@ _HOMES = {
     "moments": ["Moments", "collect_moments"],
     "plan": ["Plan", "Span"],
     "probe": ["Probe"],
+    "saving": ["save_pretrained"],
     "similarities": ["similarity"],
     "sweeps": ["predict", "sweep", "tabulate"],
     "trade_off": ["pareto_front", "relative_throughput", "time_plans"],
     "trained": ["MLP", "FairMLP", "ResMLP"],
     "translators": ["Identity", "Linear"],
+    "two_towers": ["TwoTowers", "add_text_tower"],
+    "zero_shot": ["of_classes", "predict_zero_shot", "zero_shot_head"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 _MODULES = ("activations", "catalog", "paper", "plots", *_HOMES)
 
 __all__ = sorted([*_MODULE_OF, *_MODULES])
+
+register_saved_form()
 
 
 def __getattr__(name: str) -> Any:

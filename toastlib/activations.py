@@ -68,7 +68,14 @@ def select_tokens(hidden: Tensor, tokens: str, special_tokens: int) -> Tensor:
         image; ``"mean"``: the mean patch token of each image.
     special_tokens
         How many tokens stand before the patches.
+
+    Raises
+    ------
+    InputError
+        If there is no such choice, or ``"cls"`` is asked for and no token stands before the patches.
     """
+    if tokens == "cls" and not special_tokens:
+        raise InputError("This encoder has no CLS token: take tokens='mean', 'patch' or 'all'.")
     if tokens == "all":
         return hidden.flatten(0, 1)
     if tokens == "patch":

@@ -6,12 +6,12 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from toastlib.catalog import ROOT
 from toastlib.errors import InputError, unknown
@@ -20,6 +20,15 @@ from toastlib.parameters import check_parameters, notebook_parameters
 NOTEBOOKS = ROOT / "notebooks"
 VERSIONS = ("toastlib", "torch", "transformers", "datasets", "numpy", "papermill")
 TIMEOUT = 4 * 3600  # seconds for one cell
+
+
+class Outcome(NamedTuple):
+    """How a run ended: its folder, or what went wrong."""
+
+    notebook: str
+    folder: Path
+    seconds: float
+    error: str = ""
 
 
 class Results:
@@ -124,15 +133,21 @@ def run_notebook(
     return folder
 
 
+def is_done(name: str | Path, given: dict[str, Any], root: str | Path) -> bool:
+    """Whether a results folder holds this run."""
+    notebook = find_notebook(str(name))
+    return _owner(run_folder(notebook, given, Path(root).resolve())) == notebook.stem
+
+
 def run_notebooks(
-    runs: dict[str, dict[str, Any]], root: str | Path = "results", jobs: int | None = None
-) -> Iterator[tuple[str, Path, float]]:
+    runs: Iterable[tuple[str | Path, dict[str, Any]]], root: str | Path = "results", jobs: int | None = None
+) -> Iterator[Outcome]:
     """Execute several notebooks, some of them at the same time, each in processes of its own.
 
     Parameters
     ----------
     runs
-        Name of a notebook -> the parameters given to it.
+        Name of a notebook, and the parameters given to it.
     root
         Where the runs' folders are made.
     jobs
@@ -140,16 +155,16 @@ def run_notebooks(
 
     Yields
     ------
-    tuple
-        Name, folder and seconds of each run as it ends.
+    Outcome
+        Of each run as it ends; one that fails does not keep the others from running.
     """
     from joblib import Parallel, delayed, parallel_config
 
-    jobs = jobs or default_jobs()
+    jobs, root = jobs or default_jobs(), Path(root).resolve()  # workers may stand in another folder
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with parallel_config(backend="loky", inner_max_num_threads=max(1, cores // jobs)):
         yield from Parallel(n_jobs=jobs, return_as="generator_unordered")(
-            delayed(_timed_run)(find_notebook(name), given, root) for name, given in runs.items()
+            delayed(_try_run)(find_notebook(str(name)), given, root) for name, given in runs
         )
 
 
@@ -160,9 +175,14 @@ def default_jobs() -> int:
     return 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
 
 
-def _timed_run(notebook: Path, given: dict[str, Any], root: str | Path) -> tuple[str, Path, float]:
-    started = time.monotonic()
-    return notebook.stem, run_notebook(str(notebook), given, root), time.monotonic() - started
+def _try_run(notebook: Path, given: dict[str, Any], root: Path) -> Outcome:
+    started, error = time.monotonic(), ""
+    try:
+        run_notebook(str(notebook), given, root)
+    except Exception as failure:  # whatever a notebook raises: it is reported, and the others go on
+        error = str(failure) or type(failure).__name__
+    folder = run_folder(notebook, given, root)
+    return Outcome(notebook.stem, folder, time.monotonic() - started, error)
 
 
 def _make_part(folder: Path) -> Path:
@@ -224,14 +244,16 @@ def _put_in_place(part: Path, folder: Path) -> None:
 
 
 def _check_folder(folder: Path, notebook: Path) -> None:
-    if not folder.exists():
-        return
-    try:
-        owner = json.loads((folder / "manifest.json").read_text())["notebook"]
-    except (OSError, ValueError, LookupError, TypeError):
-        owner = None
-    if owner != notebook.stem:
+    if folder.exists() and _owner(folder) != notebook.stem:
         raise InputError(f"{folder} exists and is not a run of {notebook.stem}: name another --results-dir.")
+
+
+def _owner(folder: Path) -> str | None:
+    """The notebook whose run a folder holds."""
+    try:
+        return json.loads((folder / "manifest.json").read_text())["notebook"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _device(name: str) -> str:

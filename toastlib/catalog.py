@@ -31,14 +31,16 @@ MODELS = {
 class DatasetEntry:
     """Where a data set lies and which columns it has.
 
-    `path` is a Hub id; `None` marks an embedded set. `image` and `label` are column names, `test` the split
-    that is evaluated; `train` is always the split ``"train"``.
+    `path` is a Hub id; `None` marks an embedded set. `image` and `label` are column names, `train` and `test` the
+    splits; where the two are the same, a fifth of it is for testing. A `streamed` set is never downloaded whole.
     """
 
     path: str | None = None
     image: str | None = None
     label: str | None = None
     test: str | None = None
+    train: str = "train"
+    streamed: bool = False
 
 
 DATASETS = {
@@ -46,14 +48,20 @@ DATASETS = {
     "digits-parity": DatasetEntry(),
     "digits-inverted": DatasetEntry(),
     "shapes": DatasetEntry(),
+    "coloured-shapes": DatasetEntry(),
     "mnist": DatasetEntry("ylecun/mnist", "image", "label", "test"),
     "fashion-mnist": DatasetEntry("zalando-datasets/fashion_mnist", "image", "label", "test"),
     "cifar10": DatasetEntry("uoft-cs/cifar10", "img", "label", "test"),
     "cifar100-coarse": DatasetEntry("uoft-cs/cifar100", "img", "coarse_label", "test"),
     "cifar100-fine": DatasetEntry("uoft-cs/cifar100", "img", "fine_label", "test"),
-    "imagenet-1k": DatasetEntry("ILSVRC/imagenet-1k", "image", "label", "validation"),
+    "imagenet-1k": DatasetEntry("ILSVRC/imagenet-1k", "image", "label", "validation", streamed=True),
+    "imagenet-1k-val": DatasetEntry("ILSVRC/imagenet-1k", "image", "label", "validation", "validation", streamed=True),
 }
-"""Alias -> Hub id and columns (paper, Table 7); the embedded sets have no path."""
+"""Alias -> Hub id and columns (paper, Table 7); the embedded sets have no path.
+
+``imagenet-1k`` trains on training images and tests on validation images. ``imagenet-1k-val`` follows the paper's
+released code: 80 % of the 50,000 validation images are for training, the others for testing.
+"""
 
 
 def model_path(name: str) -> str:

@@ -10,8 +10,10 @@ from torch import nn
 
 from toastlib import catalog
 from toastlib.errors import InputError, unknown
+from toastlib.hub import not_loaded
 from toastlib.models import Encoder
 from toastlib.preprocessing import Preprocessing
+from toastlib.saving import opened_encoder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -19,7 +21,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 def load_encoder(
     name: str,
     *,
-    features: str = "cls",
+    features: str | None = None,
     device: str = "auto",
     dtype: str = "float32",
     blocks: str | None = None,
@@ -30,9 +32,10 @@ def load_encoder(
     Parameters
     ----------
     name
-        ``"vit-mini"`` is embedded; the paper's models have aliases, see `toastlib.catalog.MODELS`.
+        ``"vit-mini"`` is embedded; the paper's models have aliases, see `toastlib.catalog.MODELS`. A folder that
+        `Encoder.save_pretrained` wrote opens as the encoder that was saved.
     features
-        ``"cls"``, ``"mean"`` or ``"pooler"``, see `Encoder`.
+        ``"cls"``, ``"mean"`` or ``"pooler"``, see `Encoder`; if `None`, as it was saved, or else ``"cls"``.
     device
         ``"auto"`` takes a GPU if there is one; or ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     dtype
@@ -51,12 +54,16 @@ def load_encoder(
     target = resolve_device(device)
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
-    model, missing = _load_checkpoint(path, name, trust_remote_code)
+    model, missing = _load_checkpoint(path, trust_remote_code)
+    alias = catalog.model_alias(name)
+    if model.config.model_type == "toast":
+        preprocessing = _preprocessing(path, model.tower.config, trust_remote_code)
+        return opened_encoder(model, features, preprocessing, alias).to(target, DTYPES[dtype])
+    features = features or "cls"
     tower = getattr(model, "vision_model", model)
     if tower is not model:  # a text tower may be missing
         missing = [key for key in missing if key.startswith("vision_model.")]
     _settle_pooler(tower, missing, features, name)
-    alias = catalog.model_alias(name)
     encoder = Encoder(tower, blocks, features, _preprocessing(path, tower.config, trust_remote_code), alias)
     return encoder.to(target, DTYPES[dtype])
 
@@ -79,7 +86,7 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _load_checkpoint(path: str, name: str, trust_remote_code: bool) -> tuple[nn.Module, list[str]]:
+def _load_checkpoint(path: str, trust_remote_code: bool) -> tuple[nn.Module, list[str]]:
     from transformers import AutoModel
 
     try:
@@ -94,8 +101,7 @@ def _load_checkpoint(path: str, name: str, trust_remote_code: bool) -> tuple[nn.
                 ignore_mismatched_sizes=True,  # counted below, as missing
             )
     except Exception as error:  # each part of a checkpoint that can be broken raises another kind
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"Model {name!r} cannot be loaded; 'vit-mini' needs no network. ({reason})") from error
+        raise not_loaded("model", path, error, "vit-mini") from error
     return model, [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
 
 
@@ -112,6 +118,8 @@ def _settle_pooler(model: nn.Module, missing: list[str], features: str, name: st
 
 
 def _preprocessing(path: str, config: Any, trust_remote_code: bool) -> Preprocessing:
+    if getattr(config, "pretrained_cfg", None):  # timm keeps it beside the architecture
+        return Preprocessing.from_config(_timm_settings(config.pretrained_cfg))
     try:
         with _quiet_transformers():
             return Preprocessing.from_config(_processor_settings(path, trust_remote_code))
@@ -133,6 +141,22 @@ def _processor_settings(path: str, trust_remote_code: bool) -> dict[str, Any]:
         return AutoImageProcessor.from_pretrained(path, backend="pil", trust_remote_code=trust_remote_code).to_dict()
     except (ImportError, ValueError):  # a class that needs torchvision, or that nobody knows
         return ImageProcessingMixin.get_image_processor_dict(path)[0]
+
+
+def _timm_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What timm does to an image: resized a little larger than the input, then cropped."""
+    height, width = config["input_size"][1:]
+    share = config.get("crop_pct") or 0.875  # timm's own default
+    larger = {"height": int(height / share), "width": int(width / share)}
+    squash = config.get("crop_mode") == "squash"
+    return {
+        "size": larger if squash else {"shortest_edge": larger["height"]},
+        "do_center_crop": True,
+        "crop_size": {"height": height, "width": width},
+        "resample": {"nearest": 0, "bilinear": 2, "bicubic": 3}[config["interpolation"]],
+        "image_mean": config["mean"],
+        "image_std": config["std"],
+    }
 
 
 @contextlib.contextmanager

@@ -1,10 +1,11 @@
-"""The command line: ``toast study``, ``toast run``, ``toast params``, ``toast doctor``."""
+"""The command line: ``toast study``, ``sweep``, ``run``, ``export``, ``params``, ``doctor``, ``cache``."""
 
 import argparse
 import sys
 import time
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from toastlib import batch
 from toastlib.errors import InputError
@@ -35,25 +36,25 @@ def run(options: argparse.Namespace) -> int:
 
 
 def study(options: argparse.Namespace) -> int:
-    """Execute every notebook of the study."""
-    given = _given(options)
-    names = batch.notebook_names()
-    takes = {name: notebook_parameters(batch.find_notebook(name)) for name in names}
+    """Execute every notebook of the study, or the paper's own grid of runs."""
+    from toastlib.grids import paper_grid
+
+    given, on_paper = _given(options), options.full or options.table
+    if on_paper:
+        runs = [(run.notebook, run.given) for table in options.table or [None] for run in paper_grid(table)]
+    else:
+        runs = [(batch.find_notebook(name), {}) for name in batch.notebook_names()]
     for parameter in given:
-        if not any(parameter in takes[name] for name in names):
+        if not any(parameter in notebook_parameters(notebook) for notebook, _ in runs):
             raise InputError(f"No notebook has a parameter {parameter!r}; `toast params` lists them.")
-    runs = {name: {key: value for key, value in given.items() if key in takes[name]} for name in names}
-    for name, mine in runs.items():  # all of them before the first one starts
-        check_parameters(batch.find_notebook(name), mine)
-    folders, start = [], time.monotonic()
-    jobs = options.jobs or batch.default_jobs()
-    print(f"{len(runs)} notebooks, {jobs} at a time", flush=True)
-    for name, folder, seconds in batch.run_notebooks(runs, options.results_dir, jobs):
-        folders.append(folder)
-        print(f"[{len(folders)}/{len(runs)}] {name} {seconds:.0f} s", flush=True)
-    print(f"The study is done, in {time.monotonic() - start:.0f} s.")
-    _say_where(sorted(folders))
-    return 0
+    return _execute([(notebook, own | _taken(given, notebook)) for notebook, own in runs], options, bool(on_paper))
+
+
+def sweep(options: argparse.Namespace) -> int:
+    """Execute the runs of a grid file that are not done yet."""
+    from toastlib.grids import read_grid
+
+    return _execute([(run.notebook, run.given) for run in read_grid(options.grid)], options, resume=True)
 
 
 def params(options: argparse.Namespace) -> int:
@@ -84,6 +85,31 @@ def doctor(options: argparse.Namespace) -> int:
     return 0
 
 
+def export(options: argparse.Namespace) -> int:
+    """Write a saved model in another format, checked against the original."""
+    from toastlib.exporting import export_onnx
+
+    file, difference = export_onnx(options.folder, options.out)
+    print(f"{file}: its outputs differ from torch's by at most {difference:.1e} of the largest")
+    return 0
+
+
+def cache(options: argparse.Namespace) -> int:
+    """Show what features take on disk, or delete them."""
+    from toastlib.cache import default_cache
+
+    kept = default_cache()
+    if kept.folder is None:
+        print("The cache is off (TOAST_CACHE).")
+        return 0
+    if options.clear:
+        kept.shrink(0)
+    entries = kept.entries()
+    size = sum(stat.st_size for _, stat in entries) / 2**20
+    print(f"{kept.folder}: {len(entries)} entries, {size:,.1f} MiB of at most {kept.limit / 2**30:g} GiB")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="toast", description="Which blocks of a transformer are redundant?")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -93,20 +119,63 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=function)
         return sub
 
-    study_parser, run_parser = command(study), command(run)
-    study_parser.add_argument("--jobs", type=int, help="notebooks at a time (two; one where there is a GPU)")
+    study_parser, sweep_parser, run_parser = command(study), command(sweep), command(run)
+    paper = study_parser.add_mutually_exclusive_group()
+    paper.add_argument("--full", action="store_true", help="the paper's grid: every table; what is done is skipped")
+    paper.add_argument("--table", action="append", metavar="N", help="a table of the paper's grid; repeat")
+    sweep_parser.add_argument("grid", help="a YAML file, for example grids/demo.yaml")
+    for sub in (study_parser, sweep_parser):
+        sub.add_argument("--jobs", type=_positive, help="notebooks at a time (two; one where there is a GPU)")
     run_parser.add_argument("notebook", help="name, number or path: 02, 02_approximation, my.ipynb")
     for sub in (study_parser, run_parser):
         sub.add_argument(
             "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="a notebook parameter; repeat"
         )
         sub.add_argument("--device", help="the same as -p device=...")
+    for sub in (study_parser, sweep_parser, run_parser):
         sub.add_argument(
             "--results-dir", type=Path, default=Path("results"), help="where the run folders are made (results)"
         )
     command(params).add_argument("notebook", nargs="?", help="one notebook; all of them if not given")
     command(doctor)
+    export_parser = command(export)
+    export_parser.add_argument("folder", type=Path, help="what save_pretrained wrote")
+    export_parser.add_argument("--onnx", action="store_true", required=True, help="the format")
+    export_parser.add_argument("--out", type=Path, help="the file (model.onnx in the folder)")
+    command(cache).add_argument("--clear", action="store_true", help="delete everything in it")
     return parser
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
+def _taken(given: dict[str, str], notebook: Path) -> dict[str, Any]:
+    """What is given for the parameters that a notebook has, checked."""
+    takes = notebook_parameters(notebook)
+    return check_parameters(notebook, {name: value for name, value in given.items() if name in takes})
+
+
+def _execute(runs: list[tuple[Path, dict[str, Any]]], options: argparse.Namespace, resume: bool) -> int:
+    """Execute runs, each once; say how they end and where the results lie; 1 if one failed."""
+    runs = list({repr(run): run for run in runs}.values())
+    waiting = [run for run in runs if not (resume and batch.is_done(*run, options.results_dir))]
+    jobs = options.jobs or batch.default_jobs()
+    done = f", {len(runs) - len(waiting)} of them done" if len(waiting) < len(runs) else ""
+    print(f"{len(runs)} notebook runs{done}; {jobs} at a time", flush=True)
+    outcomes, start = [], time.monotonic()
+    for outcome in batch.run_notebooks(waiting, options.results_dir, jobs):
+        outcomes.append(outcome)
+        line = f"[{len(outcomes)}/{len(waiting)}] {outcome.notebook} {outcome.seconds:.0f} s"
+        print(f"{line}, failed: {outcome.error}" if outcome.error else line, flush=True)
+    failed = [outcome for outcome in outcomes if outcome.error]
+    if failed:
+        print(f"toast: {len(failed)} of {len(outcomes)} runs failed; the others are kept.", file=sys.stderr)
+    print(f"Done in {time.monotonic() - start:.0f} s.")
+    _say_where(sorted(outcome.folder for outcome in outcomes if not outcome.error))
+    return 1 if failed else 0
 
 
 def _given(options: argparse.Namespace) -> dict[str, str]:
@@ -120,6 +189,8 @@ def _given(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _say_where(folders: list[Path]) -> None:
+    if not folders:
+        return
     print("Executed notebooks, tables (results.parquet, results.csv), figures (.png, .svg) and manifests lie in")
     for folder in folders:
         print(f"  {folder}")

@@ -12,7 +12,9 @@ from toastlib import catalog
 from toastlib.embedded import EMBEDDED
 from toastlib.errors import InputError
 from toastlib.preprocessing import Preprocessing
-from toastlib.sources import Table, open_table
+from toastlib.sources import CHUNK, StreamedTable, Table, open_table
+
+Chunk = tuple[list[np.ndarray], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def load_images(
     encoder
         Gives preprocessing, device and dtype.
     train_size, test_size
-        How many images to draw from each split; all of them if `None` or 0.
+        How many images to draw from each split; all of them if `None` or 0. A set that is streamed, such as
+        ``"imagenet-1k"``, needs both.
     image_column, label_column
         Column names; found from the column types if `None`.
     seed
@@ -126,17 +129,24 @@ def load_images(
         entry = catalog.dataset_entry(name)
         train, test = open_table(entry, image_column, label_column, seed)
 
-    def load(table: Table, size: int | None, split: str) -> Images:
+    sized = {"train": (train, train_size), "test": (test, test_size)}
+    for split, (table, size) in sized.items():
+        if isinstance(table, StreamedTable) and (size or 0) <= 0:
+            raise InputError(f"{name!r} is streamed: say how many images to draw, for example {split}_size=3000.")
+
+    def load(split: str) -> Images:
+        table, size = sized[split]
         try:
-            rows = _draw(len(table), size, seed) if size else torch.arange(len(table))
+            chunks = _draw_chunks(table, size, seed)
         except InputError as error:
             raise InputError(f"The {split} split of {name!r} is too small: {error}") from None
-        images, labels = table.read(rows.tolist())
-        pixels, preprocessing = _stack(images, encoder.preprocessing)
+        pixels, labels, preprocessing = _collect(chunks, encoder.preprocessing)
+        if size and len(pixels) < size:  # the end of a stream comes unforeseen
+            raise InputError(f"The {split} split of {name!r} is too small: it has {len(pixels)} of {size} images.")
         return Images(pixels, labels, table.class_names, preprocessing, encoder.device, encoder.dtype)
 
     alias = catalog.dataset_alias(f"{name}:{label_column}" if label_column else name)
-    return ImageSet(alias, load(train, train_size, "train"), load(test, test_size, "test"))
+    return ImageSet(alias, load("train"), load("test"))
 
 
 def _draw(available: int, n: int, seed: int) -> Tensor:
@@ -145,12 +155,40 @@ def _draw(available: int, n: int, seed: int) -> Tensor:
     return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:n]
 
 
+def _draw_chunks(table: Table | StreamedTable, size: int | None, seed: int) -> Iterator[Chunk]:
+    """Images and labels of the rows drawn, `CHUNK` at a time."""
+    if isinstance(table, StreamedTable):
+        return table.draw(size, seed)
+    rows = (_draw(len(table), size, seed) if size else torch.arange(len(table))).tolist()
+    return (table.read(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK))
+
+
+def _collect(chunks: Iterator[Chunk], preprocessing: Preprocessing) -> tuple[Tensor, Tensor | None, Preprocessing]:
+    """Pixels, labels, and what is left to do with the pixels."""
+    stacks, labels = [], []
+    for images, numbers in chunks:
+        stacks.append(_stack(images, preprocessing))
+        labels.append(numbers)
+    if not stacks:
+        raise InputError("There are no images.")
+    if len({(pixels.shape[1:], rest) for pixels, rest in stacks}) > 1:
+        stacks = [(rest.resized(pixels), _finished(rest)) for pixels, rest in stacks]
+    pixels = torch.cat([pixels for pixels, _ in stacks])
+    return pixels, None if labels[0] is None else torch.cat(labels), stacks[0][1]
+
+
 def _stack(images: list[np.ndarray], preprocessing: Preprocessing) -> tuple[Tensor, Preprocessing]:
     """Stack (height, width, 3) arrays, and what is left to do with them.
 
-    Images that share one size keep it; others are resized here, one by one.
+    Images that share one size keep it. Others, and those that resizing makes smaller, are resized here: what is kept
+    in memory does not depend on how large photographs are.
     """
-    if len({image.shape for image in images}) == 1:
-        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), preprocessing
-    resized = [preprocessing.resized(torch.from_numpy(image).permute(2, 0, 1)[None]) for image in images]
-    return torch.cat(resized), replace(preprocessing, resize=None, crop=None)
+    tensors = [torch.from_numpy(image).permute(2, 0, 1)[None].contiguous() for image in images]
+    same = len({image.shape for image in tensors}) == 1
+    if same and tensors[0].numel() <= preprocessing.resized(tensors[0]).numel():
+        return torch.cat(tensors), preprocessing
+    return torch.cat([preprocessing.resized(image) for image in tensors]), _finished(preprocessing)
+
+
+def _finished(preprocessing: Preprocessing) -> Preprocessing:
+    return replace(preprocessing, resize=None, crop=None)

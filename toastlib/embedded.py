@@ -9,6 +9,15 @@ from toastlib.sources import ArrayTable, digits
 
 Splits = tuple[ArrayTable, ArrayTable]
 SHAPES = ("circle", "ring", "square", "triangle", "cross", "stripes")
+COLOURS = {
+    "red": (220, 30, 30),
+    "green": (30, 170, 50),
+    "blue": (40, 60, 220),
+    "yellow": (235, 215, 40),
+    "purple": (150, 40, 180),
+    "white": (240, 240, 240),
+}
+COLOURED_SHAPES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 SIZE = 32  # pixels
 OVERSAMPLING = 4  # drawn this much larger, then reduced: smooth edges
 
@@ -30,18 +39,49 @@ def shapes(train: int = 1200, test: int = 600) -> Splits:
     return tuple(ArrayTable(images[part], labels[part], SHAPES) for part in rows)
 
 
+def coloured_shapes(train: int = 1080, test: int = 576) -> Splits:
+    """The six shapes, nearly upright, in six named colours on a dark noisy ground; not photographs.
+
+    The 36 classes are the pairs, such as ``"red circle"``, so that each colour and each shape is in six of them. Image
+    i is of class ``i mod 36``.
+    """
+    draw = np.random.default_rng(1)
+    labels = np.arange(train + test) % len(COLOURED_SHAPES)
+    images = np.stack([_draw_coloured_shape(*COLOURED_SHAPES[label].split(), draw) for label in labels])
+    rows = slice(None, train), slice(train, None)
+    return tuple(ArrayTable(images[part], labels[part], COLOURED_SHAPES) for part in rows)
+
+
 def _draw_shape(shape: str, draw: np.random.Generator) -> np.ndarray:
+    cover = _cover(shape, draw, place=0.12, radius=(0.22, 0.36), angle=(0, 360))
+    ground, colour = _two_colours(draw)
+    return _painted(cover, ground, colour, draw)
+
+
+def _draw_coloured_shape(colour: str, shape: str, draw: np.random.Generator) -> np.ndarray:
+    cover = _cover(shape, draw, place=0.1, radius=(0.28, 0.4), angle=(-15, 15))
+    return _painted(cover, draw.uniform(0, 90), COLOURS[colour] + draw.normal(0, 15, 3), draw)
+
+
+def _cover(
+    shape: str, draw: np.random.Generator, place: float, radius: tuple[float, float], angle: tuple[float, float]
+) -> np.ndarray:
+    """How much of each pixel the shape covers, (SIZE, SIZE, 1) in [0, 1]; lengths are shares of the image's size."""
     from PIL import Image, ImageDraw
 
     size = SIZE * OVERSAMPLING
     mask = Image.new("L", (size, size))
-    centre = size / 2 + draw.uniform(-0.12, 0.12, 2) * size
-    _paint(ImageDraw.Draw(mask), shape, centre, draw.uniform(0.22, 0.36) * size)
-    mask = mask.rotate(draw.uniform(0, 360), center=tuple(centre)).resize((SIZE, SIZE), Image.Resampling.BOX)
-    ground, colour = _two_colours(draw)
-    ground = ground + draw.normal(0, 12, (SIZE, SIZE, 3))
-    cover = np.asarray(mask, dtype=float)[..., None] / 255
-    return np.clip(ground * (1 - cover) + colour * cover, 0, 255).astype(np.uint8)
+    centre = size / 2 + draw.uniform(-place, place, 2) * size
+    _paint(ImageDraw.Draw(mask), shape, centre, draw.uniform(*radius) * size)
+    mask = mask.rotate(draw.uniform(*angle), center=tuple(centre)).resize((SIZE, SIZE), Image.Resampling.BOX)
+    return np.asarray(mask, dtype=float)[..., None] / 255
+
+
+def _painted(
+    cover: np.ndarray, ground: np.ndarray | float, colour: np.ndarray, draw: np.random.Generator
+) -> np.ndarray:
+    noisy = ground + draw.normal(0, 12, (SIZE, SIZE, 3))
+    return np.clip(noisy * (1 - cover) + colour * cover, 0, 255).astype(np.uint8)
 
 
 def _paint(pen, shape: str, centre: np.ndarray, radius: float) -> None:
@@ -78,5 +118,6 @@ EMBEDDED: dict[str, Callable[[], Splits]] = {
     "digits-parity": lambda: digits(parity=True),
     "digits-inverted": digits_inverted,
     "shapes": shapes,
+    "coloured-shapes": coloured_shapes,
 }
 """Alias -> function that makes its training and test rows."""

@@ -1,5 +1,6 @@
 """What a plan costs and saves: accuracy with its interval, parameters, FLOPs and throughput."""
 
+import copy
 import statistics
 import time
 from collections.abc import Iterable
@@ -174,8 +175,9 @@ def plan_costs(encoder: Encoder, plans: Iterable[Plan], translators: Iterable[st
         ``removed_parameters_paper`` (one map per removed block), ``gflops`` per image.
     """
     total, parameters = flops(encoder, inputs), parameter_count(encoder)
-    start = encoder.start(inputs)
-    per_block = [_count_flops(encoder.run_block, k, start.hidden, start) for k in range(len(encoder.blocks))]
+    blank = _blank(encoder)
+    start = blank.start(inputs.to("meta"))
+    per_block = [_count_flops(blank.run_block, k, start.hidden, start) for k in range(len(blank.blocks))]
     tokens = start.hidden.shape[:-1].numel()
     rows = []
     for plan in plans:
@@ -205,8 +207,11 @@ def map_costs(translator: str | Translator, width: int, tokens: int) -> tuple[in
 
 
 def flops(encoder: Encoder, inputs: Tensor) -> int:
-    """Floating-point operations of one forward pass (a multiply-add counts two), by torch's own counter."""
-    return _count_flops(encoder.features, inputs)
+    """Floating-point operations of one forward pass (a multiply-add counts two), by torch's own counter.
+
+    They are counted without weights, on the meta device: torch does not see the products inside attention on a CPU.
+    """
+    return _count_flops(_blank(encoder).features, inputs.to("meta"))
 
 
 @torch.inference_mode()
@@ -220,6 +225,12 @@ def throughput(encoder: Encoder, inputs: Tensor, repeats: int = 5) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return len(inputs) / statistics.median(times[1:])
+
+
+def _blank(encoder: Encoder) -> Encoder:
+    """The encoder with shapes in place of values; the values are not copied on the way."""
+    shapes = {id(p): torch.nn.Parameter(p.to("meta"), requires_grad=False) for p in encoder.parameters()}
+    return copy.deepcopy(encoder, shapes | {id(buffer): buffer.to("meta") for buffer in encoder.buffers()})
 
 
 def _blank_map(translator: str | Translator, width: int) -> torch.nn.Module:

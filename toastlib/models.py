@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,10 @@ from toastlib.errors import InputError, unknown
 from toastlib.preprocessing import Preprocessing
 
 FEATURES = ("cls", "mean", "pooler")
-SPECIAL_TOKENS = ("cls_token", "class_embedding", "distillation_token", "register_tokens")
+SPECIAL_TOKENS = (
+    *("cls_token", "class_embedding", "distillation_token", "register_tokens"),
+    *("dist_token", "reg_token"),  # as timm calls them
+)
 """Embedding parameters that stand before the patches: one token per row."""
 
 
@@ -67,7 +71,7 @@ class Encoder(nn.Module):
             raise InputError(f"{name} has no CLS token: take features='mean' or features='pooler'.")
 
     @property
-    def blocks(self) -> nn.ModuleList:
+    def blocks(self) -> nn.ModuleList | nn.Sequential:
         """The block list: ``blocks[k]`` computes ``h[k]`` from ``h[k-1]``."""
         return self.model.get_submodule(self.blocks_path)
 
@@ -77,6 +81,8 @@ class Encoder(nn.Module):
         config = getattr(self.model, "config", None)
         if hasattr(config, "hidden_size"):
             return config.hidden_size
+        if hasattr(self.model, "timm_model"):
+            return self.model.timm_model.num_features
         return next(p for p in self.blocks.parameters() if p.ndim == 2).shape[-1]
 
     @property
@@ -128,11 +134,18 @@ class Encoder(nn.Module):
         """Inside the context the model runs these modules instead of its blocks."""
         parent, _, attribute = self.blocks_path.rpartition(".")
         owner, blocks = self.model.get_submodule(parent), self.blocks
-        setattr(owner, attribute, nn.ModuleList(modules))
+        called = isinstance(blocks, nn.Sequential)  # by the model, which walks any other list
+        setattr(owner, attribute, nn.Sequential(*modules) if called else nn.ModuleList(modules))
         try:
             yield
         finally:
             setattr(owner, attribute, blocks)
+
+    def save_pretrained(self, folder: str | Path, **settings: Any) -> None:
+        """Write a folder that transformers opens; the settings are those of `toastlib.saving.save_pretrained`."""
+        from toastlib.saving import save_pretrained
+
+        save_pretrained(self, folder, **settings)
 
     def _pool(self, output: Any, last_block: Tensor) -> Tensor:
         if self.feature_kind == "pooler":
@@ -169,6 +182,7 @@ class _Feed(nn.Module):
 def find_blocks(model: nn.Module, path: str | None = None) -> str:
     """Dotted path of the largest module list whose members are transformer blocks of one class.
 
+    Blocks are known by the class that transformers derives them from; timm's, inside its wrapper, by their place.
     With a `path`, that path: it is only checked.
 
     Raises
@@ -178,7 +192,8 @@ def find_blocks(model: nn.Module, path: str | None = None) -> str:
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
+    kinds = (nn.ModuleList, nn.Sequential)
+    lists = {name: m for name, m in model.named_modules() if isinstance(m, kinds) and len(m)}
     if path in lists:
         return path
     if path and lists:
@@ -186,7 +201,8 @@ def find_blocks(model: nn.Module, path: str | None = None) -> str:
     found = {
         name: sum(p.numel() for p in blocks.parameters())
         for name, blocks in lists.items()
-        if len({type(b) for b in blocks}) == 1 and isinstance(blocks[0], GradientCheckpointingLayer)
+        if len({type(b) for b in blocks}) == 1
+        and (isinstance(blocks[0], GradientCheckpointingLayer) or name == "timm_model.blocks")
     }
     if not found:
         names = ", ".join(map(repr, lists)) or "none"

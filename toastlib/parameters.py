@@ -130,6 +130,12 @@ def _check_plans(text: str) -> None:
         parse_plans(text.split(","))
 
 
+def _check_templates(texts: list[str]) -> None:
+    from toastlib.zero_shot import check_templates
+
+    check_templates(texts)
+
+
 def _one_of(kind: str, choices: tuple[str, ...]) -> Callable[[str], None]:
     def check(name: str) -> None:
         if name not in choices:
@@ -157,4 +163,5 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "features": _one_of("features", ("cls", "mean", "pooler")),
     "head": _one_of("head", ("retrained", "frozen")),
     "translators": _each(_check_translator),
+    "templates": _check_templates,
 }

@@ -72,9 +72,10 @@ class Probe:
             orders = torch.stack([torch.randperm(len(labels), generator=draw) for draw in draws])
             for rows in orders.to(features.device).split(self.batch_size, dim=1):  # (seeds, batch)
                 batch = features.index_select(1, rows.flatten()).unflatten(1, rows.shape)
-                logits = batch @ weight + bias  # (sets, seeds, batch, classes)
+                # (sets, seeds, classes, batch): few classes as the last dimension make a softmax several times slower.
+                logits = weight.mT @ batch.mT + bias.mT
                 targets = labels[rows].expand(len(features), -1, -1)
-                loss = cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="sum") / rows.shape[1]
+                loss = cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1), reduction="sum") / rows.shape[1]
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()

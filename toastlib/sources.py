@@ -1,8 +1,9 @@
-"""Where images come from: scikit-learn's digits, the Hub, and local folders, as tables of rows."""
+"""Where images come from: scikit-learn's digits, the Hub (whole or streamed), and local folders, as tables of rows."""
 
-import io
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,10 +11,18 @@ import torch
 from torch import Tensor
 
 from toastlib.catalog import DatasetEntry
+from toastlib.decoding import check_labelled, decode, number_labels
 from toastlib.errors import InputError, unknown
+from toastlib.hub import not_loaded
 
 COLUMN_NAMES = {"image": ("image", "img"), "label": ("label", "labels", "class", "target")}
 """What columns are called where no column's type says that it holds images or classes."""
+STREAM_FROM = 10e9
+"""Bytes of download above which a Hub set is streamed."""
+BUFFER = 1000
+"""Rows among which a stream is shuffled; they are held undecoded."""
+CHUNK = 64
+"""Rows that are decoded at a time."""
 
 
 class Table(Protocol):
@@ -64,19 +73,55 @@ class DatasetTable:
         InputError
             If an image does not decode, or a label is missing or not one of the classes.
         """
-        part = self.rows.select(rows)
-        images = [_decode(cell, row) for cell, row in zip(part[self.image], rows, strict=True)]
-        if self.label is None:
-            return images, None
-        labels = list(part[self.label])
-        _check_labelled(labels, rows)
-        number = {name: k for k, name in enumerate(self.class_names)}
-        numbers = [number.get(label) if isinstance(label, str) else int(label) for label in labels]
-        classes = len(self.class_names)
-        strange = [label for label, k in zip(labels, numbers, strict=True) if k not in range(classes)]
-        if strange:
-            raise InputError(f"The label {strange[0]!r} is none of the {classes} classes of the training images.")
-        return images, torch.tensor(numbers)
+        return _read(self.rows.select(rows)[:], rows, self)
+
+
+@dataclass(frozen=True)
+class StreamedTable:
+    """A split of a `datasets.IterableDataset`: rows are fetched as they are drawn, and nothing else is.
+
+    `fifths` says which rows of every five, counted along the shuffled stream, are of this split: a set without a test
+    split lends every fifth, and for one seed the two never overlap.
+    """
+
+    rows: Any
+    image: str
+    label: str | None
+    class_names: tuple[str, ...]
+    path: str
+    fifths: range = range(5)
+
+    def draw(self, n: int, seed: int) -> Iterator[tuple[list[np.ndarray], Tensor | None]]:
+        """Images and labels of `n` rows drawn without replacement (fewer where the stream ends), `CHUNK` at a time.
+
+        Files come in random order, ten side by side, and rows at random from the next `BUFFER`: a small draw reads the
+        beginnings of a few files, and is as mixed as they are.
+
+        Raises
+        ------
+        InputError
+            If the Hub fails, an image does not decode, or a label is missing or not one of the classes.
+        """
+        stream = enumerate(self.rows.shuffle(seed=seed, buffer_size=BUFFER))
+        drawn = enumerate(islice((row for k, row in stream if k % 5 in self.fifths), n))
+        while chunk := self._fetch(drawn):
+            columns = {name: [row[name] for _, row in chunk] for name in (self.image, self.label) if name}
+            yield _read(columns, [k for k, _ in chunk], self)
+
+    def _fetch(self, drawn: Iterator[tuple[int, dict[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
+        try:
+            return list(islice(drawn, CHUNK))
+        except Exception as error:  # of the library or of its network client
+            raise not_loaded("data set", self.path, error, "digits") from error
+
+
+def _read(
+    columns: dict[str, list], rows: list[int], table: DatasetTable | StreamedTable
+) -> tuple[list[np.ndarray], Tensor | None]:
+    images = [decode(cell, row) for cell, row in zip(columns[table.image], rows, strict=True)]
+    if table.label is None:
+        return images, None
+    return images, number_labels(list(columns[table.label]), rows, table.class_names)
 
 
 def digits(parity: bool = False) -> tuple[ArrayTable, ArrayTable]:
@@ -98,21 +143,29 @@ def digits(parity: bool = False) -> tuple[ArrayTable, ArrayTable]:
 
 def open_table(
     entry: DatasetEntry, image: str | None, label: str | None, seed: int
-) -> tuple[DatasetTable, DatasetTable]:
+) -> tuple[DatasetTable | StreamedTable, DatasetTable | StreamedTable]:
     """Train and test rows of a Hub data set or a local folder.
 
-    A set without a test split lends a fifth of its rows, by class where it has labels.
+    A set without a test split lends a fifth of its rows, by class where it has labels. Hub sets larger than
+    `STREAM_FROM` are not downloaded but streamed.
     """
-    splits = _load_splits(entry.path)
-    if "train" not in splits:
-        raise InputError(f"{entry.path} has no split 'train', only {', '.join(splits)}.")
-    features = splits["train"].features
-    image = _find_column(image or entry.image, features, _is_image, "image", entry.path)
-    label = _find_column(label or entry.label, features, _is_label, "label", entry.path)
-    test = next((name for name in (entry.test, "test", "validation") if name in splits), None)
-    names = _class_names(splits["train"], label)
-    parts = (splits["train"], splits[test]) if test else _split(splits["train"], label, seed, entry.path)
-    return tuple(_undecoded(part, image, label, names) for part in parts)
+    splits = _load_splits(entry)
+    if entry.train not in splits:
+        raise InputError(f"{entry.path} has no split {entry.train!r}, only {', '.join(splits)}.")
+    rows = splits[entry.train]
+    image = _find_column(image or entry.image, rows.features, _is_image, "image", entry.path)
+    label = _find_column(label or entry.label, rows.features, _is_label, "label", entry.path)
+    test = next((name for name in (entry.test, "test", "validation") if name in splits), entry.train)
+    names = _class_names(rows, label)
+    if _is_streamed(rows):
+        shares = (range(5), range(5)) if test != entry.train else (range(4), range(4, 5))
+        parts = zip((rows, splits[test]), shares, strict=True)
+        return tuple(
+            StreamedTable(_undecoded(part, image, label), image, label, names, entry.path, share)
+            for part, share in parts
+        )
+    parts = (rows, splits[test]) if test != entry.train else _split(rows, label, seed, entry.path)
+    return tuple(DatasetTable(_undecoded(part, image, label), image, label, names) for part in parts)
 
 
 def _split(rows: Any, label: str | None, seed: int, path: str) -> list[Any]:
@@ -120,7 +173,7 @@ def _split(rows: Any, label: str | None, seed: int, path: str) -> list[Any]:
 
     labels = None if label is None else list(rows[label])
     if labels:
-        _check_labelled(labels, range(len(rows)))
+        check_labelled(labels, range(len(rows)))
     try:
         parts = train_test_split(range(len(rows)), test_size=0.2, random_state=seed, stratify=labels)
     except ValueError as error:
@@ -129,19 +182,31 @@ def _split(rows: Any, label: str | None, seed: int, path: str) -> list[Any]:
     return [rows.select(part) for part in parts]
 
 
-def _load_splits(path: str) -> Any:
+def _load_splits(entry: DatasetEntry) -> Any:
     import datasets
 
     bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        return datasets.load_dataset(path)
+        return datasets.load_dataset(entry.path, streaming=entry.streamed or _is_large(entry.path))
     except Exception as error:  # the library raises a dozen kinds, from its own and from its network client
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"Data set {path!r} cannot be loaded; 'digits' needs no network. ({reason})") from error
+        raise not_loaded("data set", entry.path, error, "digits") from error
     finally:
         if not bars:
             datasets.enable_progress_bars()
+
+
+def _is_large(path: str) -> bool:
+    """Whether the Hub says that the set is larger than `STREAM_FROM`; what is here already is never streamed."""
+    import datasets
+
+    return not Path(path).is_dir() and (datasets.load_dataset_builder(path).info.download_size or 0) > STREAM_FROM
+
+
+def _is_streamed(rows: Any) -> bool:
+    import datasets
+
+    return isinstance(rows, datasets.IterableDataset)
 
 
 def _is_image(feature: Any) -> bool:
@@ -176,6 +241,8 @@ def _class_names(rows: Any, label: str | None) -> tuple[str, ...]:
     if _is_label(feature):
         return tuple(feature.names)
     dtype = getattr(feature, "dtype", type(feature).__name__)
+    if _is_streamed(rows):
+        raise InputError(f"The label column {label!r} of a streamed set must say its class names, and holds {dtype}.")
     if "string" not in dtype and "int" not in dtype and dtype != "bool":
         raise InputError(f"The label column {label!r} holds {dtype} values, and not class names or whole numbers.")
     values = [value for value in rows.unique(label) if value is not None]
@@ -184,41 +251,11 @@ def _class_names(rows: Any, label: str | None) -> tuple[str, ...]:
     return tuple(str(value) for value in range(max(values, default=-1) + 1))
 
 
-def _check_labelled(labels: list[Any], rows: Iterable[int]) -> None:
-    missing = [row for row, label in zip(rows, labels, strict=True) if label is None or label == -1]
-    if missing:
-        raise InputError(f"{len(missing)} images have no label, row {missing[0]} among them.")
-
-
-def _undecoded(rows: Any, image: str, label: str | None, names: tuple[str, ...]) -> DatasetTable:
+def _undecoded(rows: Any, image: str, label: str | None) -> Any:
     import datasets
 
+    rows = rows.select_columns([name for name in (image, label) if name])
     try:
-        return DatasetTable(rows.cast_column(image, datasets.Image(decode=False)), image, label, names)
+        return rows.cast_column(image, datasets.Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:  # Arrow's errors are of these kinds
         raise InputError(f"The column {image!r} holds no images.") from error
-
-
-def _decode(cell: dict[str, Any] | None, row: int) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
-
-    if cell is None:
-        raise InputError(f"Image {row} is missing.")
-    try:
-        source = io.BytesIO(cell["bytes"]) if cell.get("bytes") is not None else cell["path"]
-        with Image.open(source) as image:
-            return _rgb(image)
-    except Exception as error:  # a broken file can raise almost anything
-        reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
-        raise InputError(f"Image {row} ({cell.get('path') or 'embedded'}) does not decode: {reason}") from error
-
-
-def _rgb(image: Any) -> np.ndarray:
-    from PIL import Image, ImageOps
-
-    image = ImageOps.exif_transpose(image)  # as `datasets` does: cameras store portraits on their side
-    if image.mode == "I;16":  # else clipped at 255
-        image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
-    if image.mode == "P":  # else Pillow warns of transparent colours
-        image = image.convert("RGBA")
-    return np.array(image.convert("RGB"))

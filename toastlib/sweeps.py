@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from toastlib.activations import collect_activations
 from toastlib.approximation import fit_spans
+from toastlib.cache import default_cache, fingerprint
 from toastlib.data import Images, ImageSet
 from toastlib.errors import InputError, unknown
 from toastlib.evaluation import Predictions, accuracy_table, plan_costs
@@ -123,7 +124,8 @@ def collect_features(
     Returns
     -------
     Tensor
-        float32, shape (variants, images, width), on the encoder's device.
+        float32, shape (variants, images, width), on the encoder's device. What an earlier call computed for the same
+        encoder, images, maps and batch size is read from disk, see `toastlib.cache`.
 
     Raises
     ------
@@ -131,18 +133,54 @@ def collect_features(
         If a variant's features hold NaN or infinity.
     """
     features = torch.empty(len(variants), len(images), encoder.width, device=encoder.device)
+    cache = default_cache()
+    keys = _feature_keys(encoder, images, variants, maps, batch_size) if cache.folder else [None] * len(variants)
+    missing = []
+    for row, key in enumerate(keys):
+        kept = cache.get(key)
+        if kept is None:
+            missing.append(row)
+        else:
+            features[row] = kept["features"]
+    if missing:
+        _compute_features(encoder, images, {row: variants[row] for row in missing}, maps, batch_size, features)
+    for row in missing:
+        cache.put(keys[row], {"features": features[row]})
+    return features
+
+
+def _compute_features(
+    encoder: Encoder,
+    images: Images,
+    variants: dict[int, Variant],
+    maps: dict[Exit, nn.Module],
+    batch_size: int,
+    features: Tensor,
+) -> None:
+    """Fill the given rows of `features`."""
     done = 0
     with progress_bar(len(images), "sweep") as progress:
         for pixel_values, _ in images.batches(batch_size):
-            batch = walk(encoder, pixel_values, variants, maps)
-            for row, variant in enumerate(variants):
+            batch = walk(encoder, pixel_values, list(variants.values()), maps)
+            for row, variant in variants.items():
                 features[row, done : done + len(pixel_values)] = batch[variant]
             done += len(pixel_values)
             progress.update(len(pixel_values))
-    for variant, values in zip(variants, features, strict=True):
-        if not torch.isfinite(values).all():
+    for row, variant in variants.items():
+        if not torch.isfinite(features[row]).all():
             raise InputError(f"Plan {variant.plan} with translator {variant.translator!r} gives NaN or infinity.")
-    return features
+
+
+def _feature_keys(
+    encoder: Encoder, images: Images, variants: Sequence[Variant], maps: dict[Exit, nn.Module], batch_size: int
+) -> list[str | None]:
+    """What the features of each variant are kept under; `None` for what is not kept."""
+    read_out = (encoder.blocks_path, encoder.feature_kind, encoder.special_tokens)
+    walked = fingerprint("features", encoder, read_out, images.pixels, images.preprocessing, images.dtype, batch_size)
+    return [
+        walked and fingerprint(walked, str(variant.plan), *(maps[span, variant.translator] for span in variant.plan))
+        for variant in variants
+    ]
 
 
 def predict(

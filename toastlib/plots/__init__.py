@@ -8,11 +8,13 @@ from toastlib.plots.style import set_style
 from toastlib.plots.trade_off import accuracy_against_cost
 from toastlib.plots.transfer import source_by_target
 from toastlib.plots.translators import accuracy_against_map_cost, residuals
+from toastlib.plots.zero_shot import accuracy_by_block
 
 __all__ = [
     "accuracy_against_cost",
     "accuracy_against_map_cost",
     "accuracy_against_parameters",
+    "accuracy_by_block",
     "accuracy_by_plan",
     "accuracy_lost",
     "class_delta",

@@ -37,7 +37,7 @@ def similarity(frame: pd.DataFrame, ax: Axes | None = None, title: str = "", **h
 
 
 def last_block(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """How far the last block's output is from the original's, for every approximated block, on a logarithmic scale.
+    """How far the features are from the original's, for every approximated block, on a logarithmic scale.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def last_block(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     style = {"palette": COLOURS, "markers": MARKERS, "dashes": False}
     sns.lineplot(distance, x="block", y="value", hue="translator", style="translator", ax=ax, **style)
     name = METRIC_NAMES[metric] if metric == "mse" else f"1 - {METRIC_NAMES[metric]}"
-    ax.set(xlabel="approximated block", ylabel=f"{name} at the last block", yscale="log")
+    ax.set(xlabel="approximated block", ylabel=f"{name} of the features", yscale="log")
     ax.xaxis.get_major_locator().set_params(integer=True)
     return ax
 

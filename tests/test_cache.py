@@ -1,0 +1,187 @@
+"""What the disk keeps: found again for the same things only, bounded, and never in the way."""
+
+import copy
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from toastlib import sweeps
+from toastlib.cache import Cache, default_cache, fingerprint
+from toastlib.errors import InputError
+from toastlib.models import Encoder
+from toastlib.moments import collect_moments
+from toastlib.plan import parse_plans
+from toastlib.sweeps import collect_features, fit_maps, variants_of
+
+TENSORS = {"features": torch.arange(12.0).view(3, 4)}
+
+
+@pytest.fixture
+def kept(tmp_path) -> Cache:
+    return Cache(tmp_path / "kept")
+
+
+@pytest.fixture
+def on_disk(tmp_path, monkeypatch) -> Path:
+    """The default cache in a folder of this test."""
+    monkeypatch.setenv("TOAST_CACHE", str(tmp_path / "kept"))
+    return tmp_path / "kept"
+
+
+@pytest.fixture
+def walked(monkeypatch) -> list[int]:
+    """How many variants each batch was walked with."""
+    numbers, walk = [], sweeps.walk
+
+    def counted(encoder, inputs, variants, maps):
+        numbers.append(len(variants))
+        return walk(encoder, inputs, variants, maps)
+
+    monkeypatch.setattr(sweeps, "walk", counted)
+    return numbers
+
+
+def test_what_is_put_is_got(kept):
+    assert kept.get("a") is None
+    kept.put("a", TENSORS)
+    assert torch.equal(kept.get("a")["features"], TENSORS["features"])
+    assert kept.get("b") is None
+
+
+def test_no_folder_and_no_key_keep_nothing(kept):
+    Cache(None).put("a", TENSORS)
+    kept.put(None, TENSORS)
+    assert Cache(None).get("a") is None
+    assert kept.get(None) is None
+    assert Cache(None).entries() == kept.entries() == []
+
+
+@pytest.mark.parametrize("content", [b"", b"damaged", b"\xff" * 64])
+def test_a_damaged_entry_is_computed_anew(kept, content):
+    kept.put("a", TENSORS)
+    (path, _) = kept.entries()[0]
+    path.write_bytes(content)
+    assert kept.get("a") is None
+    kept.put("a", TENSORS)
+    assert kept.get("a") is not None
+
+
+def test_the_least_recently_used_goes_first(tmp_path):
+    kept = Cache(tmp_path)
+    for name in "abc":
+        kept.put(name, TENSORS)
+    for age, name in enumerate("abc"):
+        os.utime(tmp_path / f"{name}.safetensors", (age, age))
+    kept.get("a")
+    size = kept.entries()[0][1].st_size
+    kept.shrink(2 * size)
+    assert {path.stem for path, _ in kept.entries()} == {"a", "c"}
+
+
+def test_what_is_too_large_is_not_kept(tmp_path):
+    kept = Cache(tmp_path, limit=100)
+    kept.put("a", TENSORS)
+    assert kept.entries() == []
+
+
+def test_a_folder_that_cannot_be_written_costs_the_entry_only(tmp_path):
+    (tmp_path / "file").touch()
+    kept = Cache(tmp_path / "file" / "kept")
+    kept.put("a", TENSORS)
+    assert kept.get("a") is None
+
+
+def test_the_environment_names_folder_and_limit(tmp_path, monkeypatch):
+    monkeypatch.delenv("TOAST_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache() == Cache(tmp_path / "toastlib", 10 * 2**30)
+    monkeypatch.setenv("TOAST_CACHE", str(tmp_path / "mine"))
+    monkeypatch.setenv("TOAST_CACHE_GIB", "0.5")
+    assert default_cache() == Cache(tmp_path / "mine", 2**29)
+    monkeypatch.setenv("TOAST_CACHE_GIB", "much")
+    with pytest.raises(InputError, match="TOAST_CACHE_GIB"):
+        default_cache()
+    monkeypatch.setenv("TOAST_CACHE", "off")
+    monkeypatch.delenv("TOAST_CACHE_GIB")
+    assert default_cache().folder is None
+
+
+def test_a_fingerprint_tells_everything_apart(tiny_encoder, tiny_model):
+    other_weights = copy.deepcopy(tiny_encoder)
+    next(other_weights.parameters()).data.flatten()[0] += 1e-6
+    settings = Encoder(tiny_model("vit", num_hidden_layers=6, layer_norm_eps=1e-5))
+    parts = [
+        *(tiny_encoder, other_weights, settings, copy.deepcopy(tiny_encoder).double()),
+        *(torch.ones(2), torch.ones(1, 2), torch.ones(2).double(), torch.ones(2).int(), "ones", 2, (2,)),
+    ]
+    keys = [fingerprint(part) for part in parts]
+    assert len(set(keys)) == len(parts)
+    assert fingerprint(copy.deepcopy(tiny_encoder)) == keys[0]
+    assert fingerprint(1, 2) != fingerprint(2, 1)
+
+
+def test_code_that_may_change_has_no_fingerprint():
+    class Mine(nn.Linear):
+        pass
+
+    assert fingerprint(Encoder(nn.Sequential(nn.ModuleList([Mine(2, 2)])), blocks="0")) is None
+
+
+def test_the_number_of_threads_is_part_of_the_key():
+    threads = torch.get_num_threads()
+    first = fingerprint(torch.ones(1))
+    try:
+        torch.set_num_threads(threads + 1)
+        assert fingerprint(torch.ones(1)) != first
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_features_are_computed_once(tiny_encoder, tiny_images, on_disk, walked):
+    plans = parse_plans(["1->3", "2->4"])
+    variants = variants_of(plans, ["identity", "linear"])
+    maps = fit_maps(tiny_encoder, variants, collect_moments(tiny_encoder, tiny_images.train))
+    first = collect_features(tiny_encoder, tiny_images.test, variants[:3], maps)
+    assert set(walked) == {3}
+    walked.clear()
+    both = collect_features(tiny_encoder, tiny_images.test, variants[::-1], maps)  # in another order, and two more
+    assert set(walked) == {2}
+    assert torch.equal(both.flip(0)[:3], first)
+    walked.clear()
+    again = collect_features(tiny_encoder, tiny_images.test, variants[::-1], maps)
+    assert walked == []
+    assert torch.equal(again, both)
+
+
+@pytest.mark.parametrize("change", ["images", "map", "batch size", "features", "preprocessing"])
+def test_anything_else_is_computed(tiny_encoder, tiny_images, on_disk, walked, change):
+    variants = variants_of(parse_plans(["1->3"]), ["linear"])[1:]
+    images, batch_size = tiny_images.test, 32
+    maps = fit_maps(tiny_encoder, variants, collect_moments(tiny_encoder, tiny_images.train))
+    collect_features(tiny_encoder, images, variants, maps, batch_size)
+    walked.clear()
+    if change == "images":
+        images = images[torch.arange(len(images)).flip(0)]
+    elif change == "map":
+        maps = fit_maps(tiny_encoder, variants, collect_moments(tiny_encoder, tiny_images.train[:40]))
+    elif change == "batch size":
+        batch_size = 30
+    elif change == "features":
+        tiny_encoder.feature_kind = "mean"
+    else:
+        images = type(images)(images.pixels, images.labels, images.class_names)
+    collect_features(tiny_encoder, images, variants, maps, batch_size)
+    assert walked
+
+
+def test_features_that_are_not_finite_are_not_kept(tiny_encoder, tiny_images, on_disk):
+    variants = variants_of(parse_plans(["1->3"]), ["linear"])
+    maps = fit_maps(tiny_encoder, variants, collect_moments(tiny_encoder, tiny_images.train))
+    for module in maps.values():
+        next(module.parameters()).data.fill_(float("nan"))
+    with pytest.raises(InputError, match="NaN"):
+        collect_features(tiny_encoder, tiny_images.test, variants, maps)
+    assert default_cache().entries() == []
