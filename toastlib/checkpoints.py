@@ -39,7 +39,8 @@ def load_encoder(
     device
         ``"auto"`` takes a GPU if there is one; or ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     dtype
-        ``"float32"``, ``"bfloat16"`` or ``"float64"``.
+        ``"float32"``, ``"bfloat16"`` or ``"float64"``; ``"auto"`` takes bfloat16 where the hardware computes faster
+        in it, see `resolve_dtype`.
     blocks
         Dotted path of the block list, where it cannot be found by structure.
     trust_remote_code
@@ -52,20 +53,19 @@ def load_encoder(
     """
     path = catalog.model_path(name)
     target = resolve_device(device)
-    if dtype not in DTYPES:
-        raise unknown("dtype", dtype, DTYPES)
+    precision = resolve_dtype(dtype, target)
     model, missing = _load_checkpoint(path, trust_remote_code)
     alias = catalog.model_alias(name)
     if model.config.model_type == "toast":
         preprocessing = _preprocessing(path, model.tower.config, trust_remote_code)
-        return opened_encoder(model, features, preprocessing, alias).to(target, DTYPES[dtype])
+        return opened_encoder(model, features, preprocessing, alias).to(target, precision)
     features = features or "cls"
     tower = getattr(model, "vision_model", model)
     if tower is not model:  # a text tower may be missing
         missing = [key for key in missing if key.startswith("vision_model.")]
     _settle_pooler(tower, missing, features, name)
     encoder = Encoder(tower, blocks, features, _preprocessing(path, tower.config, trust_remote_code), alias)
-    return encoder.to(target, DTYPES[dtype])
+    return encoder.to(target, precision)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -84,6 +84,23 @@ def resolve_device(device: str) -> torch.device:
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(f"Device {device!r} is not there ({reason}): take 'cpu' or 'auto'.") from error
     return torch.device(device)
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The dtype of that name; ``"auto"`` is bfloat16 on GPUs that have it and CPUs with AMX, float32 elsewhere.
+
+    Raises
+    ------
+    InputError
+        If there is no such dtype.
+    """
+    if dtype == "auto":
+        on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        on_cpu = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if on_gpu or on_cpu else torch.float32
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, ("auto", *DTYPES))
+    return DTYPES[dtype]
 
 
 def _load_checkpoint(path: str, trust_remote_code: bool) -> tuple[nn.Module, list[str]]:

@@ -159,7 +159,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "plan": Plan.parse,
     "plans": _check_plans,
     "device": _check_device,
-    "dtype": _one_of("dtype", ("float32", "bfloat16", "float64")),
+    "dtype": _one_of("dtype", ("auto", "float32", "bfloat16", "float64")),
     "features": _one_of("features", ("cls", "mean", "pooler")),
     "head": _one_of("head", ("retrained", "frozen")),
     "translators": _each(_check_translator),

@@ -24,7 +24,7 @@ def residuals(frame: pd.DataFrame) -> np.ndarray:
         style = {"palette": COLOURS, "markers": MARKERS, "s": 55, "legend": last}
         part = frame[frame["rows"] == panel]
         sns.scatterplot(part, x="residual", y="plan", hue="translator", style="translator", ax=ax, **style)
-        ax.set(title=panel, xlabel="unexplained share", ylabel="plan", xscale="log")
+        ax.set(title=panel, xlabel="unexplained share", ylabel="plan", xscale="log", ylim=(plans - 0.5, -0.5))
         ax.grid(axis="y", linewidth=0.5, alpha=0.5)
     axes[0, -1].legend(title="translator", loc="center left", bbox_to_anchor=(1, 0.5))
     return axes[0]

@@ -1,0 +1,34 @@
+"""All measured claims, one after the other: ``python -m benchmarks [--dataset NAME]``, about 15 minutes on 2 cores."""
+
+import argparse
+import os
+
+import torch
+
+from benchmarks import memory, moments, rerun, sweep
+from benchmarks.table import HEADER, show
+
+
+def main() -> None:
+    """Measure, print each row as it comes, and say how many targets are met."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", default="", help="what the sweep runs on; drawn shapes if not given")
+    options = parser.parse_args()
+    os.environ |= {"TOAST_CACHE": "off", "TQDM_DISABLE": "1"}
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}\n")
+    print(HEADER)
+    rows = []
+    for measure in (
+        lambda: sweep.against_reference(5000, 2000, options.dataset),
+        lambda: sweep.against_hardware(1000, 400, options.dataset),
+        lambda: moments.against_a_forward_pass(500),
+        memory.peaks,
+        lambda: rerun.against_the_first("02", []),
+    ):
+        rows += (measured := measure())
+        show(measured)
+    print(f"\n{sum(row.met for row in rows)} of {len(rows)} targets met")
+
+
+if __name__ == "__main__":
+    main()

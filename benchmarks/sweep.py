@@ -1,0 +1,192 @@
+"""The sweep against the plain way, and against the blocks that have to run.
+
+    python -m benchmarks.sweep [--train 5000] [--test 2000] [--dataset NAME]
+
+The paper's 20 plans and the original, linear maps from 500 images, retrained heads with 3 seeds, float32. Of the plain
+way the original and three plans are run, each with its heads and one head in a process of its own; the rest is
+counted from them, features by the number of blocks and heads by their number. The cache is off.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+from benchmarks.table import HEADER, Row, show
+
+SAMPLED = ("1->5", "2->4", "3->4")
+SEEDS = 3
+CALIBRATION = 500
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train", type=int, default=5000)
+    parser.add_argument("--test", type=int, default=2000)
+    parser.add_argument("--dataset", default="")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    os.environ |= {"TOAST_CACHE": "off", "TQDM_DISABLE": "1"}
+    if options.child:
+        print(json.dumps(ours(options.train, options.test, options.dataset)))
+        return
+    print(HEADER)
+    show(against_reference(options.train, options.test, options.dataset))
+    show(against_hardware(options.train // 5, options.test // 5, options.dataset))
+
+
+def ours(train_size: int, test_size: int, dataset: str) -> dict[str, float]:
+    """Plan -> mean accuracy over seeds of the engine's whole job."""
+    import toastlib as toast
+    from benchmarks.inputs import load
+
+    encoder, images = load(train_size, test_size, dataset)
+    plans = toast.paper.plan_list(len(encoder.blocks))
+    table = toast.sweep(
+        encoder, images, plans, translators=["linear"], seeds=range(SEEDS), calibration_size=CALIBRATION
+    )
+    return table.groupby("plan")["accuracy"].mean().to_dict()
+
+
+def against_reference(train_size: int, test_size: int, dataset: str = "") -> list[Row]:
+    """The engine in a process of its own, everything included, and the plain way, sampled."""
+    command = [sys.executable, "-m", "benchmarks.sweep", "--child"]
+    command += ["--train", str(train_size), "--test", str(test_size), "--dataset", dataset]
+    start = time.perf_counter()
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    engine_seconds, engine = time.perf_counter() - start, json.loads(printed)
+
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import datasets, torch, transformers; transformers.AutoModel"], check=True)
+    start_seconds = time.perf_counter() - start
+    plain = _plain(train_size, test_size, dataset)
+    one_process = start_seconds + plain["extract"] + plain["features"] + plain["heads"]
+    per_head = start_seconds + plain["extract"] + plain["features"] + plain["head processes"]
+    apart = max(abs(plain["accuracies"][plan] - engine[plan]) for plan in plain["accuracies"])
+    seconds = f"ours {engine_seconds:.0f}, plain {one_process:.0f}, plain with a process per head {per_head:.0f}"
+    print(f"<!-- seconds: {seconds} -->")
+    return [
+        Row("plain way, a process per head / ours", per_head / engine_seconds, 6, at_least=True),
+        Row("plain way, all in one process / ours", one_process / engine_seconds, 2.5, at_least=True),
+        Row("largest difference of their accuracies (points)", apart, 0.3),
+    ]
+
+
+def _plain(train_size: int, test_size: int, dataset: str) -> dict:
+    """Seconds of the plain way's parts, counted up to the whole job, and accuracies of the plans that were run."""
+    import toastlib as toast
+    from benchmarks import reference
+    from benchmarks.inputs import load
+    from toastlib.catalog import model_path
+
+    encoder, images = load(train_size, test_size, dataset)
+    train, test = (part.pixels.permute(0, 2, 3, 1).numpy() for part in (images.train, images.test))
+    classes, depth = len(images.class_names), len(encoder.blocks)
+    model = reference.load(model_path("vit-mini"))
+    drawn = images.train.sample(CALIBRATION, seed=0).pixels.permute(0, 2, 3, 1).numpy()
+    stored, extract = reference.timed(reference.activations, model, drawn)
+    features = blocks = heads = processes = 0.0
+    accuracies = {}
+    for text in ("original", *SAMPLED):
+        plan = toast.Plan.parse(text)
+        smaller, fit = reference.timed(reference.approximate, model, plan, stored)
+        (of_train, first), (of_test, second) = (reference.timed(reference.features, smaller, x) for x in (train, test))
+        features, blocks = features + fit + first + second, blocks + depth - len(plan.removed)
+        labelled = (of_train, images.train.labels), (of_test, images.test.labels)
+        scores = []
+        for seed in range(SEEDS):
+            head, seconds = reference.timed(reference.train_head, *labelled[0], seed, classes)
+            scores.append(reference.accuracy(head, *labelled[1]))
+            heads += seconds
+        _, seconds = reference.timed(reference.head_in_a_process, *labelled[0], *labelled[1], 0)
+        processes += seconds
+        accuracies[text] = statistics.mean(scores)
+    plans = toast.paper.plan_list(depth)
+    share = sum(depth - len(plan.removed) for plan in [toast.Plan(), *plans]) / blocks
+    return {
+        "extract": extract,
+        "features": features * share,
+        "heads": heads / len(accuracies) * (len(plans) + 1),
+        "head processes": processes / len(accuracies) * (len(plans) + 1) * SEEDS,
+        "accuracies": accuracies,
+    }
+
+
+def against_hardware(train_size: int, test_size: int, dataset: str = "") -> list[Row]:
+    """Ratios within the engine: a second translator, the blocks that must run, probes, the number of images."""
+    import toastlib as toast
+    from benchmarks.inputs import load
+    from toastlib.sweeps import collect_calibration, collect_features, fit_maps, variants_of
+
+    encoder, images = load(train_size, test_size, dataset)
+    plans = toast.paper.plan_list(len(encoder.blocks))
+    calibration = collect_calibration(encoder, images.train[:CALIBRATION], plans, ["linear"])
+    linear, both = variants_of(plans, ["linear"]), variants_of(plans, ["identity", "linear"])
+    maps = fit_maps(encoder, both, calibration)
+    least = needed_blocks(linear, len(encoder.blocks)) * len(images.train)
+    rounds = []
+    for _ in range(3):
+        block = _block_seconds(encoder, images.train)
+        one, two, half, quarter = (
+            _seconds(collect_features, encoder, images.train[: int(len(images.train) * share)], variants, maps)
+            for variants, share in [(linear, 1), (both, 1), (linear, 1 / 2), (linear, 1 / 4)]
+        )
+        heads = _seconds(_fit_heads, 40, len(images.train) * 5, encoder.width) / 5
+        rounds.append((two / one, one / least / block, heads / two, one / half / 2, one / quarter / 4))
+    medians = [statistics.median(column) for column in zip(*rounds, strict=True)]
+    return [
+        Row("identity beside linear / linear alone", medians[0], 1.9),
+        Row("sweep's forwards / (blocks that must run x time of a block)", medians[1], 1.2),
+        Row("probes of 40 plans x 3 seeds / the sweep's forwards", medians[2], 0.15),
+        Row("twice the images: time / (2 x the time of half), off by", abs(medians[3] - 1), 0.05),
+        Row("four times the images: time / (4 x the time of a quarter), off by", abs(medians[4] - 1), 0.05),
+    ]
+
+
+def _seconds(function, *args) -> float:
+    start = time.perf_counter()
+    function(*args)
+    return time.perf_counter() - start
+
+
+def _fit_heads(sets: int, images: int, width: int) -> None:
+    import torch
+
+    import toastlib as toast
+
+    toast.Probe(10, range(SEEDS)).fit(torch.randn(sets, images, width), torch.arange(images) % 10)
+
+
+def needed_blocks(variants, depth: int) -> int:
+    """How many blocks run for one image, each state once: the edges of the trie that the plans form."""
+    states = {
+        (tuple((span, v.translator) for span in v.plan if span.end < block), block)
+        for v in variants
+        for block in range(depth)
+        if block not in v.plan.removed
+    }
+    return len(states)
+
+
+def _block_seconds(encoder, images) -> float:
+    """Seconds of one block for one image, in a batch of the default size: the median over all blocks."""
+    import torch
+
+    with torch.inference_mode():
+        pixel_values, _ = next(images.batches())
+        shared = encoder.start(pixel_values)
+        times = []
+        for _ in range(5):
+            for block in range(len(encoder.blocks)):
+                start = time.perf_counter()
+                encoder.run_block(block, shared.hidden, shared)
+                times.append(time.perf_counter() - start)
+    return statistics.median(times) / len(pixel_values)
+
+
+if __name__ == "__main__":
+    main()
