@@ -120,7 +120,7 @@ def against_hardware(train_size: int, test_size: int, dataset: str = "") -> list
     """Ratios within the engine: a second translator, the blocks that must run, probes, the number of images."""
     import toastlib as toast
     from benchmarks.inputs import load
-    from toastlib.sweeps import collect_calibration, collect_features, fit_maps, variants_of
+    from toastlib.walks import collect_calibration, collect_features, fit_maps, variants_of
 
     encoder, images = load(train_size, test_size, dataset)
     plans = toast.paper.plan_list(len(encoder.blocks))

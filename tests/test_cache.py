@@ -8,14 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from toastlib import sweeps
+from toastlib import walks
 from toastlib.cache import Cache, default_cache, fingerprint
 from toastlib.errors import InputError
 from toastlib.models import Encoder
 from toastlib.moments import collect_moments
 from toastlib.plan import parse_plans
-from toastlib.sweeps import collect_features, fit_maps, variants_of
+from toastlib.probe import Probe
+from toastlib.walks import collect_features, fit_maps, variants_of
 
+TRAINED = {"weight": torch.zeros(2, 2, 4, 3), "bias": torch.zeros(2, 2, 1, 3)}
 TENSORS = {"features": torch.arange(12.0).view(3, 4)}
 
 
@@ -34,13 +36,13 @@ def on_disk(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def walked(monkeypatch) -> list[int]:
     """How many variants each batch was walked with."""
-    numbers, walk = [], sweeps.walk
+    numbers, walk = [], walks.walk
 
     def counted(encoder, inputs, variants, maps):
         numbers.append(len(variants))
         return walk(encoder, inputs, variants, maps)
 
-    monkeypatch.setattr(sweeps, "walk", counted)
+    monkeypatch.setattr(walks, "walk", counted)
     return numbers
 
 
@@ -185,3 +187,21 @@ def test_features_that_are_not_finite_are_not_kept(tiny_encoder, tiny_images, on
     with pytest.raises(InputError, match="NaN"):
         collect_features(tiny_encoder, tiny_images.test, variants, maps)
     assert default_cache().entries() == []
+
+
+def test_heads_are_trained_once(on_disk, monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(2, 30, 4, generator=draw), torch.arange(30) % 3
+    first = Probe(3, [0, 1]).fit(features, labels)
+    trained = []
+    monkeypatch.setattr(Probe, "_train", lambda self, *args: trained.append(self) or TRAINED)
+    again = Probe(3, [0, 1]).fit(features, labels)
+    assert trained == []
+    assert torch.equal(again.weight_, first.weight_)
+    assert torch.equal(again.bias_, first.bias_)
+    changes = [{"seeds": [0, 2]}, {"epochs": 6}, {"learning_rate": 1e-2}, {"batch_size": 8}, {"min_steps": 9}]
+    for change in changes:
+        Probe(**{"classes": 3, "seeds": [0, 1]} | change).fit(features, labels)
+    Probe(3, [0, 1]).fit(features + 1e-6, labels)
+    Probe(3, [0, 1]).fit(features, labels.flip(0))
+    assert len(trained) == len(changes) + 2

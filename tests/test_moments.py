@@ -1,6 +1,7 @@
 """One streaming pass: what the moments hold, and that they add up."""
 
 from dataclasses import replace
+from functools import reduce
 
 import pytest
 import torch
@@ -8,8 +9,19 @@ from torch.nn.functional import cosine_similarity
 
 from toastlib.activations import collect_activations
 from toastlib.errors import InputError
-from toastlib.moments import Moments, all_pairs, collect_moments, plan_pairs
-from toastlib.plan import Plan
+from toastlib.moments import (
+    FoldedMoments,
+    Moments,
+    all_pairs,
+    collect_folds,
+    collect_moments,
+    held_out,
+    plan_pairs,
+    product_dtype,
+)
+from toastlib.plan import Plan, Span
+from toastlib.similarities import METRICS as MEASURES
+from toastlib.translators import Linear
 
 PAIRS = all_pairs(2)
 
@@ -61,6 +73,26 @@ def test_float32_rows_are_summed_in_float64():
     assert moments.inner.dtype == moments.products[0, 0].dtype == torch.float64
     value = torch.tensor(1.1, dtype=torch.float32).double()
     torch.testing.assert_close(moments.products[0, 0][0, 1], 1000 * value**2, rtol=1e-13, atol=0)
+
+
+def test_float32_products_are_off_by_their_rounding_only():
+    """What GPUs form: 50 batches of 400 rows, against float64 throughout."""
+    batches = [{block: 3 + h for block, h in rows(400, seed, width=64).items()} for seed in range(50)]
+    quick, exact = (
+        reduce(Moments.merge, (Moments.of(h, PAIRS, dtype) for h in batches))
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert quick.inner.dtype == quick.products[0, 1].dtype == torch.float64
+    # float32 has 24 bits: 6e-8 a product, and sums of 400 of them a few times that.
+    assert_same(quick, exact, rtol=2e-6)
+    torch.testing.assert_close(MEASURES["cka"](quick), MEASURES["cka"](exact), rtol=1e-4, atol=1e-4)
+    maps = [Linear().fit(moments, Span(-1, 1)) for moments in (quick, exact)]
+    assert maps[0].residual_ == pytest.approx(maps[1].residual_, abs=1e-5)
+
+
+def test_encoders_on_the_cpu_get_float64_products(tiny_encoder, tiny_images):
+    assert product_dtype(tiny_encoder) == torch.float64
+    assert product_dtype(tiny_encoder.to("meta")) == torch.float32
 
 
 def test_a_pair_that_was_not_collected_is_named():
@@ -128,3 +160,40 @@ def test_nan_before_the_blocks_is_named(tiny_encoder, tiny_images):
         tiny_encoder.model.embeddings.cls_token.fill_(torch.nan)
     with pytest.raises(InputError, match=r"^The input of block 0 holds NaN or infinity"):
         collect_moments(tiny_encoder, tiny_images.train[:4])
+
+
+def test_folds_part_images_and_kinds_of_tokens(tiny_encoder, tiny_images):
+    images = tiny_images.train[:23]
+    folds = collect_folds(tiny_encoder, images)
+    assert list(folds.parts) == ["special", "patch"]
+    assert [fold.count for fold in folds.kind("special").folds] == [5, 5, 5, 4, 4]
+    assert [fold.count for fold in folds.kind("patch").folds] == [80, 80, 80, 64, 64]
+    assert_same(folds.whole, collect_moments(tiny_encoder, images), rtol=1e-5)
+    for k, (others, fold) in enumerate(held_out(folds.folds)):
+        assert_same(fold, collect_moments(tiny_encoder, images[k::5]), rtol=1e-5)
+        assert_same(others.merge(fold), folds.whole)
+
+
+def test_folds_of_two_workers_add_up():
+    first, second = (
+        {kind: tuple(Moments.of(rows(20, seed), PAIRS) for seed in seeds) for kind in ("special", "patch")}
+        for seeds in ((1, 2), (3, 4))
+    )
+    merged = FoldedMoments(first, 1).merge(FoldedMoments(second, 1))
+    for kind in first:
+        for ours, left, right in zip(merged.parts[kind], first[kind], second[kind], strict=True):
+            assert_same(ours, left.merge(right))
+
+
+def test_restricted_moments_are_those_of_the_blocks_alone():
+    h = rows(20)
+    restricted = Moments.of(h, PAIRS).restrict((-1, 1))
+    assert_same(restricted, Moments.of({-1: h[-1], 1: h[1]}, [(-1, -1), (-1, 1), (1, 1)]))
+    with pytest.raises(InputError, match=r"do not hold the blocks \(1, 2\)"):
+        restricted.restrict((1, 2))
+
+
+@pytest.mark.parametrize("folds", [0, 1, 5])
+def test_folds_that_would_be_empty_are_refused(tiny_encoder, tiny_images, folds):
+    with pytest.raises(InputError, match=f"4 images cannot be parted into {folds} folds"):
+        collect_folds(tiny_encoder, tiny_images.train[:4], folds=folds)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
 from toastlib import plots
-from toastlib.translators import TRANSLATORS
+from toastlib.translators import REALIGN, TRANSLATORS
 
 
 @pytest.fixture(autouse=True)
@@ -168,10 +168,12 @@ def test_a_translator_has_one_colour_in_every_figure(swept):
 
 
 def test_every_translator_has_a_colour_and_a_marker_of_its_own():
-    names = {*TRANSLATORS, "original"}
-    for table in (plots.style.COLOURS, plots.style.MARKERS):
-        assert set(table) == names
-        assert len(set(table.values())) == len(names)
+    names, realigned = {*TRANSLATORS, "original"}, {name + REALIGN for name in TRANSLATORS}
+    colours, markers = plots.style.COLOURS, plots.style.MARKERS
+    assert set(colours) == set(markers) == names | realigned
+    assert len({colours[name] for name in names}) == len(names)
+    assert len(set(markers.values())) == len(markers)
+    assert all(colours[name + REALIGN] == colours[name] for name in TRANSLATORS)
 
 
 def test_the_style_hides_the_upper_and_right_spines():

@@ -18,7 +18,8 @@ from toastlib.moments import collect_moments, plan_pairs
 from toastlib.paper import plan_list
 from toastlib.plan import Plan, parse_plans
 from toastlib.probe import Probe
-from toastlib.sweeps import Variant, collect_features, fit_maps, predict, sweep, variants_of, walk
+from toastlib.sweeps import predict, sweep
+from toastlib.walks import Variant, collect_features, fit_maps, variants_of, walk
 
 PLANS = ["1->3", "0->1 3->5", "-1->0", "4->5"]
 QUICK = {"calibration_size": 20, "seeds": [0, 1], "head_lr": 1e-2}

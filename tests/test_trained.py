@@ -14,6 +14,7 @@ from toastlib.plan import Plan, Span, parse_plans
 from toastlib.sweeps import predict, sweep
 from toastlib.trained import MLP, FairMLP, ResMLP
 from toastlib.translators import TRANSLATORS, Identity, Linear, make_translator
+from toastlib.walks import collect_calibration
 
 SPAN = Span(0, 1)
 TRAINED = [MLP, ResMLP, FairMLP]
@@ -210,12 +211,12 @@ def test_activations_that_are_not_finite_are_named(tiny_encoder, name):
 
 
 def test_costs_are_those_counted_on_the_smaller_encoder(tiny_encoder, tiny_images):
-    activations = collect_activations(tiny_encoder, tiny_images.train[:5], tokens="all")
-    inputs = torch.randn(1, 3, 32, 32)
-    costs = plan_costs(tiny_encoder, parse_plans(["1->2 3->5"]), TRANSLATORS, inputs)
+    inputs, plans = torch.randn(1, 3, 32, 32), parse_plans(["1->2 3->5"])
+    calibration = collect_calibration(tiny_encoder, tiny_images.train[:5], plans, TRANSLATORS)
+    costs = plan_costs(tiny_encoder, plans, TRANSLATORS, inputs)
     assert costs["translator"].tolist() == list(TRANSLATORS)
     for row in costs.itertuples():
-        small = approximate(tiny_encoder, row.plan, row.translator, activations)
+        small = approximate(tiny_encoder, row.plan, row.translator, calibration)
         assert row.parameters == parameter_count(small)
         assert row.gflops == flops(small, inputs) / 1e9
 

@@ -14,18 +14,23 @@ _HOMES = {
     "calibration": ["sample_size_curve", "saturation", "variance_split"],
     "card": ["Card"],
     "checkpoints": ["load_encoder"],
+    "closed_forms": ["Affine", "Diagonal", "LowRank", "Orthogonal", "Ridge", "Scalar"],
     "data": ["ImageSet", "Images", "load_images"],
     "errors": ["InputError"],
     "evaluation": ["accuracy_lost", "accuracy_table", "paired_difference", "throughput"],
+    "folding": ["fold_spans"],
     "generalization": ["lost_by_source", "transfer"],
     "misclassification": ["class_accuracy", "confusion", "flips", "mcnemar"],
     "models": ["Encoder"],
-    "moments": ["Moments", "collect_moments"],
+    "moments": ["FoldedMoments", "Moments", "collect_folds", "collect_moments"],
     "plan": ["Plan", "Span"],
     "probe": ["Probe"],
+    "realignment": ["fold_into", "realign"],
     "saving": ["save_pretrained"],
+    "selection": ["distance_to_best", "random_like", "random_plans", "rank_correlation", "select", "span_costs"],
     "similarities": ["similarity"],
     "sweeps": ["predict", "sweep", "tabulate"],
+    "token_aware": ["Separate"],
     "trade_off": ["pareto_front", "relative_throughput", "time_plans"],
     "trained": ["MLP", "FairMLP", "ResMLP"],
     "translators": ["Identity", "Linear"],
@@ -33,7 +38,7 @@ _HOMES = {
     "zero_shot": ["of_classes", "predict_zero_shot", "zero_shot_head"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = ("activations", "catalog", "paper", "plots", *_HOMES)
+_MODULES = ("activations", "catalog", "paper", "plots", "walks", *_HOMES)
 
 __all__ = sorted([*_MODULE_OF, *_MODULES])
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from toastlib.errors import InputError
 from toastlib.models import Encoder
-from toastlib.moments import Moments, plan_pairs
+from toastlib.moments import FoldedMoments, Moments, plan_pairs
 from toastlib.plan import Plan, Span
-from toastlib.translators import Activations, Translator, make_translator
+from toastlib.translators import REALIGN, Activations, Translator, make_translator, needs_folds
 
 
 class Replacement(nn.Module):
@@ -32,7 +32,7 @@ class Replacement(nn.Module):
 
 
 def fit_spans(
-    spans: Iterable[Span], translator: str | Translator, calibration: Moments | Activations
+    spans: Iterable[Span], translator: str | Translator, calibration: Moments | FoldedMoments | Activations
 ) -> dict[Span, Translator]:
     """Fit one translator for each span, all of them on the activations of the original model.
 
@@ -43,15 +43,20 @@ def fit_spans(
     translator
         A name, or a translator whose settings are used for every span.
     calibration
-        Of the original encoder: moments that hold the spans' pairs, from `collect_moments`, or activations of their
-        blocks, from ``collect_activations(..., tokens="all")``. Trained translators need activations; the closed forms
-        take either.
+        Of the original encoder: moments that hold the spans' pairs, from `collect_moments` or `collect_folds`, or
+        activations of their blocks, from ``collect_activations(..., tokens="all")``. Trained translators need
+        activations, those that choose a penalty or tell tokens apart `collect_folds`; the other closed forms take any.
 
     Raises
     ------
     InputError
         If the translator is unknown, or the calibration is of the wrong kind or lacks a block.
     """
+    if isinstance(translator, str) and translator.endswith(REALIGN):
+        raise InputError(
+            f"{translator!r} realigns features after the last block, where no span is: approximate with "
+            f"{translator.removesuffix(REALIGN)!r} and give the result to toastlib.realign."
+        )
     prototype = make_translator(translator)
     return {span: copy.copy(prototype).fit(_suited(prototype, calibration, span), span) for span in spans}
 
@@ -60,7 +65,7 @@ def approximate(
     encoder: Encoder,
     plan: str | Plan,
     translator: str | Translator = "linear",
-    calibration: Moments | Activations | None = None,
+    calibration: Moments | FoldedMoments | Activations | None = None,
 ) -> Encoder:
     """A copy of the encoder in which maps stand in for the spans of a plan.
 
@@ -106,8 +111,20 @@ def replace_spans(encoder: Encoder, maps: dict[Span, nn.Module]) -> Encoder:
         return copy.deepcopy(encoder)
 
 
-def _suited(translator: Translator, calibration: Moments | Activations, span: Span) -> Moments | Activations:
-    """The calibration as the translator reads it: activations can become moments, but not the other way round."""
+def _suited(
+    translator: Translator, calibration: Moments | FoldedMoments | Activations, span: Span
+) -> Moments | FoldedMoments | Activations:
+    """The calibration as the translator reads it: folds add up, and activations can become moments, never back."""
+    if needs_folds(translator):
+        if isinstance(calibration, FoldedMoments):
+            return calibration
+        raise InputError(
+            f"Translator {translator.name!r} needs moments in folds, with special tokens and patches apart: pass those "
+            "of collect_folds."
+        )
+    if isinstance(calibration, FoldedMoments):
+        rows = calibration.activations if translator.needs_activations else None
+        calibration = rows or calibration.restrict(span).whole
     if isinstance(calibration, Moments):
         if translator.needs_activations:
             raise InputError(
@@ -115,13 +132,17 @@ def _suited(translator: Translator, calibration: Moments | Activations, span: Sp
                 "collect_activations(..., tokens='all')."
             )
         return calibration
-    if missing := set(span) - calibration.keys():
-        raise InputError(f"Span {span} needs the activations of block {min(missing)}, which are not there.")
-    for block in span:
-        if not torch.isfinite(calibration[block].sum()):
-            raise InputError(
-                f"The activations of block {block} hold NaN or infinity: check the checkpoint and its dtype."
-            )
+    _check_rows(calibration, span)
     if translator.needs_activations:
         return calibration
     return Moments.of({block: calibration[block] for block in span}, plan_pairs([Plan((span,))]))
+
+
+def _check_rows(activations: Activations, span: Span) -> None:
+    if missing := set(span) - activations.keys():
+        raise InputError(f"Span {span} needs the activations of block {min(missing)}, which are not there.")
+    for block in span:
+        if not torch.isfinite(activations[block].sum()):
+            raise InputError(
+                f"The activations of block {block} hold NaN or infinity: check the checkpoint and its dtype."
+            )

@@ -1,4 +1,4 @@
-"""Computed once, read ever after: features and moments on disk, keyed by all that they depend on.
+"""Computed once, read ever after: features and heads on disk, keyed by all that they depend on.
 
 The environment variable ``TOAST_CACHE`` names another folder than ``~/.cache/toastlib``, or ``off``;
 ``TOAST_CACHE_GIB`` another limit than 10. What was not used for longest is deleted first.
@@ -7,7 +7,7 @@ The environment variable ``TOAST_CACHE`` names another folder than ``~/.cache/to
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -105,6 +105,17 @@ def default_cache() -> Cache:
     except ValueError:
         raise InputError(f"TOAST_CACHE_GIB takes a number, not {os.environ['TOAST_CACHE_GIB']!r}.") from None
     return Cache(None if folder == "off" else Path(folder).expanduser(), limit)
+
+
+def remembered(compute: Callable[[], dict[str, Tensor]], *parts: Any) -> dict[str, Tensor]:
+    """What `compute` gives, or gave before for the same parts (see `fingerprint`); on the CPU if it was read."""
+    cache = default_cache()
+    key = fingerprint(*parts) if cache.folder else None
+    tensors = cache.get(key)
+    if tensors is None:
+        tensors = compute()
+        cache.put(key, tensors)
+    return tensors
 
 
 def fingerprint(*parts: Any) -> str | None:

@@ -16,8 +16,8 @@ from toastlib.models import Encoder
 from toastlib.moments import Moments, Pair, collect_moments, plan_pairs
 from toastlib.plan import ORIGINAL, Plan, Span, parse_plans
 from toastlib.probe import Probe
-from toastlib.sweeps import Variant, collect_features
 from toastlib.translators import Identity, Linear
+from toastlib.walks import Variant, collect_features
 
 SIZES = (16, 32, 64, 128, 256, 512, 1024)
 Fits = dict[Span, Linear]

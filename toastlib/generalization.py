@@ -13,8 +13,8 @@ from toastlib.models import Encoder
 from toastlib.moments import Moments
 from toastlib.plan import ORIGINAL, Plan, parse_plans
 from toastlib.probe import Probe
-from toastlib.sweeps import Exit, Variant, collect_features
 from toastlib.translators import Identity
+from toastlib.walks import Exit, Variant, collect_features
 
 Kind = tuple[str, str]
 """(source, translator); identity and the original have the source ``""``, for they are fitted on nothing."""

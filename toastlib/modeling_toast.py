@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
@@ -104,6 +105,32 @@ class Sum(nn.Module):
         return self.straight(hidden) + self.bent(hidden)
 
 
+class Scale(nn.Module):
+    """A factor, or one for each dimension, and a bias."""
+
+    def __init__(self, factors, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(factors))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, hidden):
+        return hidden * self.weight + self.bias
+
+
+class ByToken(nn.Module):
+    """One map for the first tokens, another for the rest."""
+
+    def __init__(self, special_tokens, special, patches):
+        super().__init__()
+        self.special_tokens = special_tokens
+        self.special = special
+        self.patches = patches
+
+    def forward(self, hidden):
+        first, rest = hidden[:, : self.special_tokens], hidden[:, self.special_tokens :]
+        return torch.cat([self.special(first), self.patches(rest)], dim=1)
+
+
 class Replacement(nn.Module):
     """Stands where the blocks of a span stood, and takes whatever arguments a block is called with."""
 
@@ -125,6 +152,8 @@ LAYERS = {
     "Dropout": (nn.Dropout, lambda layer: (layer.p,)),
     "Sequential": (nn.Sequential, lambda layer: layer),
     "Sum": (Sum, lambda layer: (layer.straight, layer.bent)),
+    "Scale": (Scale, lambda layer: (len(layer.weight), len(layer.bias))),
+    "ByToken": (ByToken, lambda layer: (layer.special_tokens, layer.special, layer.patches)),
 }
 """What maps are made of: name -> its class, and the arguments that make a layer like the one given."""
 
@@ -138,7 +167,7 @@ def describe_map(module):
         If the map has a layer that is not one of `LAYERS`.
     """
     if isinstance(module, nn.Module):
-        name = type(module).__name__.lstrip("_")
+        name = type(module).__name__
         if name not in LAYERS:
             raise ValueError(f"A map with a layer of class {name} cannot be saved; known are {', '.join(LAYERS)}.")
         return [name, *map(describe_map, LAYERS[name][1](module))]
@@ -150,8 +179,12 @@ def build_map(description):
     name, *arguments = description
     if name not in LAYERS:
         raise ValueError(f"A map of this model has a layer {name!r}, and only {', '.join(LAYERS)} are known.")
-    nested = name in ("Sequential", "Sum")
-    return LAYERS[name][0](*map(build_map, arguments) if nested else arguments)
+    parts = [build_map(part) if _is_layer(part) else part for part in arguments]
+    return LAYERS[name][0](*parts)
+
+
+def _is_layer(part):
+    return isinstance(part, list) and bool(part) and isinstance(part[0], str)
 
 
 def shorten(blocks, spans):

@@ -6,14 +6,13 @@ the sums of row cosines give MSE, cosine similarity and linear CKA, and for ever
 with its residual. Memory depends on the pairs and the width, never on the number of images.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from typing import Self
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from toastlib.activations import record, select_tokens
 from toastlib.errors import InputError
@@ -51,14 +50,29 @@ class Moments:
     products: dict[Pair, Tensor]
 
     @classmethod
-    def of(cls, hidden: dict[int, Tensor], pairs: Iterable[Pair]) -> Self:
-        """Moments of rows that are at hand: block -> (rows, width), all of one length."""
+    def of(cls, hidden: dict[int, Tensor], pairs: Iterable[Pair], dtype: torch.dtype = torch.float64) -> Self:
+        """Moments of rows that are at hand.
+
+        Parameters
+        ----------
+        hidden
+            Block -> (rows, width), all of one length.
+        pairs
+            Which products to keep.
+        dtype
+            Of the products of these rows. Whatever it is, they are kept, and added to others, in float64: float32
+            costs about six digits of what many batches add up to, and is many times as fast on most GPUs.
+        """
         blocks = tuple(sorted(hidden))
-        stacked = torch.stack([hidden[block] for block in blocks]).double()  # (blocks, rows, width)
-        flat, unit = stacked.flatten(1), normalize(stacked, dim=-1).flatten(1)
+        stacked = torch.stack([hidden[block] for block in blocks]).to(dtype)  # (blocks, rows, width)
         row = {block: index for index, block in enumerate(blocks)}
-        products = {(i, j): stacked[row[i]].mT @ stacked[row[j]] for i, j in pairs}
-        return cls(blocks, stacked.shape[1], stacked.sum(1), flat @ flat.mT, unit @ unit.mT, products)
+        products = {(i, j): (stacked[row[i]].mT @ stacked[row[j]]).double() for i, j in pairs}
+        by_row = stacked.transpose(0, 1)  # (rows, blocks, width)
+        inner = (by_row @ by_row.mT).double()
+        lengths = inner.diagonal(dim1=1, dim2=2).sqrt().clamp(min=1e-12)
+        cosines = inner / (lengths[:, :, None] * lengths[:, None])
+        sums = stacked.sum(1, dtype=torch.float64)
+        return cls(blocks, stacked.shape[1], sums, inner.sum(0), cosines.sum(0), products)
 
     def merge(self, other: Self) -> Self:
         """Moments of the union of two disjoint sets of images.
@@ -79,6 +93,22 @@ class Moments:
             {pair: product + other.products[pair] for pair, product in self.products.items()},
         )
 
+    def restrict(self, blocks: Iterable[int]) -> Self:
+        """Moments of these blocks alone, with what products of theirs are held.
+
+        Raises
+        ------
+        InputError
+            If a block was not seen.
+        """
+        blocks = tuple(blocks)
+        if not set(blocks) <= set(self.blocks):
+            raise self.lack(*blocks)
+        rows = [self.blocks.index(block) for block in blocks]
+        products = {pair: product for pair, product in self.products.items() if set(pair) <= set(blocks)}
+        inner, cosines = (matrix[rows][:, rows] for matrix in (self.inner, self.cosines))
+        return Moments(blocks, self.count, self.sums[rows], inner, cosines, products)
+
     def product(self, first: int, second: int) -> Tensor:
         """``H[first]'H[second]``, float64, shape (width, width).
 
@@ -93,16 +123,64 @@ class Moments:
             return self.products[second, first].mT
         raise self.lack(first, second)
 
-    def lack(self, first: int, second: int) -> InputError:
-        """The error that this pair was not collected."""
-        return InputError(
-            f"These moments do not hold the blocks ({first}, {second}): collect them with pairs=None for all pairs."
-        )
+    def lack(self, *blocks: int) -> InputError:
+        """The error that these blocks, or their product, were not collected."""
+        return InputError(f"These moments do not hold the blocks {blocks}: collect them with pairs=None for all pairs.")
 
     @property
     def width(self) -> int:
         """Length of a row."""
         return self.sums.shape[1]
+
+
+@dataclass(frozen=True)
+class FoldedMoments:
+    """Moments of the calibration images in folds and by kind of token: for held-out errors and token-aware maps.
+
+    Parameters
+    ----------
+    parts
+        Kind of token -> the moments of each fold. Kinds are ``"special"`` (CLS and whatever else stands before the
+        patches; left out where nothing does) and ``"patch"``. Folds are of images: no image's tokens are parted.
+    special_tokens
+        How many tokens stand before the patches.
+    activations
+        The rows themselves, block -> (rows, width), where a trained map is fitted beside closed forms.
+    """
+
+    parts: dict[str, tuple[Moments, ...]]
+    special_tokens: int
+    activations: dict[int, Tensor] | None = None
+
+    @property
+    def folds(self) -> tuple[Moments, ...]:
+        """Moments of each fold, all kinds of tokens together."""
+        return tuple(reduce(Moments.merge, kinds) for kinds in zip(*self.parts.values(), strict=True))
+
+    @property
+    def whole(self) -> Moments:
+        """Moments of all images and tokens, as `collect_moments` gives them."""
+        return reduce(Moments.merge, self.folds)
+
+    def kind(self, name: str) -> Self:
+        """One kind of token alone."""
+        return FoldedMoments({name: self.parts[name]}, self.special_tokens)
+
+    def restrict(self, blocks: Iterable[int]) -> Self:
+        """Moments of these blocks alone, see `Moments.restrict`."""
+        parts = {kind: tuple(fold.restrict(blocks) for fold in folds) for kind, folds in self.parts.items()}
+        return FoldedMoments(parts, self.special_tokens)
+
+    def merge(self, other: Self) -> Self:
+        """Moments of the union of two disjoint sets of images, fold by fold; activations are not kept."""
+        parts = {kind: tuple(map(Moments.merge, folds, other.parts[kind])) for kind, folds in self.parts.items()}
+        return FoldedMoments(parts, self.special_tokens)
+
+
+def held_out(folds: tuple[Moments, ...]) -> Iterator[tuple[Moments, Moments]]:
+    """For each fold: the moments of all others, and its own."""
+    for k, fold in enumerate(folds):
+        yield reduce(Moments.merge, [*folds[:k], *folds[k + 1 :]]), fold
 
 
 def all_pairs(block_count: int) -> list[Pair]:
@@ -116,7 +194,6 @@ def plan_pairs(plans: Iterable[Plan]) -> list[Pair]:
     return sorted({pair for s, e in spans for pair in ((s, s), (s, e))})
 
 
-@torch.inference_mode()
 def collect_moments(
     encoder: Encoder,
     images,
@@ -145,20 +222,62 @@ def collect_moments(
         If there are no images, or a block's output holds NaN or infinity (the message names the first such block).
     """
     pairs = all_pairs(len(encoder.blocks)) if pairs is None else list(pairs)
+    return _stream(encoder, images, pairs, [tokens], batch_size)[tokens]
+
+
+def collect_folds(
+    encoder: Encoder, images, pairs: Iterable[Pair] | None = None, folds: int = 5, batch_size: int = 32
+) -> FoldedMoments:
+    """Stream images through the encoder once and accumulate moments in folds, special tokens and patches apart.
+
+    Parameters
+    ----------
+    encoder, images, pairs, batch_size
+        As for `collect_moments`; the images must allow slicing, as `toastlib.data.Images` do.
+    folds
+        Image i belongs to fold ``i % folds``.
+
+    Raises
+    ------
+    InputError
+        If there are fewer images than folds, or fewer folds than two; or as for `collect_moments`.
+    """
+    if not 2 <= folds <= len(images):
+        raise InputError(f"{len(images)} images cannot be parted into {folds} folds: take 2 folds up to one per image.")
+    pairs = all_pairs(len(encoder.blocks)) if pairs is None else list(pairs)
+    kinds = ["special", "patch"] if encoder.special_tokens else ["patch"]
+    parts = [_stream(encoder, images[fold::folds], pairs, kinds, batch_size) for fold in range(folds)]
+    return FoldedMoments({kind: tuple(part[kind] for part in parts) for kind in kinds}, encoder.special_tokens)
+
+
+@torch.inference_mode()
+def _stream(encoder: Encoder, images, pairs: list[Pair], kinds: list[str], batch_size: int) -> dict[str, Moments]:
+    """Moments for each choice of tokens, from one pass."""
     blocks = sorted({block for pair in pairs for block in pair})
-
-    def moments_of(pixel_values: Tensor) -> Moments:
-        encoder(pixel_values)
-        return Moments.of({k: select_tokens(h[k], tokens, encoder.special_tokens) for k in blocks}, pairs)
-
+    totals: dict[str, Moments] = {}
     with record(encoder, blocks) as h:
-        parts = (moments_of(pixel_values) for pixel_values, _ in images.batches(batch_size))
-        first = next(parts, None)
-        if first is None:
-            raise InputError("There are no images to collect moments from.")
-        moments = reduce(Moments.merge, parts, first)
-    _check_finite(moments)
-    return moments
+        for pixel_values, _ in images.batches(batch_size):
+            encoder(pixel_values)
+            for kind in kinds:
+                rows = {k: _rows(h[k], kind, encoder.special_tokens) for k in blocks}
+                moments = Moments.of(rows, pairs, product_dtype(encoder))
+                totals[kind] = totals[kind].merge(moments) if kind in totals else moments
+    if not totals:
+        raise InputError("There are no images to collect moments from.")
+    for moments in totals.values():
+        _check_finite(moments)
+    return totals
+
+
+def product_dtype(encoder: Encoder) -> torch.dtype:
+    """In which type a batch's products are formed: float32 on GPUs, most of which are slow in float64."""
+    return torch.float64 if encoder.device.type == "cpu" or encoder.dtype == torch.float64 else torch.float32
+
+
+def _rows(hidden: Tensor, kind: str, special_tokens: int) -> Tensor:
+    if kind == "special":
+        return hidden[:, :special_tokens].flatten(0, 1)
+    return select_tokens(hidden, kind, special_tokens)
 
 
 def _check_finite(moments: Moments) -> None:

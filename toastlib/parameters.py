@@ -162,6 +162,8 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "dtype": _one_of("dtype", ("auto", "float32", "bfloat16", "float64")),
     "features": _one_of("features", ("cls", "mean", "pooler")),
     "head": _one_of("head", ("retrained", "frozen")),
+    "translator": _check_translator,
     "translators": _each(_check_translator),
+    "closed_forms": _each(_check_translator),
     "templates": _check_templates,
 }

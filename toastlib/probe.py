@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from toastlib.cache import remembered
+
 
 class Probe:
     """The paper's head: one linear layer trained with Adam on fixed features.
@@ -54,7 +56,7 @@ class Probe:
         self.min_steps = min_steps
 
     def fit(self, features: Tensor, labels: Tensor) -> Self:
-        """Train the heads.
+        """Train the heads, or read them where the same ones were trained before, see `toastlib.cache`.
 
         Parameters
         ----------
@@ -64,6 +66,12 @@ class Probe:
             int64, shape (n,).
         """
         features, labels = features.float(), labels.to(features.device)
+        settings = (self.classes, self.seeds, self.epochs, self.learning_rate, self.batch_size, self.min_steps)
+        heads = remembered(lambda: self._train(features, labels), "probe", features, labels, settings)
+        self.weight_, self.bias_ = heads["weight"].to(features.device), heads["bias"].to(features.device)
+        return self
+
+    def _train(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         draws = [torch.Generator().manual_seed(seed) for seed in self.seeds]
         weight, bias = self._first_weights(features.shape[0], features.shape[2], draws, features.device)
         optimiser = torch.optim.Adam([weight, bias], lr=self.learning_rate)
@@ -79,8 +87,7 @@ class Probe:
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
-        self.weight_, self.bias_ = weight.detach(), bias.detach()
-        return self
+        return {"weight": weight.detach(), "bias": bias.detach()}
 
     @torch.inference_mode()
     def predict(self, features: Tensor) -> Tensor:

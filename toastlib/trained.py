@@ -98,7 +98,7 @@ class ResMLP(MLP):
     def architecture(self, width: int) -> nn.Module:
         """LayerNorm; Linear, SiLU, Dropout, Linear added to the normed input; LayerNorm."""
         layers = (nn.Linear(width, width), nn.SiLU(), nn.Dropout(self.dropout), nn.Linear(width, width))
-        return nn.Sequential(nn.LayerNorm(width), _Sum(nn.Identity(), nn.Sequential(*layers)), nn.LayerNorm(width))
+        return nn.Sequential(nn.LayerNorm(width), Sum(nn.Identity(), nn.Sequential(*layers)), nn.LayerNorm(width))
 
 
 class FairMLP:
@@ -156,7 +156,7 @@ class FairMLP:
     def architecture(self, width: int) -> nn.Module:
         """The sum of a linear layer and the paper's MLP, with one bias for both."""
         mlp = nn.Sequential(nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, width, bias=False))
-        return _Sum(nn.Linear(width, width), mlp)
+        return Sum(nn.Linear(width, width), mlp)
 
     def fit(self, activations: Activations, span: Span) -> Self:
         """Train the map of `span` on its rows but for those held out."""
@@ -208,7 +208,7 @@ class FairMLP:
         self.losses_ = torch.stack(losses).cpu()
 
 
-class _Sum(nn.Module):
+class Sum(nn.Module):
     """Two paths with the same input, their outputs added."""
 
     def __init__(self, straight: nn.Module, bent: nn.Module) -> None:
@@ -251,7 +251,7 @@ def _least_squares(source: Tensor, target: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _warm_start(network: _Sum, weight: Tensor, mean: Tensor, deviation: Tensor) -> None:
+def _warm_start(network: Sum, weight: Tensor, mean: Tensor, deviation: Tensor) -> None:
     """Make the network compute ``(rows * deviation + mean) @ weight``, its MLP contributing nothing yet."""
     network.straight.weight.copy_((deviation[:, None] * weight).mT)
     network.straight.bias.copy_(mean @ weight)
@@ -259,7 +259,7 @@ def _warm_start(network: _Sum, weight: Tensor, mean: Tensor, deviation: Tensor) 
 
 
 @torch.no_grad()
-def _fold(network: _Sum, mean: Tensor, deviation: Tensor, scale: Tensor) -> None:
+def _fold(network: Sum, mean: Tensor, deviation: Tensor, scale: Tensor) -> None:
     """Make a network of standardised rows one of the rows themselves, its outputs multiplied by `scale`."""
     for layer in (network.straight, network.bent[0]):
         layer.weight /= deviation

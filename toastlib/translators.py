@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from toastlib.errors import unknown
-from toastlib.moments import Moments
+from toastlib.moments import FoldedMoments, Moments
 from toastlib.plan import Span
 
 Activations = dict[int, Tensor]
@@ -29,12 +29,15 @@ class Translator(Protocol):
         How it is called, in tables and on the command line.
     needs_activations
         Whether it is fitted on activations, row by row, rather than on their moments.
+    needs_folds
+        Whether it needs moments that are kept in folds and by kind of token; a translator that does not say so does
+        not.
     """
 
     name: str
     needs_activations: bool
 
-    def fit(self, calibration: Moments | Activations, span: Span) -> Self:
+    def fit(self, calibration: Moments | FoldedMoments | Activations, span: Span) -> Self:
         """Fit the map of `span` to what the original model computes for the calibration images."""
         ...
 
@@ -61,7 +64,7 @@ class Identity:
 
     def fit(self, moments: Moments, span: Span) -> Self:
         """Measure what dropping the span costs; there is nothing else to fit."""
-        inner = _inner(moments, span)
+        inner = moments.restrict(span).inner
         self.residual_ = ((inner[0, 0] - 2 * inner[0, 1] + inner[1, 1]) / inner[1, 1]).item()
         return self
 
@@ -108,17 +111,14 @@ class Linear:
                 stacklevel=2,
             )
         self.weight_, self.rank_ = least_norm_solution(gram, cross)
-        inner = _inner(moments, span)
+        inner = moments.restrict(span).inner
         explained = 2 * (self.weight_ * cross).sum() - (self.weight_ * (gram @ self.weight_)).sum()
         self.residual_ = ((inner[1, 1] - explained) / inner[1, 1]).item()
         return self
 
     def module(self) -> nn.Module:
         """`nn.Linear` without bias, float32."""
-        width_in, width_out = self.weight_.shape
-        linear = nn.utils.skip_init(nn.Linear, width_in, width_out, bias=False)
-        linear.weight.data = self.weight_.mT.float().contiguous()
-        return linear.requires_grad_(False)
+        return linear_module(self.weight_)
 
     def architecture(self, width: int) -> nn.Module:
         """One matrix: ``width^2`` parameters."""
@@ -128,15 +128,29 @@ class Linear:
 TRANSLATORS = {
     "identity": "toastlib.translators:Identity",
     "linear": "toastlib.translators:Linear",
+    "affine": "toastlib.closed_forms:Affine",
+    "ridge": "toastlib.closed_forms:Ridge",
+    "separate": "toastlib.token_aware:Separate",
+    "low-rank": "toastlib.closed_forms:LowRank",
+    "orthogonal": "toastlib.closed_forms:Orthogonal",
+    "diagonal": "toastlib.closed_forms:Diagonal",
+    "scalar": "toastlib.closed_forms:Scalar",
     "mlp": "toastlib.trained:MLP",
     "res-mlp": "toastlib.trained:ResMLP",
     "fair-mlp": "toastlib.trained:FairMLP",
 }
 """Name -> where the class lies; it is imported when it is asked for."""
+REALIGN = "+realign"
+"""Behind a name, as in ``"linear+realign"``: the same maps, and the final features realigned (toastlib.realignment)."""
+
+
+def needs_folds(translator: Translator) -> bool:
+    """Whether a translator is fitted on moments in folds, `toastlib.moments.FoldedMoments`."""
+    return getattr(translator, "needs_folds", False)
 
 
 def make_translator(translator: "str | Translator") -> Translator:
-    """A fresh translator by name; a translator is returned as it is.
+    """A fresh translator by name, whether or not its features are realigned; a translator is returned as it is.
 
     Raises
     ------
@@ -145,9 +159,19 @@ def make_translator(translator: "str | Translator") -> Translator:
     """
     if not isinstance(translator, str):
         return translator
-    if translator not in TRANSLATORS:
-        raise unknown("translator", translator, TRANSLATORS)
-    return pkgutil.resolve_name(TRANSLATORS[translator])()
+    name = translator.removesuffix(REALIGN)
+    if name not in TRANSLATORS:
+        raise unknown("translator", name, TRANSLATORS)
+    return pkgutil.resolve_name(TRANSLATORS[name])()
+
+
+def linear_module(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    """`nn.Linear` that computes ``h @ weight + bias``, float32, from shapes (width, other width) and (other width,)."""
+    linear = nn.utils.skip_init(nn.Linear, *weight.shape, bias=bias is not None)
+    linear.weight.data = weight.mT.float().contiguous()
+    if bias is not None:
+        linear.bias.data = bias.float()
+    return linear.requires_grad_(False)
 
 
 def least_norm_solution(gram: Tensor, cross: Tensor) -> tuple[Tensor, int]:
@@ -170,10 +194,3 @@ def least_norm_solution(gram: Tensor, cross: Tensor) -> tuple[Tensor, int]:
     kept = values > values[-1] * len(gram) * torch.finfo(gram.dtype).eps
     basis = vectors[:, kept]
     return basis @ ((basis.mT @ cross) / values[kept, None]), int(kept.sum())
-
-
-def _inner(moments: Moments, span: Span) -> Tensor:
-    if not set(span) <= set(moments.blocks):
-        raise moments.lack(*span)
-    rows = [moments.blocks.index(block) for block in span]
-    return moments.inner[rows][:, rows]

@@ -14,7 +14,7 @@ from toastlib.checkpoints import _load_checkpoint, _quiet_transformers
 from toastlib.data import Images
 from toastlib.errors import InputError
 from toastlib.models import Encoder
-from toastlib.sweeps import collect_features, variants_of
+from toastlib.walks import collect_features, variants_of
 
 EMBEDDED = "vit-mini"
 PROJECTED = {"clip": ("cls", "pooler"), "siglip": ("pooler",)}

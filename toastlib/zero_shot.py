@@ -15,9 +15,9 @@ from toastlib.errors import InputError
 from toastlib.evaluation import Predictions
 from toastlib.moments import Moments
 from toastlib.plan import Plan, parse_plans
-from toastlib.sweeps import collect_calibration, collect_features, fit_maps, variants_of
 from toastlib.translators import Activations, make_translator
 from toastlib.two_towers import TwoTowers, caption
+from toastlib.walks import collect_calibration, collect_features, fit_maps, fit_realignments, variants_of
 
 TEMPLATES = ("a photo of a {}.", "a picture of the {}.", "an image of one {}.")
 HEAD = "zero-shot"
@@ -122,11 +122,13 @@ def predict_zero_shot(
     plans = [plan.check(len(towers.encoder.blocks)) for plan in parse_plans(plans)]
     variants = variants_of(plans, translators)
     head = zero_shot_head(towers, dataset.class_names, templates)
-    calibration = moments
-    if calibration is None and any(plans):
+    calibration, images = moments, None
+    if calibration is None or any(variant.realigned for variant in variants):
         images = dataset.train.sample(calibration_size, calibration_seed)
+    if calibration is None and any(plans):
         calibration = collect_calibration(towers.encoder, images, plans, translators, batch_size)
     maps = fit_maps(towers.encoder, variants, calibration)
+    maps |= fit_realignments(towers.encoder, images, variants, maps, batch_size)
     test = collect_features(towers.encoder, dataset.test, variants, maps, batch_size)
     rows = [(HEAD, variant.translator, str(variant.plan), calibration_seed) for variant in variants]
     return Predictions(

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 
 from toastlib.plan import ORIGINAL
+from toastlib.translators import REALIGN
 
 COLOURS = {
     "identity": "#d55e00",
@@ -12,15 +13,39 @@ COLOURS = {
     "res-mlp": "#cc79a7",
     "fair-mlp": "#e69f00",
     ORIGINAL: "#000000",
+    "affine": "#56b4e9",
+    "ridge": "#332288",
+    "separate": "#882255",
+    "low-rank": "#117733",
+    "orthogonal": "#999933",
+    "diagonal": "#aa4499",
+    "scalar": "#888888",
 }
-"""Okabe and Ito's palette."""
-MARKERS = {"identity": "X", "linear": "o", "mlp": "^", "res-mlp": "s", "fair-mlp": "P", ORIGINAL: "D"}
+"""Okabe and Ito's palette, and after the original Tol's muted one."""
+MARKERS = {
+    "identity": "X",
+    "linear": "o",
+    "mlp": "^",
+    "res-mlp": "s",
+    "fair-mlp": "P",
+    ORIGINAL: "D",
+    "affine": "v",
+    "ridge": "*",
+    "separate": "p",
+    "low-rank": "<",
+    "orthogonal": ">",
+    "diagonal": "d",
+    "scalar": "h",
+}
+for name in [*COLOURS]:  # realigned features: the colour of their map, and letters for a marker
+    if name != ORIGINAL:
+        COLOURS[name + REALIGN], MARKERS[name + REALIGN] = COLOURS[name], f"${name[:2]}$"
 METRIC_NAMES = {"mse": "MSE", "cosine": "cosine similarity", "cka": "linear CKA"}
 
 
 def set_style() -> None:
     """The study's look, for every figure that follows."""
-    sns.set_theme(context="notebook", style="ticks", palette=list(COLOURS.values()))
+    sns.set_theme(context="notebook", style="ticks", palette=list(COLOURS.values())[:6])
     plt.rcParams.update(
         {
             "axes.spines.right": False,

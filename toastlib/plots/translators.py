@@ -4,8 +4,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 
 from toastlib.plots.style import COLOURS, MARKERS
+from toastlib.translators import REALIGN
 
 
 def residuals(frame: pd.DataFrame) -> np.ndarray:
@@ -53,3 +55,26 @@ def accuracy_against_map_cost(frame: pd.DataFrame, costs: dict[str, str]) -> np.
     axes[0, 0].set_ylabel("accuracy lost (points, 95 % interval)")
     axes[0, -1].legend(title="translator", loc="center left", bbox_to_anchor=(1, 0.5))
     return axes[0]
+
+
+def lost_by_translator(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Accuracy lost, averaged over plans, the best translator on top; dashed what the paper's linear map loses.
+
+    Parameters
+    ----------
+    frame
+        One row per translator: ``translator``, ``lost``, ``low``, ``high`` in points.
+    """
+    ax = ax or plt.subplots(figsize=(7, 0.8 + 0.32 * len(frame)))[1]
+    frame = frame.sort_values("lost", kind="stable")
+    for place, row in enumerate(frame.to_dict("records")):
+        ends = [[row["lost"] - row["low"]], [row["high"] - row["lost"]]]
+        fmt = "D" if row["translator"].endswith(REALIGN) else "o"
+        ax.errorbar(row["lost"], place, xerr=ends, color=COLOURS.get(row["translator"]), fmt=fmt, elinewidth=1)
+    ax.axvline(0, color="black", linewidth=1)
+    for linear in frame.loc[frame["translator"] == "linear", "lost"]:
+        ax.axvline(linear, color=COLOURS["linear"], linestyle="--", linewidth=1, zorder=0)
+    ax.set_yticks(range(len(frame)), frame["translator"])
+    ax.set_ylim(len(frame) - 0.5, -0.5)
+    ax.set(xlabel="accuracy lost (points, 95 % interval)", ylabel="translator")
+    return ax
