@@ -47,7 +47,14 @@ class Counted:
 
 
 def model_card(
-    card: Card, name: str, plan: Plan, maps: list[str], counted: Counted, features: str, classes: int
+    card: Card,
+    name: str,
+    plan: Plan,
+    maps: list[str],
+    counted: Counted,
+    features: str,
+    classes: int,
+    plain: bool = False,
 ) -> str:
     """The text of a ``README.md``.
 
@@ -65,11 +72,13 @@ def model_card(
         Kind of the features, see `Encoder`.
     classes
         How many classes it tells apart; 0 if it has no classifier.
+    plain
+        Whether it is of the base architecture, which transformers opens without toastlib.
     """
     base = card.base or name
     title = f"{base}, plan {plan}" if plan else base
     parts = [_header(base, classes), f"# {title}", _made_of(card, base, plan, maps), _table(card, counted)]
-    return "\n\n".join([*parts, _notes(card, features), _how_to_load(classes)]) + "\n"
+    return "\n\n".join([*parts, _notes(card, features, plain), _how_to_load(classes, plain)]) + "\n"
 
 
 def in_words(description: list) -> str:
@@ -121,13 +130,13 @@ def _percent(accuracy: Accuracy | None) -> str:
     return "" if accuracy is None else "{:.2f} % ({:.2f} to {:.2f})".format(*accuracy)
 
 
-def _notes(card: Card, features: str) -> str:
+def _notes(card: Card, features: str, plain: bool) -> str:
     kinds = {
         "cls": "the CLS token after the final norm",
         "mean": "the mean of the patch tokens",
         "pooler": "the pooled output",
     }
-    notes = [f"Its features (`pooler_output`): {kinds[features]}."]
+    notes = [f"Its features{'' if plain else ' (`pooler_output`)'}: {kinds[features]}."]
     if card.evaluation:
         notes.append(f"Accuracy was measured on {card.evaluation}.")
     if card.latency and card.device:
@@ -135,14 +144,14 @@ def _notes(card: Card, features: str) -> str:
     return " ".join(notes)
 
 
-def _how_to_load(classes: int) -> str:
+def _how_to_load(classes: int, plain: bool) -> str:
     auto = "AutoModelForImageClassification" if classes else "AutoModel"
     task = "image-classification" if classes else "image-feature-extraction"
+    code = "import toastlib  # or, without it: pass trust_remote_code=True, after a look at modeling_toast.py\n"
     return f"""## How to load it
 
 ```python
-import toastlib  # or, without it: pass trust_remote_code=True, after a look at modeling_toast.py
-from transformers import {auto}, pipeline
+{"" if plain else code}from transformers import {auto}, pipeline
 
 model = {auto}.from_pretrained("FOLDER-OR-HUB-ID")
 answers = pipeline("{task}", "FOLDER-OR-HUB-ID")("image.png")

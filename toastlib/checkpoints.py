@@ -54,7 +54,7 @@ def load_encoder(
     path = catalog.model_path(name)
     target = resolve_device(device)
     precision = resolve_dtype(dtype, target)
-    model, missing = _load_checkpoint(path, trust_remote_code)
+    model, missing = load_checkpoint(path, trust_remote_code)
     alias = catalog.model_alias(name)
     if model.config.model_type == "toast":
         preprocessing = _preprocessing(path, model.tower.config, trust_remote_code)
@@ -103,11 +103,18 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def _load_checkpoint(path: str, trust_remote_code: bool) -> tuple[nn.Module, list[str]]:
+def load_checkpoint(path: str, trust_remote_code: bool) -> tuple[nn.Module, list[str]]:
+    """The model of a folder or Hub id, float32, and the names of weights that the checkpoint lacks; those are random.
+
+    Raises
+    ------
+    InputError
+        If it cannot be fetched or read.
+    """
     from transformers import AutoModel
 
     try:
-        with _quiet_transformers(), torch.random.fork_rng(devices=[]):
+        with quiet_transformers(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # weights that the checkpoint lacks are drawn, and drawn alike every time
             model, info = AutoModel.from_pretrained(
                 path,
@@ -138,7 +145,7 @@ def _preprocessing(path: str, config: Any, trust_remote_code: bool) -> Preproces
     if getattr(config, "pretrained_cfg", None):  # timm keeps it beside the architecture
         return Preprocessing.from_config(_timm_settings(config.pretrained_cfg))
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             return Preprocessing.from_config(_processor_settings(path, trust_remote_code))
     except OSError:
         size = getattr(config, "image_size", 224)
@@ -177,7 +184,7 @@ def _timm_settings(config: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bars or notices while loading: what matters is raised or warned about by us."""
     from transformers.utils import logging
 

@@ -95,6 +95,7 @@ def load_images(
     image_column: str | None = None,
     label_column: str | None = None,
     seed: int = 0,
+    at_most: bool = False,
 ) -> ImageSet:
     """Load a data set as the encoder expects its images.
 
@@ -114,6 +115,8 @@ def load_images(
         Column names; found from the column types if `None`.
     seed
         Of the draw, and of the split where the set has no test split.
+    at_most
+        Take all images of a split that has fewer than its size, rather than refuse it.
 
     Raises
     ------
@@ -136,12 +139,14 @@ def load_images(
 
     def load(split: str) -> Images:
         table, size = sized[split]
+        if at_most and size and not isinstance(table, StreamedTable):
+            size = min(size, len(table))
         try:
             chunks = _draw_chunks(table, size, seed)
         except InputError as error:
             raise InputError(f"The {split} split of {name!r} is too small: {error}") from None
         pixels, labels, preprocessing = _collect(chunks, encoder.preprocessing)
-        if size and len(pixels) < size:  # the end of a stream comes unforeseen
+        if size and len(pixels) < size and not at_most:  # the end of a stream comes unforeseen
             raise InputError(f"The {split} split of {name!r} is too small: it has {len(pixels)} of {size} images.")
         return Images(pixels, labels, table.class_names, preprocessing, encoder.device, encoder.dtype)
 

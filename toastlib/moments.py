@@ -7,7 +7,7 @@ with its residual. Memory depends on the pairs and the width, never on the numbe
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Self
 
@@ -48,6 +48,7 @@ class Moments:
     inner: Tensor
     cosines: Tensor
     products: dict[Pair, Tensor]
+    _spectra: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, hidden: dict[int, Tensor], pairs: Iterable[Pair], dtype: torch.dtype = torch.float64) -> Self:
@@ -122,6 +123,12 @@ class Moments:
         if (second, first) in self.products:
             return self.products[second, first].mT
         raise self.lack(first, second)
+
+    def spectrum(self, block: int) -> tuple[Tensor, Tensor]:
+        """Eigenvalues, rising, and eigenvectors of ``H[block]'H[block]``; computed once for all spans from there."""
+        if block not in self._spectra:
+            self._spectra[block] = tuple(torch.linalg.eigh(self.product(block, block)))
+        return self._spectra[block]
 
     def lack(self, *blocks: int) -> InputError:
         """The error that these blocks, or their product, were not collected."""

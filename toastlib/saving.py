@@ -79,13 +79,13 @@ def saved_form(
     from toastlib.modeling_toast import ToastForImageClassification, ToastModel
 
     whole = head if isinstance(head, PreTrainedModel) else None
-    layer = None if whole else _linear(head, encoder, class_names)
+    layer = None if whole else linear_head(head, encoder, class_names)
     config = _config(encoder, whole, layer, class_names)
     with torch.device("meta"):
         model = (ToastForImageClassification if config.head else ToastModel)(config).eval()
     expected = _shapes(model)
     body = model if config.head is None else model.toast
-    body.base = encoder.model if whole is None else _with_tower(whole, config.tower, encoder.model)
+    body.base = encoder.model if whole is None else with_tower(whole, config.tower, encoder.model)
     if layer is not None:
         model.classifier = layer
     model = model.to(encoder.device, encoder.dtype).requires_grad_(False)
@@ -239,7 +239,7 @@ def _spans(encoder: Encoder, block_count: int) -> dict[Span, nn.Module]:
     return spans
 
 
-def _linear(head: Head | None, encoder: Encoder, class_names: Sequence[str] | None) -> nn.Linear | None:
+def linear_head(head: Head | None, encoder: Encoder, class_names: Sequence[str] | None) -> nn.Linear | None:
     """The classifier as a layer of its own."""
     if head is None:
         return None
@@ -267,7 +267,7 @@ def _linear(head: Head | None, encoder: Encoder, class_names: Sequence[str] | No
     return layer
 
 
-def _with_tower(whole: nn.Module, path: str, tower: nn.Module) -> nn.Module:
+def with_tower(whole: nn.Module, path: str, tower: nn.Module) -> nn.Module:
     """A copy of the model with another tower, which is not copied; the model given stays as it is."""
     parent, _, attribute = path.rpartition(".")
     if parent:

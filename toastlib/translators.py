@@ -110,7 +110,7 @@ class Linear:
                 "fit equally well the one of least norm is taken; more calibration images make it unique.",
                 stacklevel=2,
             )
-        self.weight_, self.rank_ = least_norm_solution(gram, cross)
+        self.weight_, self.rank_ = least_norm_solution(*moments.spectrum(span.start), cross)
         inner = moments.restrict(span).inner
         explained = 2 * (self.weight_ * cross).sum() - (self.weight_ * (gram @ self.weight_)).sum()
         self.residual_ = ((inner[1, 1] - explained) / inner[1, 1]).item()
@@ -174,7 +174,7 @@ def linear_module(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     return linear.requires_grad_(False)
 
 
-def least_norm_solution(gram: Tensor, cross: Tensor) -> tuple[Tensor, int]:
+def least_norm_solution(values: Tensor, vectors: Tensor, cross: Tensor) -> tuple[Tensor, int]:
     """The W of least Frobenius norm among those that minimise ``|X W - Y|``, from ``X'X`` and ``X'Y``.
 
     Eigenvalues of ``X'X`` below ``width * eps`` of the largest are taken as zero: float64 sums cannot tell them
@@ -182,15 +182,16 @@ def least_norm_solution(gram: Tensor, cross: Tensor) -> tuple[Tensor, int]:
 
     Parameters
     ----------
-    gram, cross
-        ``X'X`` and ``X'Y``, float64, shapes (width, width) and (width, other width).
+    values, vectors
+        Eigenvalues of ``X'X``, rising, and its eigenvectors: float64, shapes (width,) and (width, width).
+    cross
+        ``X'Y``, float64, shape (width, other width).
 
     Returns
     -------
     tuple
         W, float64, shape (width, other width), and the numerical rank of X.
     """
-    values, vectors = torch.linalg.eigh(gram)
-    kept = values > values[-1] * len(gram) * torch.finfo(gram.dtype).eps
+    kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
     basis = vectors[:, kept]
     return basis @ ((basis.mT @ cross) / values[kept, None]), int(kept.sum())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from toastlib import catalog
-from toastlib.checkpoints import _load_checkpoint, _quiet_transformers
+from toastlib.checkpoints import load_checkpoint, quiet_transformers
 from toastlib.data import Images
 from toastlib.errors import InputError
 from toastlib.models import Encoder
@@ -93,7 +93,7 @@ def load_text_tower(encoder: Encoder, model: str) -> TwoTowers:
         If it has none, or no tokenizer, or its projection was trained on other features than the encoder's.
     """
     path = catalog.model_path(model)
-    both, missing = _load_checkpoint(path, trust_remote_code=False)
+    both, missing = load_checkpoint(path, trust_remote_code=False)
     kind = both.config.model_type
     if not hasattr(both, "get_text_features") or kind not in PROJECTED or missing:
         hint = f"take 'openclip-vit-b', or {EMBEDDED!r}, for which one is trained"
@@ -179,7 +179,7 @@ def _load_tokenizer(path: str, name: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(path)
         if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what comes back where there is no file
             raise OSError("it knows no words")
