@@ -182,6 +182,25 @@ def test_the_cache_is_shown_and_cleared(tmp_path, capsys, monkeypatch):
     assert "off" in capsys.readouterr().out
 
 
+def test_approximate_writes_a_model_and_a_report(tmp_path, capsys):
+    sizes = ["--train-size", "60", "--test-size", "30", "--calibration-size", "30"]
+    command = ["approximate", "vit-mini", "--data", "digits", "--plan", "2->5", *sizes, "--device", "cpu"]
+    assert main([*command, "--out", str(tmp_path / "smaller")]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert err == ""
+    assert lines[0] == "plan 2->5 (3 blocks, linear)"
+    assert lines[1].startswith("parameters ")
+    assert lines[2].startswith("accuracy ")
+    assert lines[-1].strip() == str(tmp_path / "smaller")
+    assert (tmp_path / "smaller" / "report.html").is_file()
+    assert main([*command, "--out", str(tmp_path)]) == 2
+    assert "exists and holds no smaller model" in capsys.readouterr().err
+    assert main(["approximate", "vit-mimi", "--data", "digits", "--out", str(tmp_path / "other")]) == 2
+    assert capsys.readouterr().err == "toast: Unknown model 'vit-mimi': did you mean 'vit-mini'?\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["smaller"]
+
+
 def test_params_lists_names_defaults_and_comments(study, capsys):
     assert main(["params", "07"]) == 0
     assert capsys.readouterr().out == "07_small\n  speed = 0.5  # how fast\n  results_dir = ''\n"
@@ -202,9 +221,12 @@ def test_doctor_shows_that_the_embedded_encoder_loads(capsys):
     assert "vit-mini loads: 12 blocks" in out
 
 
+TWICE = ["approximate", "vit-mini", "--data", "digits", "--out", "x", "--remove", "3", "--plan", "2->5"]
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [["fly"], [], ["run"], ["study", "--fast"], ["study", "--jobs", "0"], ["study", "--full", "--table", "8"]],
+    [["fly"], [], ["run"], ["study", "--fast"], ["study", "--jobs", "0"], ["study", "--full", "--table", "8"], TWICE],
 )
 def test_an_unknown_command_or_option_is_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as error:

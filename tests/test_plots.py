@@ -220,3 +220,57 @@ def test_map_costs_show_every_translator_even_a_free_one():
         left, right = ax.get_xlim()
         assert left < 0
         assert right > frame[column].max()
+
+
+def test_lost_by_translator_puts_the_best_on_top_and_the_linear_map_as_a_line():
+    frame = pd.DataFrame(
+        {
+            "translator": ["linear", "identity", "separate+realign"],
+            "lost": [2.0, 7.0, 0.5],
+            "low": [1.0, 6.0, 0.0],
+            "high": [3.0, 8.0, 1.0],
+        }
+    )
+    ax = plots.lost_by_translator(frame)
+    assert labels(ax) == ("accuracy lost (points, 95 % interval)", "translator")
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["separate+realign", "linear", "identity"]
+    ends = [tuple(segment[:, 0]) for bars in ax.containers for segment in bars.lines[2][0].get_segments()]
+    assert ends == [(0.0, 1.0), (1.0, 3.0), (6.0, 8.0)]
+    assert [line.get_xdata()[0] for line in ax.get_lines() if len(line.get_xdata()) == 2] == [0, 2.0]
+
+
+@pytest.mark.parametrize("predictors", [["mse"], ["mse", "cka", "fit", "held-out"]])
+def test_predicted_against_lost_has_a_panel_for_each_predictor(predictors):
+    frame = pd.DataFrame(
+        [(name, size, 0.1 * size, 3.0 * size) for name in predictors for size in (1, 2)],
+        columns=["predictor", "removed", "predicted", "lost"],
+    )
+    axes = plots.predicted_against_lost(frame).flat
+    for ax, name in zip(axes, predictors):
+        assert ax.get_title() == plots.selection.PREDICTOR_NAMES[name]
+        points = np.vstack([collection.get_offsets() for collection in ax.collections])
+        assert np.allclose(points, [(0.1, 3), (0.2, 6)])
+    assert labels(axes[0]) == ("predicted cost", "accuracy lost (points)")
+    assert legend_texts(axes[0]) == {"1", "2"}
+
+
+def test_rank_correlations_has_a_panel_for_each_size():
+    frame = pd.DataFrame(
+        [(name, size, 0.5, 0.4, 0.8) for name in ("mse", "fit") for size in (1, 2, 3)],
+        columns=["predictor", "removed", "correlation", "low", "high"],
+    )
+    axes = plots.rank_correlations(frame)
+    assert [ax.get_title() for ax in axes] == [f"removed blocks: {size}" for size in (1, 2, 3)]
+    assert [text.get_text() for text in axes[0].get_yticklabels()] == ["MSE", "fit"]
+    assert [tuple(s[:, 0]) for s in axes[0].containers[0].lines[2][0].get_segments()] == [(0.4, 0.8)] * 2
+
+
+def test_choices_against_chance_shows_every_plan_and_the_chosen_with_its_interval():
+    drawn = pd.DataFrame({"removed": [1, 1, 2], "translator": ["linear"] * 3, "lost": [0.0, 60.0, 5.0]})
+    chosen = pd.DataFrame({"removed": [1, 2], "lost": [0.5, 1.0], "low": [0.0, 0.5], "high": [1.0, 1.5]})
+    ax = plots.choices_against_chance(drawn, chosen)
+    assert labels(ax) == ("removed blocks", "accuracy lost (points)")
+    assert legend_texts(ax) == {"any plan, linear", "chosen from moments"}
+    assert np.allclose(ax.collections[0].get_offsets()[:, 1], drawn["lost"])
+    bars = next(bars for bars in ax.containers if bars.has_yerr)
+    assert [tuple(segment[:, 1]) for segment in bars.lines[2][0].get_segments()] == [(0.0, 1.0), (0.5, 1.5)]

@@ -212,6 +212,11 @@ def test_the_rank_correlation_is_spearmans_and_lies_in_its_interval(measured):
     assert rank_correlation(shuffled, measured)[0] == pytest.approx(correlation)
 
 
+def test_plans_that_are_all_alike_have_no_rank_correlation():
+    alike = pd.DataFrame({name: [0.0, 1.0, 1.0] for name in "abc"})
+    assert rank_correlation(pd.Series({"a": 1.0, "b": 2.0, "c": 3.0}), alike) == (0, 0, 0)
+
+
 def test_the_distance_to_the_best_plan_is_that_of_the_means(measured):
     distance = distance_to_best(measured, "plan 3")
     means = 100 * measured.mean()

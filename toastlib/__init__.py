@@ -30,7 +30,7 @@ _HOMES = {
     "selection": ["distance_to_best", "random_like", "random_plans", "rank_correlation", "select", "span_costs"],
     "similarities": ["similarity"],
     "sweeps": ["predict", "sweep", "tabulate"],
-    "take_away": ["TakeAway", "take_away"],
+    "take_away": ["TakeAway", "shrink"],
     "token_aware": ["Separate"],
     "trade_off": ["pareto_front", "relative_throughput", "time_plans"],
     "trained": ["MLP", "FairMLP", "ResMLP"],

@@ -1,4 +1,4 @@
-"""The command line: ``toast study``, ``sweep``, ``run``, ``export``, ``params``, ``doctor``, ``cache``."""
+"""The command line: ``toast study``, ``sweep``, ``run``, ``approximate``, ``export``, ``params`` and others."""
 
 import argparse
 import sys
@@ -85,6 +85,31 @@ def doctor(options: argparse.Namespace) -> int:
     return 0
 
 
+def approximate(options: argparse.Namespace) -> int:
+    """Make a checkpoint smaller: a folder with the model and a page that says what it costs."""
+    from toastlib import checkpoints, data, judging, take_away
+
+    folder = take_away.check_folder(options.out)
+    encoder = checkpoints.load_encoder(options.model, features=options.features, device=options.device)
+    sizes = {"train_size": options.train_size, "test_size": options.test_size, "seed": options.seed}
+    images = data.load_images(options.data, encoder, **sizes, at_most=True)
+    taken = take_away.shrink(
+        encoder,
+        images,
+        options.plan,
+        options.remove,
+        options.max_drop,
+        options.translator,
+        judging.own_classifier(options.model),
+        options.calibration_size,
+        options.seed,
+    )
+    taken.save(folder)
+    print(take_away.summary(taken))
+    print(f"Model and report.html lie in\n  {folder}")
+    return 0
+
+
 def export(options: argparse.Namespace) -> int:
     """Write a saved model in another format, checked against the original."""
     from toastlib.exporting import export_onnx
@@ -138,12 +163,38 @@ def _parser() -> argparse.ArgumentParser:
         )
     command(params).add_argument("notebook", nargs="?", help="one notebook; all of them if not given")
     command(doctor)
+    _add_approximate(command(approximate))
     export_parser = command(export)
     export_parser.add_argument("folder", type=Path, help="what save_pretrained wrote")
     export_parser.add_argument("--onnx", action="store_true", required=True, help="the format")
     export_parser.add_argument("--out", type=Path, help="the file (model.onnx in the folder)")
     command(cache).add_argument("--clear", action="store_true", help="delete everything in it")
     return parser
+
+
+def _add_approximate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="alias, Hub id or folder")
+    parser.add_argument("--data", required=True, help="alias, Hub id or folder of images; labels are optional")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--remove", type=_positive, metavar="K", help="how many blocks go; which, is chosen")
+    choice.add_argument("--plan", help='which spans go, for example "2->5"')
+    choice.add_argument(
+        "--max-drop",
+        type=float,
+        metavar="POINTS",
+        help="as many blocks as lose at most so many points on held-out training images (1, if nothing is said)",
+    )
+    parser.add_argument(
+        "--translator", default="linear", help="what stands in for them (linear); folded leaves no layer"
+    )
+    parser.add_argument("--features", help="cls, mean or pooler (cls)")
+    sizes = {"train": (3000, "training images at most"), "test": (2000, "test images at most")}
+    sizes["calibration"] = (500, "training images that the maps are fitted on")
+    for name, (size, text) in sizes.items():
+        parser.add_argument(f"--{name}-size", type=_positive, default=size, metavar="N", help=f"{text} ({size})")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws and of the head (0)")
+    parser.add_argument("--out", type=Path, required=True, help="the folder")
 
 
 def _positive(text: str) -> int:

@@ -166,5 +166,5 @@ def _other_features(model: Any, encoder: Encoder) -> InputError:
     kind = "transformers" if model is None else f"a {type(model).__name__}"
     return InputError(
         f"No classifier of {kind} reads the {encoder.feature_kind!r} features of {encoder.name}: save the encoder "
-        "alone, or with toastlib.saving.save_pretrained, whose folder needs toastlib or trust_remote_code."
+        "alone, or take another translator than the folded one."
     )

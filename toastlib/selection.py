@@ -233,11 +233,18 @@ def rank_correlation(
         The correlation, and the 2.5 and 97.5 % quantiles over the resamples. A resample adds noise to accuracies that
         have some already, so that the interval leans towards zero.
     """
+    from scipy.stats import rankdata
+
     outcomes, images = correct[predicted.index].to_numpy(), len(correct)
     resamples = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=draws)
-    accuracies = pd.DataFrame(np.vstack([outcomes.mean(0), resamples @ outcomes / images]), columns=predicted.index)
-    correlations = accuracies.rank(axis=1).corrwith(-predicted.rank(), axis=1)
-    return (correlations[0], *correlations[1:].quantile([0.025, 0.975]))
+    accuracies = np.vstack([outcomes.mean(0), resamples @ outcomes / images])
+    ranks = rankdata(np.vstack([-predicted.to_numpy(), accuracies.round(9)]), axis=1)  # equal but for rounding: tied
+    ranks -= ranks.mean(1, keepdims=True)
+    lengths = np.linalg.norm(ranks, axis=1, keepdims=True)
+    expected, *measured = ranks / np.where(lengths > 0, lengths, 1)  # where all are tied there is no correlation: 0
+    correlation, *resampled = np.array(measured) @ expected
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return float(correlation), float(low), float(high)
 
 
 class Distance(NamedTuple):

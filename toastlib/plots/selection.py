@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 from toastlib.plots.style import COLOURS, MARKERS
 
@@ -41,6 +42,8 @@ def predicted_against_lost(frame: pd.DataFrame) -> np.ndarray:
         sns.scatterplot(part, x="predicted", y="lost", legend=ax is axes.flat[0], ax=ax, **style)
         ax.axhline(0, color="grey", linewidth=1, zorder=0)
         ax.set(xscale="log", title=PREDICTOR_NAMES.get(predictor, predictor), xlabel="predicted cost", ylabel="")
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        _points_axis(ax)
     for ax in axes[:, 0]:
         ax.set_ylabel("accuracy lost (points)")
     axes.flat[0].legend(title="removed blocks", fontsize="small")
@@ -48,15 +51,16 @@ def predicted_against_lost(frame: pd.DataFrame) -> np.ndarray:
 
 
 def rank_correlations(frame: pd.DataFrame) -> np.ndarray:
-    """Rank correlation of predicted cost and measured loss, with its interval; one panel per number of blocks.
+    """Rank correlation of predicted cost and measured loss, with its interval; one panel per group of plans.
 
     Parameters
     ----------
     frame
-        One row per predictor and size: ``predictor``, ``removed``, ``correlation``, ``low`` and ``high``.
+        One row per predictor and group: ``predictor``, ``removed`` (how many blocks, or which plans), ``correlation``,
+        ``low`` and ``high``.
     """
     sizes, predictors = list(frame["removed"].unique()), list(frame["predictor"].unique())
-    size = (3.2 * len(sizes), 1 + 0.35 * len(predictors))
+    size = (3.7 * len(sizes), 1 + 0.35 * len(predictors))
     _, axes = plt.subplots(1, len(sizes), figsize=size, sharex=True, sharey=True, squeeze=False)
     for ax, removed in zip(axes[0], sizes, strict=True):
         part = frame[frame["removed"] == removed].set_index("predictor").loc[predictors]
@@ -65,7 +69,7 @@ def rank_correlations(frame: pd.DataFrame) -> np.ndarray:
         ax.errorbar(part["correlation"], range(len(predictors)), xerr=ends, **style)
         ax.axvline(0, color="black", linewidth=1)
         ax.set_yticks(range(len(predictors)), [PREDICTOR_NAMES.get(name, name) for name in predictors])
-        ax.set(title=f"{removed} removed", xlabel="rank correlation", ylim=(len(predictors) - 0.5, -0.5))
+        ax.set(title=f"removed blocks: {removed}", xlabel="rank correlation", ylim=(len(predictors) - 0.5, -0.5))
     return axes[0]
 
 
@@ -95,5 +99,14 @@ def choices_against_chance(drawn: pd.DataFrame, chosen: pd.DataFrame, ax: Axes |
     ax.axhline(0, color="grey", linewidth=1, zorder=0)
     ax.set_xticks(range(len(sizes)), sizes)
     ax.set(xlabel="removed blocks", ylabel="accuracy lost (points)")
-    ax.legend(loc="upper left", fontsize="small")
+    _points_axis(ax)
+    ax.set_ylim(bottom=min(drawn["lost"].min(), chosen["low"].min()) - 0.5)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
+
+
+def _points_axis(ax: Axes) -> None:
+    """Proportional up to 5 points and logarithmic beyond: a few plans lose nearly everything."""
+    ax.set_yscale("symlog", linthresh=5)
+    ax.set_yticks([0, 2, 5, 10, 20, 50], ["0", "2", "5", "10", "20", "50"])
+    ax.yaxis.set_minor_formatter(NullFormatter())

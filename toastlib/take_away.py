@@ -1,0 +1,314 @@
+"""From a checkpoint and images to a smaller model in a folder: which blocks go, and what that costs."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+
+from toastlib.approximation import approximate
+from toastlib.card import Accuracy, Card, Counted
+from toastlib.data import Images, ImageSet
+from toastlib.errors import InputError
+from toastlib.evaluation import flops, paired_difference, parameter_count
+from toastlib.folding import fold_spans
+from toastlib.judging import (
+    MEASURES,
+    Head,
+    answers,
+    choose_head,
+    compare,
+    device_name,
+    form,
+    measure_latency,
+    percent,
+    score,
+)
+from toastlib.models import Encoder
+from toastlib.moments import FoldedMoments, collect_folds
+from toastlib.plan import Plan
+from toastlib.probe import Probe
+from toastlib.saving import example_input
+from toastlib.selection import best_plan, span_costs
+from toastlib.similarities import similarity
+from toastlib.translators import REALIGN, make_translator
+from toastlib.walks import collect_calibration
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FOLDED = "folded"
+"""The translator that leaves no map: see `toastlib.folding`."""
+HELD_OUT = 5
+"""One training image in so many is kept from maps, and from the head while spans are chosen."""
+MAX_DROP = 1.0  # points
+
+
+@dataclass(frozen=True)
+class TakeAway:
+    """A smaller encoder, and all that is to be said about it.
+
+    Attributes
+    ----------
+    plan, translator
+        What was removed, and what stands in for it.
+    encoder, head
+        The smaller encoder, and what it is saved with.
+    before, after
+        Percent and its 95 % interval, of the original and of this model, by the head's measure.
+    lost
+        Points lost, paired over the test images, with their 95 % interval.
+    classes
+        One row per class: ``class``, ``images``, ``before``, ``after`` in percent; `None` without labels.
+    similarity
+        Linear CKA of all blocks on the calibration images, from `toastlib.similarities.similarity`.
+    search
+        One row per number of removed blocks that was tried: ``removed``, ``plan``, ``lost`` in points on training
+        images that were held out; empty where the number was given.
+    counted
+        Parameters and FLOPs of both.
+    card
+        For the folder.
+    """
+
+    plan: Plan
+    translator: str
+    encoder: Encoder
+    head: Head
+    before: Accuracy
+    after: Accuracy
+    lost: Accuracy
+    classes: pd.DataFrame | None
+    similarity: pd.DataFrame
+    search: pd.DataFrame
+    counted: Counted
+    card: Card
+
+    def save(self, folder: str | Path) -> Path:
+        """The same as `save`."""
+        return save(self, folder)
+
+
+def shrink(
+    encoder: Encoder,
+    dataset: ImageSet,
+    plan: str | Plan | None = None,
+    remove: int | None = None,
+    max_drop: float | None = None,
+    translator: str = "linear",
+    classifier: "PreTrainedModel | None" = None,
+    calibration_size: int = 500,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> TakeAway:
+    """Make an encoder smaller and measure what that costs; test images are used for the measuring alone.
+
+    Parameters
+    ----------
+    encoder, dataset
+        The original, and images with or without labels.
+    plan
+        Which spans go. Or instead:
+    remove
+        How many blocks go; which, `toastlib.selection` says from the calibration images.
+    max_drop
+        As many blocks go as lose at most so many points on held-out training images; 1 if nothing is given.
+    translator
+        A name of `toastlib.translators.TRANSLATORS`, or ``"folded"``.
+    classifier
+        The checkpoint's own. It is kept where the data set has no labels or labels of the same names; else a linear
+        head is trained on the original's features and frozen.
+    calibration_size
+        Training images that the maps are fitted on, or as many as there are.
+    seed
+        Of the draw of images, and of the head.
+    batch_size
+        Images per forward pass.
+
+    Raises
+    ------
+    InputError
+        If more than one of `plan`, `remove` and `max_drop` is given, a name is unknown, the encoder cannot be saved, or
+        not even one block can go.
+    """
+    _check(encoder, plan, remove, max_drop, translator)
+    fitting, held_out = _part(dataset.train, seed)
+    calibration = fitting.sample(min(calibration_size, len(fitting)), seed)
+    folds = collect_folds(encoder, calibration, folds=min(5, len(calibration)), batch_size=batch_size)
+    head = choose_head(encoder, dataset, classifier, seed, batch_size)
+
+    def make(chosen: Plan) -> Encoder:
+        return _make(encoder, chosen, translator, calibration, folds, batch_size)
+
+    search = pd.DataFrame(columns=["removed", "plan", "lost"])
+    if plan is not None:
+        plan = Plan.parse(plan).check(len(encoder.blocks))
+    else:
+        choose = _chooser(folds, translator)
+        if remove is not None:
+            plan = choose(remove)
+        else:
+            trial = choose_head(encoder, replace(dataset, train=fitting), classifier, seed, batch_size)
+            bound = MAX_DROP if max_drop is None else max_drop
+            plan, search = search_plan(encoder, make, choose, trial, held_out, bound, batch_size)
+    smaller = make(plan)
+    models = form(encoder, head), form(smaller, head)
+    scores, classes = compare(models, head, dataset.test, batch_size)
+    before, after = (percent(score, head.measure) for score in scores)
+    counted = _count(encoder, smaller, *models)
+    card = Card(
+        encoder.name,
+        f"{len(calibration)} training images of {dataset.name}, seed {seed}",
+        f"{len(dataset.test)} test images of {dataset.name}",
+        before if head.measure == "accuracy" else None,
+        after if head.measure == "accuracy" else None,
+        measure_latency(models, dataset.test),
+        device_name(encoder.device),
+    )
+    lost = paired_difference(*scores)
+    matrix = similarity(folds.whole, "cka")
+    return TakeAway(plan, translator, smaller, head, before, after, lost, classes, matrix, search, counted, card)
+
+
+def search_plan(
+    encoder: Encoder,
+    make: Callable[[Plan], Encoder],
+    choose: Callable[[int], Plan],
+    head: Head,
+    images: Images,
+    max_drop: float,
+    batch_size: int = 32,
+) -> tuple[Plan, pd.DataFrame]:
+    """Remove one block more, and one more, until the images lose more than `max_drop` points.
+
+    Returns
+    -------
+    tuple
+        The last plan within the bound, and the table of all that were tried, see `TakeAway`.
+    """
+    original, best, rows = answers(form(encoder, head), images, batch_size), None, []
+    before = score(original, original, images, head)
+    for removed in range(1, len(encoder.blocks)):
+        plan = choose(removed)
+        after = score(answers(form(make(plan), head), images, batch_size), original, images, head)
+        lost = 100 * float((before - after).mean())
+        rows.append((removed, str(plan), lost))
+        if lost > max_drop:
+            break
+        best = plan
+    if best is None:
+        raise InputError(
+            f"Removing one block ({rows[0][1]}) loses {rows[0][2]:.1f} points on held-out training images, more than "
+            f"{max_drop:g}: allow a larger drop, or say how many blocks go."
+        )
+    return best, pd.DataFrame(rows, columns=["removed", "plan", "lost"])
+
+
+def summary(taken: TakeAway) -> str:
+    """A few lines for the terminal."""
+    score = "{:.1f} % -> {:.1f} % [{:.1f}, {:.1f}]".format(taken.before[0], *taken.after)
+    return "\n".join(
+        [
+            f"plan {taken.plan} ({len(taken.plan.removed)} blocks, {taken.translator})",
+            "parameters {:,} -> {:,}".format(*taken.counted.parameters),
+            f"{MEASURES[taken.head.measure]} {score}",
+        ]
+    )
+
+
+def save(taken: TakeAway, folder: str | Path) -> Path:
+    """Write the model, its card and ``report.html``; beside the folder first, which then takes its place.
+
+    Raises
+    ------
+    InputError
+        If the folder exists and is not one that this function wrote, or cannot be written.
+    """
+    from toastlib.report import report
+
+    folder = check_folder(folder)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        names = taken.head.class_names if isinstance(taken.head.module, Probe) else None
+        taken.encoder.save_pretrained(part, head=taken.head.module, class_names=names, card=taken.card)
+        (part / "report.html").write_text(report(taken), encoding="utf-8")
+        part.chmod(0o755)  # mkdtemp's are for their owner alone
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(part, folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return folder
+
+
+def check_folder(folder: str | Path) -> Path:
+    """The folder, resolved, if `save` may write it; its parents are made.
+
+    Raises
+    ------
+    InputError
+        If it is something else.
+    """
+    folder = Path(folder).resolve()
+    if (
+        folder.exists()
+        and not (folder / "report.html").is_file()
+        and not (folder.is_dir() and not any(folder.iterdir()))
+    ):
+        raise InputError(f"{folder} exists and holds no smaller model with its report: name another --out.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Nothing can be written to {folder}: {error.strerror}.") from error
+    return folder
+
+
+def _check(encoder: Encoder, plan, remove: int | None, max_drop: float | None, translator: str) -> None:
+    if sum(choice is not None for choice in (plan, remove, max_drop)) > 1:
+        raise InputError("Say one of plan, remove and max_drop: each of them decides which blocks go.")
+    if any(hasattr(block, "translation") for block in encoder.blocks):
+        raise InputError(
+            f"{encoder.name} was made smaller already: start from the original, with all spans in one plan."
+        )
+    if translator.endswith(REALIGN):
+        raise InputError(f"{translator!r} cannot be saved here: take {translator.removesuffix(REALIGN)!r}.")
+    if translator != FOLDED:
+        make_translator(translator)
+    if remove is not None and not 0 < remove < len(encoder.blocks):
+        raise InputError(f"{remove} blocks cannot be removed: the model has {len(encoder.blocks)}, and keeps one.")
+
+
+def _part(images: Images, seed: int) -> tuple[Images, Images]:
+    """Training images for maps and trial heads, and those that are held out from both."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    held_out = len(images) // HELD_OUT
+    return images[order[held_out:]], images[order[:held_out]]
+
+
+def _chooser(folds: FoldedMoments, translator: str) -> Callable[[int], Plan]:
+    """Number of blocks -> the plan of least predicted cost; a folded span needs a block before it."""
+    costs = span_costs(folds)
+    if translator == FOLDED:
+        costs = {span: float("inf") if span.start == -1 else cost for span, cost in costs.items()}
+    return lambda remove: best_plan(costs, remove)
+
+
+def _make(
+    encoder: Encoder, plan: Plan, translator: str, calibration: Images, folds: FoldedMoments, batch_size: int
+) -> Encoder:
+    if translator == FOLDED:
+        return fold_spans(encoder, plan, calibration, batch_size)
+    trained = make_translator(translator).needs_activations
+    moments = collect_calibration(encoder, calibration, [plan], [translator], batch_size) if trained else folds
+    return approximate(encoder, plan, translator, moments)
+
+
+def _count(encoder: Encoder, smaller: Encoder, *models: "PreTrainedModel") -> Counted:
+    parameters = tuple(parameter_count(model) for model in models)
+    return Counted(parameters, tuple(flops(one, example_input(one)) for one in (encoder, smaller)))
