@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from toastlib.data import ImageSet
+from toastlib.delivery import check_folder, deliver
 from toastlib.errors import InputError
 from toastlib.judging import choose_head, own_classifier
 from toastlib.plan import Plan
 from toastlib.probe import Probe
 from toastlib.report import report
-from toastlib.take_away import check_folder, save, shrink, summary
+from toastlib.take_away import shrink, summary
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,7 @@ def test_the_folder_computes_what_is_reported(tiny_encoder, tiny_images, tmp_pat
     from transformers import AutoModelForImageClassification
 
     taken = shrink(tiny_encoder, tiny_images, plan="0->2 3->4", translator=translator, calibration_size=40)
-    save(taken, tmp_path / "smaller")
+    deliver(taken, tmp_path / "smaller")
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "smaller").eval()
     with torch.no_grad():
         found = torch.cat([model(x).logits.argmax(1) for x, _ in tiny_images.test.batches()])
@@ -79,7 +80,7 @@ def test_without_labels_features_are_compared(tiny_encoder, tiny_images, tmp_pat
     assert (taken.head.module, taken.head.measure, taken.classes) == (None, "similarity", None)
     assert taken.before[0] == pytest.approx(100)
     assert 0 < taken.after[0] < 100
-    save(taken, tmp_path / "smaller")
+    deliver(taken, tmp_path / "smaller")
     assert "cosine similarity" in (tmp_path / "smaller" / "report.html").read_text()
 
 
@@ -105,7 +106,7 @@ def test_without_labels_a_classifier_must_agree_with_itself(
     settings = {"plan": "0->1", "classifier": classifier, "translator": translator, "calibration_size": 40}
     taken = shrink(tiny_encoder, unlabelled(tiny_images), **settings)
     assert (taken.head.measure, taken.before[0]) == ("agreement", 100)
-    save(taken, tmp_path / "smaller")
+    deliver(taken, tmp_path / "smaller")
     opened = AutoModelForImageClassification.from_pretrained(tmp_path / "smaller")
     assert opened.config.id2label == {0: "Two", 1: "one", 2: "three"}
 
@@ -191,15 +192,18 @@ def test_only_its_own_folder_is_replaced(taken, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     (tmp_path / "file").touch()
-    for name in ("mine", "file"):
-        with pytest.raises(InputError, match="exists and holds no smaller model with its report"):
-            save(taken, tmp_path / name)
+    (tmp_path / "pages" / "deep").mkdir(parents=True)
+    (tmp_path / "pages" / "report.html").write_text("of something else, with its own neighbours")
+    for name in ("mine", "file", "pages"):
+        with pytest.raises(InputError, match="holds more than a smaller model"):
+            deliver(taken, tmp_path / name)
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+    assert (tmp_path / "pages" / "report.html").exists()
     with pytest.raises(InputError, match="Nothing can be written"):
         check_folder(tmp_path / "file" / "below")
-    save(taken, tmp_path / "new" / "smaller")
+    deliver(taken, tmp_path / "new" / "smaller")
     (tmp_path / "new" / "smaller" / "model.onnx").touch()
-    save(taken, tmp_path / "new" / "smaller")
+    deliver(taken, tmp_path / "new" / "smaller")
     assert not (tmp_path / "new" / "smaller" / "model.onnx").exists()
 
 
@@ -207,9 +211,9 @@ def test_a_folder_that_fails_leaves_nothing_behind(taken, tmp_path, monkeypatch)
     def fail(*args):
         raise OSError("full")
 
-    monkeypatch.setattr("toastlib.report.report", fail)
+    monkeypatch.setattr("toastlib.delivery.report", fail)
     with pytest.raises(OSError, match="full"):
-        save(taken, tmp_path / "smaller")
+        deliver(taken, tmp_path / "smaller")
     assert not list(tmp_path.iterdir())
 
 

@@ -16,6 +16,7 @@ _HOMES = {
     "checkpoints": ["load_encoder"],
     "closed_forms": ["Affine", "Diagonal", "LowRank", "Orthogonal", "Ridge", "Scalar"],
     "data": ["ImageSet", "Images", "load_images"],
+    "delivery": ["deliver"],
     "errors": ["InputError"],
     "evaluation": ["accuracy_lost", "accuracy_table", "paired_difference", "throughput"],
     "folding": ["fold_spans"],

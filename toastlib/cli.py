@@ -87,9 +87,9 @@ def doctor(options: argparse.Namespace) -> int:
 
 def approximate(options: argparse.Namespace) -> int:
     """Make a checkpoint smaller: a folder with the model and a page that says what it costs."""
-    from toastlib import checkpoints, data, judging, take_away
+    from toastlib import checkpoints, data, delivery, judging, take_away
 
-    folder = take_away.check_folder(options.out)
+    folder = delivery.check_folder(options.out)
     encoder = checkpoints.load_encoder(options.model, features=options.features, device=options.device)
     sizes = {"train_size": options.train_size, "test_size": options.test_size, "seed": options.seed}
     images = data.load_images(options.data, encoder, **sizes, at_most=True)
@@ -104,7 +104,7 @@ def approximate(options: argparse.Namespace) -> int:
         options.calibration_size,
         options.seed,
     )
-    taken.save(folder)
+    delivery.deliver(taken, folder)
     print(take_away.summary(taken))
     print(f"Model and report.html lie in\n  {folder}")
     return 0

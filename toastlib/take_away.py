@@ -1,11 +1,7 @@
 """From a checkpoint and images to a smaller model in a folder: which blocks go, and what that costs."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -32,7 +28,6 @@ from toastlib.judging import (
 from toastlib.models import Encoder
 from toastlib.moments import FoldedMoments, collect_folds
 from toastlib.plan import Plan
-from toastlib.probe import Probe
 from toastlib.saving import example_input
 from toastlib.selection import best_plan, span_costs
 from toastlib.similarities import similarity
@@ -88,10 +83,6 @@ class TakeAway:
     search: pd.DataFrame
     counted: Counted
     card: Card
-
-    def save(self, folder: str | Path) -> Path:
-        """The same as `save`."""
-        return save(self, folder)
 
 
 def shrink(
@@ -219,54 +210,6 @@ def summary(taken: TakeAway) -> str:
             f"{MEASURES[taken.head.measure]} {score}",
         ]
     )
-
-
-def save(taken: TakeAway, folder: str | Path) -> Path:
-    """Write the model, its card and ``report.html``; beside the folder first, which then takes its place.
-
-    Raises
-    ------
-    InputError
-        If the folder exists and is not one that this function wrote, or cannot be written.
-    """
-    from toastlib.report import report
-
-    folder = check_folder(folder)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        names = taken.head.class_names if isinstance(taken.head.module, Probe) else None
-        taken.encoder.save_pretrained(part, head=taken.head.module, class_names=names, card=taken.card)
-        (part / "report.html").write_text(report(taken), encoding="utf-8")
-        part.chmod(0o755)  # mkdtemp's are for their owner alone
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(part, folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    return folder
-
-
-def check_folder(folder: str | Path) -> Path:
-    """The folder, resolved, if `save` may write it; its parents are made.
-
-    Raises
-    ------
-    InputError
-        If it is something else.
-    """
-    folder = Path(folder).resolve()
-    if (
-        folder.exists()
-        and not (folder / "report.html").is_file()
-        and not (folder.is_dir() and not any(folder.iterdir()))
-    ):
-        raise InputError(f"{folder} exists and holds no smaller model with its report: name another --out.")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"Nothing can be written to {folder}: {error.strerror}.") from error
-    return folder
 
 
 def _check(encoder: Encoder, plan, remove: int | None, max_drop: float | None, translator: str) -> None:
