@@ -65,15 +65,12 @@ class Moments:
             costs about six digits of what many batches add up to, and is many times as fast on most GPUs.
         """
         blocks = tuple(sorted(hidden))
-        stacked = torch.stack([hidden[block] for block in blocks]).to(dtype)  # (blocks, rows, width)
-        row = {block: index for index, block in enumerate(blocks)}
-        products = {(i, j): (stacked[row[i]].mT @ stacked[row[j]]).double() for i, j in pairs}
-        by_row = stacked.transpose(0, 1)  # (rows, blocks, width)
-        inner = (by_row @ by_row.mT).double()
+        rows = torch.stack([hidden[block] for block in blocks], dim=1).to(dtype)  # (rows, blocks, width)
+        inner = (rows @ rows.mT).double()
         lengths = inner.diagonal(dim1=1, dim2=2).sqrt().clamp(min=1e-12)
         cosines = inner / (lengths[:, :, None] * lengths[:, None])
-        sums = stacked.sum(1, dtype=torch.float64)
-        return cls(blocks, stacked.shape[1], sums, inner.sum(0), cosines.sum(0), products)
+        sums = rows.sum(0, dtype=torch.float64)
+        return cls(blocks, len(rows), sums, inner.sum(0), cosines.sum(0), _products(rows, blocks, list(pairs)))
 
     def merge(self, other: Self) -> Self:
         """Moments of the union of two disjoint sets of images.
@@ -279,6 +276,22 @@ def _stream(encoder: Encoder, images, pairs: list[Pair], kinds: list[str], batch
 def product_dtype(encoder: Encoder) -> torch.dtype:
     """In which type a batch's products are formed: float32 on GPUs, most of which are slow in float64."""
     return torch.float64 if encoder.device.type == "cpu" or encoder.dtype == torch.float64 else torch.float32
+
+
+def _products(rows: Tensor, blocks: tuple[int, ...], pairs: list[Pair]) -> dict[Pair, Tensor]:
+    """``H[i]'H[j]`` of rows (rows, blocks, width) for each pair; all pairs two blocks at a time, in fewer products."""
+    width, flat = rows.shape[2], rows.flatten(1)
+    start = {block: index * width for index, block in enumerate(blocks)}
+    if len(pairs) < len(blocks) * (len(blocks) + 1) / 2:
+        columns = {block: flat[:, start[block] : start[block] + width] for block in blocks}
+        return {(i, j): (columns[i].mT @ columns[j]).double() for i, j in pairs}
+    products, wanted = {}, set(pairs)
+    for first in range(0, len(blocks), 2):
+        two = flat[:, first * width : (first + 2) * width].mT @ flat[:, first * width :]
+        for offset, i in enumerate(blocks[first : first + 2]):
+            of_i = two[offset * width : (offset + 1) * width].double().split(width, dim=1)
+            products |= {(i, j): product.contiguous() for j, product in zip(blocks[first:], of_i) if (i, j) in wanted}
+    return products
 
 
 def _rows(hidden: Tensor, kind: str, special_tokens: int) -> Tensor:
