@@ -14,10 +14,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from toastlib.activations import record, select_tokens
+from toastlib.activations import record
 from toastlib.errors import InputError
 from toastlib.models import Encoder
 from toastlib.plan import Plan
+from toastlib.tokens import select_tokens, token_mask
 
 Pair = tuple[int, int]
 
@@ -215,11 +216,12 @@ def collect_moments(
     encoder
         The original model: every map of the paper is fitted on its activations.
     images
-        `toastlib.data.Images`, or anything with ``batches(size)``.
+        `toastlib.data.Images`, `toastlib.texts.Texts`, or anything with ``batches(size)``.
     pairs
         Which products to keep; all of them if `None`. `plan_pairs` gives those that a list of plans needs.
     tokens
-        ``"all"`` and ``"patch"`` take every token as a row, ``"cls"`` and ``"mean"`` one row per image.
+        ``"all"`` and ``"patch"`` take every token as a row, ``"cls"``, ``"last"`` and ``"mean"`` one row per image
+        or text. Padding is never a row.
     batch_size
         Images per forward pass.
 
@@ -263,10 +265,10 @@ def _stream(encoder: Encoder, images, pairs: list[Pair], kinds: list[str], batch
     blocks = sorted({block for pair in pairs for block in pair})
     totals: dict[str, Moments] = {}
     with record(encoder, blocks) as h:
-        for pixel_values, _ in images.batches(batch_size):
-            encoder(pixel_values)
+        for inputs, _ in images.batches(batch_size):
+            encoder(inputs)
             for kind in kinds:
-                rows = {k: _rows(h[k], kind, encoder.special_tokens) for k in blocks}
+                rows = {k: select_tokens(h[k], kind, encoder.special_tokens, token_mask(inputs)) for k in blocks}
                 moments = Moments.of(rows, pairs, product_dtype(encoder))
                 totals[kind] = totals[kind].merge(moments) if kind in totals else moments
     if not totals:
@@ -279,12 +281,6 @@ def _stream(encoder: Encoder, images, pairs: list[Pair], kinds: list[str], batch
 def product_dtype(encoder: Encoder) -> torch.dtype:
     """In which type a batch's products are formed: float32 on GPUs, most of which are slow in float64."""
     return torch.float64 if encoder.device.type == "cpu" or encoder.dtype == torch.float64 else torch.float32
-
-
-def _rows(hidden: Tensor, kind: str, special_tokens: int) -> Tensor:
-    if kind == "special":
-        return hidden[:, :special_tokens].flatten(0, 1)
-    return select_tokens(hidden, kind, special_tokens)
 
 
 def _check_finite(moments: Moments) -> None:
