@@ -6,10 +6,11 @@ import pytest
 import torch
 from conftest import FAMILIES
 
-from toastlib.activations import TOKENS, collect_activations, record, select_tokens
+from toastlib.activations import collect_activations, record
+from toastlib.collecting import collect_moments
 from toastlib.errors import InputError
 from toastlib.models import Encoder
-from toastlib.moments import collect_moments
+from toastlib.tokens import TOKENS, select_tokens
 
 EVERY_BLOCK = list(range(-1, 6))
 
@@ -120,7 +121,7 @@ def test_activations_of_a_set_are_those_of_its_batches(tiny_encoder, tiny_images
     kept = collect_activations(tiny_encoder, images, [-1, 3], tokens, batch_size=8)
     with record(tiny_encoder, [-1, 3]) as h:
         tiny_encoder(next(images.batches(20))[0])
-    rows = 20 * {"all": 17, "patch": 16}.get(tokens, 1)
+    rows = 20 * {"all": 17, "patch": 16}.get(tokens, 1)  # one special token
     for block in (-1, 3):
         assert kept[block].shape == (rows, 32)
         torch.testing.assert_close(kept[block], select_tokens(h[block], tokens, 1))

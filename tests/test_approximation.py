@@ -8,9 +8,9 @@ from conftest import FAMILIES
 from torch import Tensor
 
 from toastlib.approximation import Replacement, approximate
+from toastlib.collecting import collect_moments
 from toastlib.errors import InputError
 from toastlib.models import Encoder
-from toastlib.moments import collect_moments
 from toastlib.plan import Plan, Span
 from toastlib.translators import Linear
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from toastlib import walks
 from toastlib.cache import Cache, default_cache, fingerprint
+from toastlib.collecting import collect_folds, collect_moments
 from toastlib.errors import InputError
 from toastlib.models import Encoder
-from toastlib.moments import collect_moments
 from toastlib.plan import parse_plans
 from toastlib.probe import Probe
 from toastlib.walks import collect_features, fit_maps, variants_of
@@ -184,9 +184,25 @@ def test_features_that_are_not_finite_are_not_kept(tiny_encoder, tiny_images, on
     maps = fit_maps(tiny_encoder, variants, collect_moments(tiny_encoder, tiny_images.train))
     for module in maps.values():
         next(module.parameters()).data.fill_(float("nan"))
+    before = default_cache().entries()
     with pytest.raises(InputError, match="NaN"):
         collect_features(tiny_encoder, tiny_images.test, variants, maps)
-    assert default_cache().entries() == []
+    assert default_cache().entries() == before
+
+
+def test_moments_are_collected_once(tiny_encoder, tiny_images, on_disk, monkeypatch):
+    first = collect_folds(tiny_encoder, tiny_images.train[:20])
+    monkeypatch.setattr("toastlib.collecting.record", None)  # a second pass would call it
+    again = collect_folds(tiny_encoder, tiny_images.train[:20])
+    assert again.parts.keys() == first.parts.keys()
+    for kind, folds in first.parts.items():
+        for ours, theirs in zip(again.parts[kind], folds, strict=True):
+            assert ours.products.keys() == theirs.products.keys()
+            assert all(torch.equal(ours.products[pair], product) for pair, product in theirs.products.items())
+    with pytest.raises(TypeError):
+        collect_moments(tiny_encoder, tiny_images.train[:20])
+    with pytest.raises(TypeError):
+        collect_folds(tiny_encoder, tiny_images.train[:20], batch_size=5)
 
 
 def test_heads_are_trained_once(on_disk, monkeypatch):

@@ -15,10 +15,11 @@ import matplotlib.pyplot as plt
 from toastlib import plots
 from toastlib.activations import collect_activations
 from toastlib.calibration import cap_sizes, nested_moments, residual, sample_size_curve, saturation, variance_split
+from toastlib.collecting import collect_moments
 from toastlib.data import ImageSet
 from toastlib.errors import InputError
 from toastlib.models import Encoder
-from toastlib.moments import collect_moments, plan_pairs
+from toastlib.moments import plan_pairs
 from toastlib.plan import Span, parse_plans
 from toastlib.sweeps import predict
 from toastlib.translators import Linear

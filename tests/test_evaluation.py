@@ -11,6 +11,7 @@ from scipy import stats
 
 from toastlib import paper
 from toastlib.approximation import approximate
+from toastlib.collecting import collect_moments
 from toastlib.errors import InputError
 from toastlib.evaluation import (
     Predictions,
@@ -25,7 +26,6 @@ from toastlib.evaluation import (
     throughput,
 )
 from toastlib.models import Encoder
-from toastlib.moments import collect_moments
 from toastlib.plan import Plan, parse_plans
 
 LABELS = np.array([0, 1, 2, 0])

@@ -6,11 +6,12 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
+from toastlib.collecting import collect_moments
 from toastlib.data import ImageSet
 from toastlib.errors import InputError
 from toastlib.evaluation import accuracy_lost, paired_difference
 from toastlib.generalization import ALL_PLANS, lost_by_source, transfer
-from toastlib.moments import collect_moments, plan_pairs
+from toastlib.moments import plan_pairs
 from toastlib.plan import parse_plans
 from toastlib.sweeps import predict, tabulate
 

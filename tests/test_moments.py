@@ -8,17 +8,9 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from toastlib.activations import collect_activations
+from toastlib.collecting import collect_folds, collect_moments, product_dtype
 from toastlib.errors import InputError
-from toastlib.moments import (
-    FoldedMoments,
-    Moments,
-    all_pairs,
-    collect_folds,
-    collect_moments,
-    held_out,
-    plan_pairs,
-    product_dtype,
-)
+from toastlib.moments import FoldedMoments, Moments, all_pairs, held_out, plan_pairs
 from toastlib.plan import Plan, Span
 from toastlib.similarities import METRICS as MEASURES
 from toastlib.translators import Linear
@@ -197,3 +189,26 @@ def test_restricted_moments_are_those_of_the_blocks_alone():
 def test_folds_that_would_be_empty_are_refused(tiny_encoder, tiny_images, folds):
     with pytest.raises(InputError, match=f"4 images cannot be parted into {folds} folds"):
         collect_folds(tiny_encoder, tiny_images.train[:4], folds=folds)
+
+
+def test_moments_survive_their_tensors(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    moments = Moments.of(rows(7), PAIRS)
+    save_file({name: tensor.contiguous() for name, tensor in moments.tensors().items()}, tmp_path / "moments")
+    again = Moments.from_tensors(load_file(tmp_path / "moments"))
+    assert (again.blocks, again.count, list(again.products)) == (moments.blocks, moments.count, PAIRS)
+    for name in ("sums", "inner", "cosines"):
+        assert torch.equal(getattr(again, name), getattr(moments, name))
+    assert all(torch.equal(again.products[pair], moments.products[pair]) for pair in PAIRS)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_all_pairs_at_once_are_the_products_one_by_one(count):
+    draw = torch.Generator().manual_seed(count)
+    hidden = {block: torch.randn(6, 5, generator=draw, dtype=torch.float64) for block in range(count)}
+    pairs = [(i, j) for i in hidden for j in hidden if i <= j]
+    found = Moments.of(hidden, pairs).products
+    assert list(found) == pairs
+    for i, j in pairs:
+        torch.testing.assert_close(found[i, j], hidden[i].mT @ hidden[j])

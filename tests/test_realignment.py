@@ -8,9 +8,9 @@ from torch import nn
 
 from toastlib.approximation import approximate
 from toastlib.closed_forms import Ridge
+from toastlib.collecting import collect_moments
 from toastlib.data import ImageSet
 from toastlib.errors import InputError
-from toastlib.moments import collect_moments
 from toastlib.plan import Plan
 from toastlib.probe import Probe
 from toastlib.realignment import fit_realignment, fold_into, realign

@@ -14,8 +14,9 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
+from toastlib.collecting import collect_folds, collect_moments
 from toastlib.errors import InputError
-from toastlib.moments import FoldedMoments, collect_folds, collect_moments, plan_pairs
+from toastlib.moments import FoldedMoments, plan_pairs
 from toastlib.plan import Plan, Span, all_spans
 from toastlib.selection import (
     PREDICTORS,

@@ -11,10 +11,11 @@ import torch
 from conftest import FAMILIES
 
 from toastlib.approximation import approximate
+from toastlib.collecting import collect_moments
 from toastlib.data import ImageSet
 from toastlib.errors import InputError
 from toastlib.models import Encoder
-from toastlib.moments import collect_moments, plan_pairs
+from toastlib.moments import plan_pairs
 from toastlib.paper import plan_list
 from toastlib.plan import Plan, parse_plans
 from toastlib.probe import Probe

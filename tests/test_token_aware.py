@@ -7,8 +7,9 @@ from conftest import PATCHES
 from toastlib.activations import collect_activations
 from toastlib.approximation import approximate
 from toastlib.closed_forms import Affine, Ridge
+from toastlib.collecting import collect_folds, collect_moments
 from toastlib.models import Encoder
-from toastlib.moments import FoldedMoments, Moments, collect_folds, collect_moments
+from toastlib.moments import FoldedMoments, Moments
 from toastlib.plan import Span
 from toastlib.token_aware import Separate
 

@@ -13,8 +13,8 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 from toastlib import plots, trade_off
+from toastlib.collecting import collect_moments
 from toastlib.evaluation import parameter_count
-from toastlib.moments import collect_moments
 from toastlib.plan import parse_plans
 from toastlib.trade_off import pareto_front, relative_throughput, time_plans
 

@@ -7,9 +7,10 @@ from torch.nn.functional import gelu, layer_norm, silu
 
 from toastlib.activations import collect_activations
 from toastlib.approximation import approximate, fit_spans
+from toastlib.collecting import collect_moments
 from toastlib.errors import InputError
 from toastlib.evaluation import flops, map_costs, parameter_count, plan_costs, removed_parameters
-from toastlib.moments import Moments, collect_moments
+from toastlib.moments import Moments
 from toastlib.plan import Plan, Span, parse_plans
 from toastlib.sweeps import predict, sweep
 from toastlib.trained import MLP, FairMLP, ResMLP

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from toastlib.activations import collect_activations
+from toastlib.collecting import collect_moments
 from toastlib.errors import InputError
-from toastlib.moments import Moments, all_pairs, collect_moments
+from toastlib.moments import Moments, all_pairs
 from toastlib.plan import Span, all_spans
 from toastlib.translators import Identity, Linear, make_translator
 

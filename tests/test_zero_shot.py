@@ -14,10 +14,10 @@ from torch import nn
 from toastlib import paper, plots
 from toastlib.approximation import fit_spans
 from toastlib.checkpoints import load_encoder
+from toastlib.collecting import collect_moments
 from toastlib.data import ImageSet
 from toastlib.errors import InputError
 from toastlib.evaluation import accuracy_lost, accuracy_table
-from toastlib.moments import collect_moments
 from toastlib.plan import Plan
 from toastlib.sweeps import tabulate
 from toastlib.two_towers import add_text_tower

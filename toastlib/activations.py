@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from toastlib.errors import InputError, unknown
+from toastlib.errors import InputError
 from toastlib.models import Encoder
-
-TOKENS = ("all", "cls", "patch", "mean")
+from toastlib.tokens import select_tokens, token_mask
 
 
 @contextlib.contextmanager
@@ -56,37 +55,6 @@ def record(encoder: Encoder, blocks: Iterable[int]) -> Iterator[dict[int, Tensor
             handle.remove()
 
 
-def select_tokens(hidden: Tensor, tokens: str, special_tokens: int) -> Tensor:
-    """Rows to compare, shape (rows, width), from hidden states of shape (batch, tokens, width).
-
-    Parameters
-    ----------
-    hidden
-        Shape (batch, tokens, width).
-    tokens
-        ``"all"``: every token is a row; ``"patch"``: every patch token is; ``"cls"``: the CLS token of each
-        image; ``"mean"``: the mean patch token of each image.
-    special_tokens
-        How many tokens stand before the patches.
-
-    Raises
-    ------
-    InputError
-        If there is no such choice, or ``"cls"`` is asked for and no token stands before the patches.
-    """
-    if tokens == "cls" and not special_tokens:
-        raise InputError("This encoder has no CLS token: take tokens='mean', 'patch' or 'all'.")
-    if tokens == "all":
-        return hidden.flatten(0, 1)
-    if tokens == "patch":
-        return hidden[:, special_tokens:].flatten(0, 1)
-    if tokens == "cls":
-        return hidden[:, 0]
-    if tokens == "mean":
-        return hidden[:, special_tokens:].mean(1)
-    raise unknown("tokens", tokens, TOKENS)
-
-
 @torch.inference_mode()
 def collect_activations(
     encoder: Encoder, images, blocks: Iterable[int] | None = None, tokens: str = "cls", batch_size: int = 32
@@ -98,11 +66,12 @@ def collect_activations(
     encoder
         Whose block outputs are kept.
     images
-        `toastlib.data.Images`, or anything with ``batches(size)``.
+        `toastlib.data.Images`, `toastlib.texts.Texts`, or anything with ``batches(size)``.
     blocks
         Blocks to keep, -1 being the input of block 0; all of them and -1 if `None`.
     tokens
-        ``"cls"`` or ``"mean"`` keep one row per image, ``"patch"`` and ``"all"`` one per token.
+        ``"cls"``, ``"last"`` or ``"mean"`` keep one row per image or text, ``"patch"`` and ``"all"`` one per token;
+        see `toastlib.tokens.select_tokens`.
     batch_size
         Images per forward pass.
 
@@ -114,8 +83,9 @@ def collect_activations(
     blocks = list(range(-1, len(encoder.blocks)) if blocks is None else blocks)
     kept: dict[int, list[Tensor]] = {block: [] for block in blocks}
     with record(encoder, blocks) as h:
-        for pixel_values, _ in images.batches(batch_size):
-            encoder(pixel_values)
+        for inputs, _ in images.batches(batch_size):
+            encoder(inputs)
             for block in blocks:
-                kept[block].append(select_tokens(h[block], tokens, encoder.special_tokens).float())
+                rows = select_tokens(h[block], tokens, encoder.special_tokens, token_mask(inputs))
+                kept[block].append(rows.float())
     return {block: torch.cat(rows) for block, rows in kept.items()}

@@ -108,7 +108,20 @@ def replace_spans(encoder: Encoder, maps: dict[Span, nn.Module]) -> Encoder:
         if k in starts or k not in removed
     ]
     with encoder.block_list(kept):
-        return copy.deepcopy(encoder)
+        smaller = copy.deepcopy(encoder)
+    number_blocks(smaller.blocks)
+    return smaller
+
+
+def number_blocks(blocks: Iterable[nn.Module]) -> None:
+    """Give each block the number of its keys and values in a decoder's cache: without a gap, and from 0.
+
+    From the first of them the cache tells how many tokens it has seen.
+    """
+    attending = [[part for part in block.modules() if hasattr(part, "layer_idx")] for block in blocks]
+    for number, parts in enumerate(filter(None, attending)):
+        for part in parts:
+            part.layer_idx = number
 
 
 def _suited(

@@ -9,11 +9,12 @@ import pandas as pd
 from torch import Tensor
 
 from toastlib.approximation import fit_spans
+from toastlib.collecting import collect_moments
 from toastlib.data import Images, ImageSet
 from toastlib.errors import InputError
 from toastlib.evaluation import Predictions, accuracy_table
 from toastlib.models import Encoder
-from toastlib.moments import Moments, Pair, collect_moments, plan_pairs
+from toastlib.moments import Moments, Pair, plan_pairs
 from toastlib.plan import ORIGINAL, Plan, Span, parse_plans
 from toastlib.probe import Probe
 from toastlib.translators import Identity, Linear
@@ -126,7 +127,7 @@ def nested_moments(
     seed
         Of the draw: the set of n images is ``images.sample(n, seed)``.
     pairs, batch_size
-        As for `toastlib.moments.collect_moments`.
+        As for `toastlib.collecting.collect_moments`.
 
     Returns
     -------

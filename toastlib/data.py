@@ -54,6 +54,11 @@ class Images:
         labels = None if self.labels is None else self.labels[rows]
         return replace(self, pixels=self.pixels[rows], labels=labels)
 
+    @property
+    def contents(self) -> tuple[Any, ...]:
+        """All that features depend on, for `toastlib.cache.fingerprint`."""
+        return self.pixels, self.preprocessing, self.dtype
+
     def sample(self, n: int, seed: int) -> Self:
         """`n` images drawn without replacement.
 
@@ -62,7 +67,7 @@ class Images:
         InputError
             If there are fewer than `n`.
         """
-        return self[_draw(len(self), n, seed)]
+        return self[draw_rows(len(self), n, seed)]
 
     def batches(self, size: int = 32) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield (pixel_values, labels): shapes (batch, 3, height, width) and (batch,), on the device, in order."""
@@ -124,6 +129,8 @@ def load_images(
         If the set is unknown, cannot be fetched, has no such columns, too few rows, or an image that does not
         decode (the message names it).
     """
+    if getattr(encoder, "reads_text", False):
+        raise InputError(f"{encoder.name} reads texts, and not images: load them by load_texts.")
     if encoder.preprocessing is None:
         raise InputError(f"{encoder.name} does not say how its images are preprocessed: pass preprocessing=...")
     if name in EMBEDDED:
@@ -154,9 +161,16 @@ def load_images(
     return ImageSet(alias, load("train"), load("test"))
 
 
-def _draw(available: int, n: int, seed: int) -> Tensor:
+def draw_rows(available: int, n: int, seed: int, kind: str = "images") -> Tensor:
+    """`n` different row numbers in random order, int64.
+
+    Raises
+    ------
+    InputError
+        If there are fewer rows.
+    """
     if not 0 <= n <= available:
-        raise InputError(f"{n} images were asked for, and there are {available}.")
+        raise InputError(f"{n} {kind} were asked for, and there are {available}.")
     return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:n]
 
 
@@ -164,7 +178,7 @@ def _draw_chunks(table: Table | StreamedTable, size: int | None, seed: int) -> I
     """Images and labels of the rows drawn, `CHUNK` at a time."""
     if isinstance(table, StreamedTable):
         return table.draw(size, seed)
-    rows = (_draw(len(table), size, seed) if size else torch.arange(len(table))).tolist()
+    rows = (draw_rows(len(table), size, seed) if size else torch.arange(len(table))).tolist()
     return (table.read(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK))
 
 

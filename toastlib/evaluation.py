@@ -221,7 +221,7 @@ def throughput(encoder: Encoder, inputs: Tensor, repeats: int = 5) -> float:
     for _ in range(repeats + 1):
         start = time.perf_counter()
         encoder(inputs)
-        if inputs.is_cuda:
+        if inputs.device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return len(inputs) / statistics.median(times[1:])

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from toastlib.errors import InputError, unknown
 from toastlib.preprocessing import Preprocessing
+from toastlib.tokens import Inputs, Tokens, select_tokens, token_mask
 
-FEATURES = ("cls", "mean", "pooler")
+FEATURES = ("cls", "mean", "pooler", "last")
 SPECIAL_TOKENS = (
     *("cls_token", "class_embedding", "distillation_token", "register_tokens"),
     *("dist_token", "reg_token"),  # as timm calls them
@@ -28,7 +29,7 @@ class BlockInput(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """A transformer without its head: pixels to features, its blocks at hand.
+    """A transformer without its head: pixels or tokens to features, its blocks at hand.
 
     Parameters
     ----------
@@ -37,12 +38,15 @@ class Encoder(nn.Module):
     blocks
         Dotted path of the block list inside `model`, such as ``"encoder.layer"``; found by structure if `None`.
     features
-        ``"cls"``: the CLS token after the final norm; ``"mean"``: the mean of the patch tokens after it;
-        ``"pooler"``: the model's own pooled output.
+        ``"cls"``: the CLS token after the final norm; ``"mean"``: the mean of the patch tokens after it, which are all
+        tokens of a text but the CLS token; ``"last"``: the last token, which alone has seen the whole text in a
+        decoder; ``"pooler"``: the model's own pooled output.
     preprocessing
         How images become pixel values; needed by `load_images` only.
     name
         How the encoder is called in tables.
+    tokenizer
+        How texts become tokens; needed by `load_texts` only.
 
     Raises
     ------
@@ -57,6 +61,7 @@ class Encoder(nn.Module):
         features: str = "cls",
         preprocessing: Preprocessing | None = None,
         name: str = "model",
+        tokenizer: Any = None,
     ) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
@@ -64,11 +69,20 @@ class Encoder(nn.Module):
         self.feature_kind = features
         self.preprocessing = preprocessing
         self.name = name
+        self.tokenizer = tokenizer
+        self.reads_text = reads_text(model)
+        self.is_causal = self.reads_text and is_causal(model)
         self.special_tokens = _count_special_tokens(model)
         if features not in FEATURES:
             raise unknown("features", features, FEATURES)
         if features == "cls" and hasattr(model, "config") and not self.special_tokens:
-            raise InputError(f"{name} has no CLS token: take features='mean' or features='pooler'.")
+            other = "last" if self.is_causal else "pooler"
+            raise InputError(f"{name} has no CLS token: take features='mean' or features='{other}'.")
+        if features == "last" and not self.is_causal:
+            raise InputError(f"{name} is no decoder, and its last token says nothing: take features='mean'.")
+        kinds = set(getattr(getattr(model, "config", None), "layer_types", None) or ())
+        if len(kinds) > 1:
+            raise InputError(f"The blocks of {name} attend in different ways ({', '.join(sorted(kinds))}).")
 
     @property
     def blocks(self) -> nn.ModuleList | nn.Sequential:
@@ -95,39 +109,58 @@ class Encoder(nn.Module):
         """Type of the parameters, and of the pixel values that images hand over."""
         return next(self.parameters()).dtype
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Inputs) -> Tensor:
         """The same as `features`."""
         return self.features(inputs)
 
-    def features(self, inputs: Tensor) -> Tensor:
-        """Features of shape (batch, width) from pixel values of shape (batch, 3, height, width)."""
+    def features(self, inputs: Inputs) -> Tensor:
+        """Features of shape (batch, width) from pixel values of shape (batch, 3, height, width), or from `Tokens`.
+
+        Raises
+        ------
+        InputError
+            If texts are padded before their CLS token.
+        """
         last = []
         handle = self.blocks[-1].register_forward_hook(lambda module, args, output: last.append(output))
         try:
-            output = self.model(inputs)
+            output = self.run(self.model, inputs)
         finally:
             handle.remove()
-        return self._pool(output, last[0])
+        return self._pool(output, last[0], token_mask(inputs))
 
-    def start(self, inputs: Tensor) -> BlockInput:
+    def run(self, model: nn.Module, inputs: Inputs) -> Any:
+        """What the model, or one that it is part of, returns for inputs.
+
+        A decoder counts positions from each text's own first token, wherever padding stands, and keeps no cache: its
+        blocks may be run in any order.
+        """
+        if not isinstance(inputs, Tokens):
+            return model(inputs)
+        if self.special_tokens and not inputs.attention_mask[:, 0].all():
+            raise InputError(f"{self.name} reads its CLS token first: pad texts on the right.")
+        settings = {"position_ids": inputs.positions, "use_cache": False} if self.is_causal else {}
+        return model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, **settings)
+
+    def start(self, inputs: Inputs) -> BlockInput:
         """Run everything before block 0: ``h[-1]`` and the further arguments of the blocks."""
         capture = _Capture()
         with self.block_list([capture]):
-            self.model(inputs)
+            self.run(self.model, inputs)
         return capture.call
 
     def run_block(self, block: int, hidden: Tensor, shared: BlockInput) -> Tensor:
         """``h[block]`` from ``h[block-1]``, called as the model itself calls it."""
         return self.blocks[block](hidden, *shared.args, **shared.kwargs)
 
-    def finish(self, hidden: Tensor, inputs: Tensor) -> Tensor:
+    def finish(self, hidden: Tensor, inputs: Inputs) -> Tensor:
         """Features of shape (batch, width) from the last block's output ``(batch, tokens, width)``.
 
         The model's own forward runs with a block list that hands `hidden` over. What lies before the blocks is
         computed for the first input only, and ignored.
         """
-        with self.block_list([_Feed(hidden)]):
-            return self._pool(self.model(inputs[:1]), hidden)
+        with self.block_list([Feed(hidden)]):
+            return self._pool(self.run(self.model, inputs[:1]), hidden, token_mask(inputs))
 
     @contextlib.contextmanager
     def block_list(self, modules: Iterable[nn.Module]) -> Iterator[None]:
@@ -147,16 +180,20 @@ class Encoder(nn.Module):
 
         save_pretrained(self, folder, **settings)
 
-    def _pool(self, output: Any, last_block: Tensor) -> Tensor:
+    def _pool(self, output: Any, last_block: Tensor, mask: Tensor | None) -> Tensor:
         if self.feature_kind == "pooler":
             pooled = getattr(output, "pooler_output", None)
             if pooled is None:
-                raise InputError(f"{self.name} has no pooler: take features='cls' or features='mean'.")
+                other = "last" if self.is_causal else "cls"
+                raise InputError(f"{self.name} has no pooler: take features='{other}' or features='mean'.")
             return pooled
         hidden = output if isinstance(output, Tensor) else output.last_hidden_state
         if hidden.ndim == 2:
             return hidden
-        tokens = hidden[:, 0] if self.feature_kind == "cls" else hidden[:, self.special_tokens :].mean(1)
+        if self.feature_kind == "cls":  # of a plain module too, whose tokens nobody has counted
+            tokens = hidden[:, 0]
+        else:
+            tokens = select_tokens(hidden, self.feature_kind, self.special_tokens, mask)
         # CLIP's tower returns the last block's output as it is and norms the pooled token only.
         norm = getattr(self.model, "post_layernorm", None)
         return norm(tokens) if norm is not None and hidden is last_block else tokens
@@ -170,12 +207,15 @@ class _Capture(nn.Module):
         return hidden
 
 
-class _Feed(nn.Module):
+class Feed(nn.Module):
+    """A block that ignores what it is given and hands over its own hidden states."""
+
     def __init__(self, hidden: Tensor) -> None:
         super().__init__()
         self.hidden = hidden
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The states it was made with."""
         return self.hidden
 
 
@@ -210,8 +250,20 @@ def find_blocks(model: nn.Module, path: str | None = None) -> str:
     return max(found, key=found.get)
 
 
+def reads_text(model: nn.Module) -> bool:
+    """Whether a transformers model is called with token ids."""
+    return getattr(model, "main_input_name", "") == "input_ids"
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Whether tokens attend only to those before them: a decoder, such as GPT-2."""
+    return any(getattr(module, "is_causal", False) for module in model.modules())
+
+
 def _count_special_tokens(model: nn.Module) -> int:
-    """Tokens before the patches: CLS, distillation, registers."""
+    """Tokens before the patches: CLS, distillation, registers; of a text, the CLS token that only encoders have."""
+    if reads_text(model):
+        return 0 if is_causal(model) else 1
     tokens = {
         name: parameter.numel() // parameter.shape[-1]
         for name, parameter in model.named_parameters()

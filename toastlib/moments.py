@@ -1,4 +1,4 @@
-"""One streaming pass over the calibration images: the second moments of block outputs.
+"""The second moments of block outputs, which one streaming pass over the calibration images collects.
 
 Everything closed-form about blocks follows from them. With one row per token and ``H[k]`` the (rows, width)
 matrix of block k's outputs, the sums ``1'H[k]``, the products ``H[i]'H[j]``, the inner products ``tr H[i]'H[j]`` and
@@ -14,9 +14,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from toastlib.activations import record, select_tokens
 from toastlib.errors import InputError
-from toastlib.models import Encoder
 from toastlib.plan import Plan
 
 Pair = tuple[int, int]
@@ -90,6 +88,19 @@ class Moments:
             self.cosines + other.cosines,
             {pair: product + other.products[pair] for pair, product in self.products.items()},
         )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that they are as named tensors, for a safetensors file; `from_tensors` is the way back."""
+        kept = {"blocks": torch.tensor(self.blocks), "count": torch.tensor(self.count)}
+        kept |= {"sums": self.sums, "inner": self.inner, "cosines": self.cosines}
+        return kept | {f"product {i} {j}": product for (i, j), product in self.products.items()}
+
+    @classmethod
+    def from_tensors(cls, kept: dict[str, Tensor]) -> Self:
+        """Moments of what `tensors` gave."""
+        products = {tuple(map(int, name.split()[1:])): kept[name] for name in kept if name.startswith("product ")}
+        blocks = tuple(kept["blocks"].tolist())
+        return cls(blocks, int(kept["count"]), kept["sums"], kept["inner"], kept["cosines"], products)
 
     def restrict(self, blocks: Iterable[int]) -> Self:
         """Moments of these blocks alone, with what products of theirs are held.
@@ -198,86 +209,6 @@ def plan_pairs(plans: Iterable[Plan]) -> list[Pair]:
     return sorted({pair for s, e in spans for pair in ((s, s), (s, e))})
 
 
-def collect_moments(
-    encoder: Encoder,
-    images,
-    pairs: Iterable[Pair] | None = None,
-    tokens: str = "all",
-    batch_size: int = 32,
-) -> Moments:
-    """Stream images through the encoder once and accumulate the moments of its block outputs.
-
-    Parameters
-    ----------
-    encoder
-        The original model: every map of the paper is fitted on its activations.
-    images
-        `toastlib.data.Images`, or anything with ``batches(size)``.
-    pairs
-        Which products to keep; all of them if `None`. `plan_pairs` gives those that a list of plans needs.
-    tokens
-        ``"all"`` and ``"patch"`` take every token as a row, ``"cls"`` and ``"mean"`` one row per image.
-    batch_size
-        Images per forward pass.
-
-    Raises
-    ------
-    InputError
-        If there are no images, or a block's output holds NaN or infinity (the message names the first such block).
-    """
-    pairs = all_pairs(len(encoder.blocks)) if pairs is None else list(pairs)
-    return _stream(encoder, images, pairs, [tokens], batch_size)[tokens]
-
-
-def collect_folds(
-    encoder: Encoder, images, pairs: Iterable[Pair] | None = None, folds: int = 5, batch_size: int = 32
-) -> FoldedMoments:
-    """Stream images through the encoder once and accumulate moments in folds, special tokens and patches apart.
-
-    Parameters
-    ----------
-    encoder, images, pairs, batch_size
-        As for `collect_moments`; the images must allow slicing, as `toastlib.data.Images` do.
-    folds
-        Image i belongs to fold ``i % folds``.
-
-    Raises
-    ------
-    InputError
-        If there are fewer images than folds, or fewer folds than two; or as for `collect_moments`.
-    """
-    if not 2 <= folds <= len(images):
-        raise InputError(f"{len(images)} images cannot be parted into {folds} folds: take 2 folds up to one per image.")
-    pairs = all_pairs(len(encoder.blocks)) if pairs is None else list(pairs)
-    kinds = ["special", "patch"] if encoder.special_tokens else ["patch"]
-    parts = [_stream(encoder, images[fold::folds], pairs, kinds, batch_size) for fold in range(folds)]
-    return FoldedMoments({kind: tuple(part[kind] for part in parts) for kind in kinds}, encoder.special_tokens)
-
-
-@torch.inference_mode()
-def _stream(encoder: Encoder, images, pairs: list[Pair], kinds: list[str], batch_size: int) -> dict[str, Moments]:
-    """Moments for each choice of tokens, from one pass."""
-    blocks = sorted({block for pair in pairs for block in pair})
-    totals: dict[str, Moments] = {}
-    with record(encoder, blocks) as h:
-        for pixel_values, _ in images.batches(batch_size):
-            encoder(pixel_values)
-            for kind in kinds:
-                rows = {k: _rows(h[k], kind, encoder.special_tokens) for k in blocks}
-                moments = Moments.of(rows, pairs, product_dtype(encoder))
-                totals[kind] = totals[kind].merge(moments) if kind in totals else moments
-    if not totals:
-        raise InputError("There are no images to collect moments from.")
-    for moments in totals.values():
-        _check_finite(moments)
-    return totals
-
-
-def product_dtype(encoder: Encoder) -> torch.dtype:
-    """In which type a batch's products are formed: float32 on GPUs, most of which are slow in float64."""
-    return torch.float64 if encoder.device.type == "cpu" or encoder.dtype == torch.float64 else torch.float32
-
-
 def _products(rows: Tensor, blocks: tuple[int, ...], pairs: list[Pair]) -> dict[Pair, Tensor]:
     """``H[i]'H[j]`` of rows (rows, blocks, width) for each pair; all pairs two blocks at a time, in fewer products."""
     width, flat = rows.shape[2], rows.flatten(1)
@@ -292,16 +223,3 @@ def _products(rows: Tensor, blocks: tuple[int, ...], pairs: list[Pair]) -> dict[
             of_i = two[offset * width : (offset + 1) * width].double().split(width, dim=1)
             products |= {(i, j): product.contiguous() for j, product in zip(blocks[first:], of_i) if (i, j) in wanted}
     return products
-
-
-def _rows(hidden: Tensor, kind: str, special_tokens: int) -> Tensor:
-    if kind == "special":
-        return hidden[:, :special_tokens].flatten(0, 1)
-    return select_tokens(hidden, kind, special_tokens)
-
-
-def _check_finite(moments: Moments) -> None:
-    for block, total in zip(moments.blocks, moments.inner.diagonal(), strict=True):
-        if not torch.isfinite(total):
-            where = "The input of block 0" if block == -1 else f"The output of block {block}"
-            raise InputError(f"{where} holds NaN or infinity: check the checkpoint and its dtype.")

@@ -76,7 +76,7 @@ def span_costs(moments: FoldedMoments, predictor: str = "held-out") -> Costs:
     Parameters
     ----------
     moments
-        Of all pairs, from `toastlib.moments.collect_folds`.
+        Of all pairs, from `toastlib.collecting.collect_folds`.
     predictor
         A name of `PREDICTORS`.
 
@@ -101,7 +101,7 @@ def select(
     Parameters
     ----------
     moments
-        Of all pairs of the original encoder's blocks on calibration images, from `toastlib.moments.collect_folds`.
+        Of all pairs of the original encoder's blocks on calibration images, from `toastlib.collecting.collect_folds`.
     remove
         How many blocks to remove, exactly.
     budget

@@ -9,6 +9,7 @@ import torch
 
 from toastlib.approximation import approximate
 from toastlib.card import Accuracy, Card, Counted
+from toastlib.collecting import collect_folds
 from toastlib.data import Images, ImageSet
 from toastlib.errors import InputError
 from toastlib.evaluation import flops, paired_difference, parameter_count
@@ -26,7 +27,7 @@ from toastlib.judging import (
     score,
 )
 from toastlib.models import Encoder
-from toastlib.moments import FoldedMoments, collect_folds
+from toastlib.moments import FoldedMoments
 from toastlib.plan import Plan
 from toastlib.saving import example_input
 from toastlib.selection import best_plan, span_costs

@@ -109,6 +109,6 @@ def time_plans(
 def _seconds(encoder: Encoder, inputs: Tensor) -> float:
     start = time.perf_counter()
     encoder(inputs)
-    if inputs.is_cuda:
+    if inputs.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start

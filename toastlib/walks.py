@@ -1,6 +1,6 @@
 """One walk over the images for many variants of an encoder: every shared prefix is computed once, and kept on disk."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from toastlib.activations import collect_activations
 from toastlib.approximation import fit_spans
 from toastlib.cache import default_cache, fingerprint
+from toastlib.collecting import collect_folds, collect_moments
 from toastlib.data import Images
 from toastlib.errors import InputError
 from toastlib.models import Encoder
-from toastlib.moments import FoldedMoments, Moments, collect_folds, collect_moments, plan_pairs
+from toastlib.moments import FoldedMoments, Moments, plan_pairs
 from toastlib.plan import ORIGINAL, Plan, Span
 from toastlib.progress import progress_bar
 from toastlib.realignment import fit_realignment
+from toastlib.tokens import Inputs
 from toastlib.translators import REALIGN, Activations, make_translator, needs_folds
 
 Exit = tuple[Span, str]
@@ -121,7 +123,13 @@ def fit_realignments(
 
 
 @torch.inference_mode()
-def walk(encoder: Encoder, inputs: Tensor, variants: Sequence[Variant], maps: Maps) -> dict[Variant, Tensor]:
+def walk(
+    encoder: Encoder,
+    inputs: Inputs,
+    variants: Sequence[Variant],
+    maps: Maps,
+    finish: Callable[[Tensor, Inputs], Tensor] | None = None,
+) -> dict[Variant, Tensor]:
     """Features of every variant for one batch, shape (batch, width) each, not realigned.
 
     The plans form a trie over block outputs: variants travel together until a span parts them. No block runs twice
@@ -132,12 +140,15 @@ def walk(encoder: Encoder, inputs: Tensor, variants: Sequence[Variant], maps: Ma
     encoder
         The original.
     inputs
-        Pixel values, shape (batch, 3, height, width).
+        Pixel values, shape (batch, 3, height, width), or `Tokens`.
     variants
         What to compute.
     maps
         From `fit_maps`.
+    finish
+        What is made of the last block's output and the inputs, in place of `Encoder.finish`, which makes features.
     """
+    finish = finish or encoder.finish
     shared = encoder.start(inputs)
     features: dict[Variant, Tensor] = {}
     branches = [(-1, shared.hidden, list(variants))]  # (block, its output, who shares it)
@@ -153,7 +164,7 @@ def walk(encoder: Encoder, inputs: Tensor, variants: Sequence[Variant], maps: Ma
             elif block + 1 < len(encoder.blocks):
                 branches.append((block + 1, encoder.run_block(block + 1, hidden, shared), group))
             else:
-                features |= dict.fromkeys(group, encoder.finish(hidden, inputs))
+                features |= dict.fromkeys(group, finish(hidden, inputs))
     return features
 
 
@@ -236,7 +247,7 @@ def _feature_keys(
 ) -> list[str | None]:
     """What the features of each variant are kept under; `None` for what is not kept."""
     read_out = (encoder.blocks_path, encoder.feature_kind, encoder.special_tokens)
-    walked = fingerprint("features", encoder, read_out, images.pixels, images.preprocessing, images.dtype, batch_size)
+    walked = fingerprint("features", encoder, read_out, *images.contents, batch_size)
     return [
         walked and fingerprint(walked, str(variant.plan), *(maps[exit_] for exit_ in variant.exits))
         for variant in variants

@@ -1,0 +1,119 @@
+"""The one pass over calibration images, or texts, that collects moments; what a pass found is kept on disk."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from toastlib.activations import record
+from toastlib.cache import remembered
+from toastlib.errors import InputError
+from toastlib.models import Encoder
+from toastlib.moments import FoldedMoments, Moments, Pair, all_pairs
+from toastlib.tokens import select_tokens, token_mask
+
+
+def collect_moments(
+    encoder: Encoder,
+    images,
+    pairs: Iterable[Pair] | None = None,
+    tokens: str = "all",
+    batch_size: int = 32,
+) -> Moments:
+    """Stream images through the encoder once and accumulate the moments of its block outputs.
+
+    Parameters
+    ----------
+    encoder
+        The original model: every map of the paper is fitted on its activations.
+    images
+        `toastlib.data.Images`, `toastlib.texts.Texts`, or anything with ``batches(size)``.
+    pairs
+        Which products to keep; all of them if `None`. `plan_pairs` gives those that a list of plans needs.
+    tokens
+        ``"all"`` and ``"patch"`` take every token as a row, ``"cls"``, ``"last"`` and ``"mean"`` one row per image
+        or text. Padding is never a row.
+    batch_size
+        Images per forward pass.
+
+    Raises
+    ------
+    InputError
+        If there are no images, or a block's output holds NaN or infinity (the message names the first such block).
+    """
+    pairs = all_pairs(len(encoder.blocks)) if pairs is None else list(pairs)
+    return _stream(encoder, images, pairs, [tokens], batch_size)[tokens]
+
+
+def collect_folds(
+    encoder: Encoder, images, pairs: Iterable[Pair] | None = None, folds: int = 5, batch_size: int = 32
+) -> FoldedMoments:
+    """Stream images through the encoder once and accumulate moments in folds, special tokens and patches apart.
+
+    Parameters
+    ----------
+    encoder, images, pairs, batch_size
+        As for `collect_moments`; the images must allow slicing, as `toastlib.data.Images` do.
+    folds
+        Image i belongs to fold ``i % folds``.
+
+    Raises
+    ------
+    InputError
+        If there are fewer images than folds, or fewer folds than two; or as for `collect_moments`.
+    """
+    if not 2 <= folds <= len(images):
+        raise InputError(f"{len(images)} images cannot be parted into {folds} folds: take 2 folds up to one per image.")
+    pairs = all_pairs(len(encoder.blocks)) if pairs is None else list(pairs)
+    kinds = ["special", "patch"] if encoder.special_tokens else ["patch"]
+    parts = [_stream(encoder, images[fold::folds], pairs, kinds, batch_size) for fold in range(folds)]
+    return FoldedMoments({kind: tuple(part[kind] for part in parts) for kind in kinds}, encoder.special_tokens)
+
+
+def _stream(encoder: Encoder, images, pairs: list[Pair], kinds: list[str], batch_size: int) -> dict[str, Moments]:
+    """Moments for each choice of tokens, from one pass, or from that of an earlier call with the same of everything."""
+
+    def compute() -> dict[str, Tensor]:
+        found = _pass(encoder, images, pairs, kinds, batch_size)
+        return {f"{kind}/{name}": tensor for kind in kinds for name, tensor in found[kind].tensors().items()}
+
+    if hasattr(images, "contents"):
+        read_out = (encoder.blocks_path, encoder.special_tokens)
+        kept = remembered(compute, "moments", encoder, read_out, *images.contents, pairs, kinds, batch_size)
+    else:
+        kept = compute()
+    kept = {name: tensor.to(encoder.device) for name, tensor in kept.items()}
+    return {
+        kind: Moments.from_tensors({n.removeprefix(f"{kind}/"): t for n, t in kept.items() if n.startswith(f"{kind}/")})
+        for kind in kinds
+    }
+
+
+@torch.inference_mode()
+def _pass(encoder: Encoder, images, pairs: list[Pair], kinds: list[str], batch_size: int) -> dict[str, Moments]:
+    blocks = sorted({block for pair in pairs for block in pair})
+    totals: dict[str, Moments] = {}
+    with record(encoder, blocks) as h:
+        for inputs, _ in images.batches(batch_size):
+            encoder(inputs)
+            for kind in kinds:
+                rows = {k: select_tokens(h[k], kind, encoder.special_tokens, token_mask(inputs)) for k in blocks}
+                moments = Moments.of(rows, pairs, product_dtype(encoder))
+                totals[kind] = totals[kind].merge(moments) if kind in totals else moments
+    if not totals:
+        raise InputError("There are no images to collect moments from.")
+    for moments in totals.values():
+        _check_finite(moments)
+    return totals
+
+
+def product_dtype(encoder: Encoder) -> torch.dtype:
+    """In which type a batch's products are formed: float32 on GPUs, most of which are slow in float64."""
+    return torch.float64 if encoder.device.type == "cpu" or encoder.dtype == torch.float64 else torch.float32
+
+
+def _check_finite(moments: Moments) -> None:
+    for block, total in zip(moments.blocks, moments.inner.diagonal(), strict=True):
+        if not torch.isfinite(total):
+            where = "The input of block 0" if block == -1 else f"The output of block {block}"
+            raise InputError(f"{where} holds NaN or infinity: check the checkpoint and its dtype.")
