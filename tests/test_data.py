@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from toastlib import catalog
-from toastlib.data import Images, load_images
+from toastlib.data import Images, load_images, load_split
 from toastlib.errors import InputError
 from toastlib.preprocessing import Preprocessing
 from toastlib.sources import ArrayTable, digits
@@ -270,6 +270,14 @@ class TestStreamedSets:
         message = f"'big' is streamed: say how many images to draw, for example {missing}_size=3000."
         with pytest.raises(InputError, match=f"^{message}$"):
             load_images("big", tiny_encoder, **sizes)
+
+    @pytest.mark.usefixtures("stream")
+    def test_shards_of_a_stream_are_its_images_dealt_out(self, tiny_encoder):
+        images = load_images("big", tiny_encoder, train_size=13, test_size=1).train
+        for k in range(2):
+            part = load_split("big", tiny_encoder, "train", size=13, shard=(k, 2))
+            assert torch.equal(part.pixels, images.pixels[k::2])
+            assert torch.equal(part.labels, images.labels[k::2])
 
     @pytest.mark.usefixtures("stream")
     def test_a_stream_that_ends_early_is_told(self, tiny_encoder):

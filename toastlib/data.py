@@ -10,7 +10,7 @@ from torch import Tensor
 
 from toastlib import catalog
 from toastlib.embedded import EMBEDDED
-from toastlib.errors import InputError
+from toastlib.errors import InputError, unknown
 from toastlib.preprocessing import Preprocessing
 from toastlib.sources import CHUNK, StreamedTable, Table, open_table
 
@@ -129,6 +129,50 @@ def load_images(
         If the set is unknown, cannot be fetched, has no such columns, too few rows, or an image that does not
         decode (the message names it).
     """
+    name_of_column = f"{name}:{label_column}" if label_column else name
+    sizes = {"train": train_size, "test": test_size}
+    tables = _open(name, encoder, sizes, image_column, label_column, seed)
+    train, test = (_load(name, split, tables[split], sizes[split], encoder, seed, at_most) for split in sizes)
+    return ImageSet(catalog.dataset_alias(name_of_column), train, test)
+
+
+def load_split(
+    name: str, encoder: Any, split: str, *, size: int | None = None, seed: int = 0, shard: tuple[int, int] = (0, 1)
+) -> Images:
+    """Load one split of a data set, or one shard of it: nothing else is decoded.
+
+    Parameters
+    ----------
+    name, encoder, seed
+        As for `load_images`.
+    split
+        ``"train"`` or ``"test"``.
+    size
+        As `train_size` and `test_size` of `load_images`; the images are the same ones in the same order.
+    shard
+        ``(k, n)``: every n-th of these images, from the k-th on.
+
+    Raises
+    ------
+    InputError
+        As `load_images`, or if there are fewer images than shards.
+    """
+    sizes = {split: size}
+    if split not in ("train", "test"):
+        raise unknown("split", split, ("train", "test"))
+    table = _open(name, encoder, sizes, None, None, seed)[split]
+    return _load(name, split, table, size, encoder, seed, shard=shard)
+
+
+def _open(
+    name: str,
+    encoder: Any,
+    sizes: dict[str, int | None],
+    image_column: str | None,
+    label_column: str | None,
+    seed: int,
+) -> dict[str, Table | StreamedTable]:
+    """The rows of both splits, undecoded; `sizes` says how many of which splits will be drawn."""
     if getattr(encoder, "reads_text", False):
         raise InputError(f"{encoder.name} reads texts, and not images: load them by load_texts.")
     if encoder.preprocessing is None:
@@ -136,29 +180,35 @@ def load_images(
     if name in EMBEDDED:
         train, test = EMBEDDED[name]()
     else:
-        entry = catalog.dataset_entry(name)
-        train, test = open_table(entry, image_column, label_column, seed)
-
-    sized = {"train": (train, train_size), "test": (test, test_size)}
-    for split, (table, size) in sized.items():
-        if isinstance(table, StreamedTable) and (size or 0) <= 0:
+        train, test = open_table(catalog.dataset_entry(name), image_column, label_column, seed)
+    tables = {"train": train, "test": test}
+    for split, size in sizes.items():
+        if isinstance(tables[split], StreamedTable) and (size or 0) <= 0:
             raise InputError(f"{name!r} is streamed: say how many images to draw, for example {split}_size=3000.")
+    return tables
 
-    def load(split: str) -> Images:
-        table, size = sized[split]
-        if at_most and size and not isinstance(table, StreamedTable):
-            size = min(size, len(table))
-        try:
-            chunks = _draw_chunks(table, size, seed)
-        except InputError as error:
-            raise InputError(f"The {split} split of {name!r} is too small: {error}") from None
-        pixels, labels, preprocessing = _collect(chunks, encoder.preprocessing)
-        if size and len(pixels) < size and not at_most:  # the end of a stream comes unforeseen
-            raise InputError(f"The {split} split of {name!r} is too small: it has {len(pixels)} of {size} images.")
-        return Images(pixels, labels, table.class_names, preprocessing, encoder.device, encoder.dtype)
 
-    alias = catalog.dataset_alias(f"{name}:{label_column}" if label_column else name)
-    return ImageSet(alias, load("train"), load("test"))
+def _load(
+    name: str,
+    split: str,
+    table: Table | StreamedTable,
+    size: int | None,
+    encoder: Any,
+    seed: int,
+    at_most: bool = False,
+    shard: tuple[int, int] = (0, 1),
+) -> Images:
+    if at_most and size and not isinstance(table, StreamedTable):
+        size = min(size, len(table))
+    try:
+        chunks = _draw_chunks(table, size, seed, shard)
+    except InputError as error:
+        raise InputError(f"The {split} split of {name!r} is too small: {error}") from None
+    pixels, labels, preprocessing = _collect(chunks, encoder.preprocessing)
+    expected = len(range(size or 0)[shard[0] :: shard[1]])
+    if len(pixels) < expected and not at_most:  # the end of a stream comes unforeseen
+        raise InputError(f"The {split} split of {name!r} is too small: it has {len(pixels)} of {expected} images.")
+    return Images(pixels, labels, table.class_names, preprocessing, encoder.device, encoder.dtype)
 
 
 def draw_rows(available: int, n: int, seed: int, kind: str = "images") -> Tensor:
@@ -174,11 +224,13 @@ def draw_rows(available: int, n: int, seed: int, kind: str = "images") -> Tensor
     return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:n]
 
 
-def _draw_chunks(table: Table | StreamedTable, size: int | None, seed: int) -> Iterator[Chunk]:
-    """Images and labels of the rows drawn, `CHUNK` at a time."""
+def _draw_chunks(
+    table: Table | StreamedTable, size: int | None, seed: int, shard: tuple[int, int] = (0, 1)
+) -> Iterator[Chunk]:
+    """Images and labels of the rows drawn, or of a shard of them, `CHUNK` at a time."""
     if isinstance(table, StreamedTable):
-        return table.draw(size, seed)
-    rows = (draw_rows(len(table), size, seed) if size else torch.arange(len(table))).tolist()
+        return table.draw(size, seed, shard)
+    rows = (draw_rows(len(table), size, seed) if size else torch.arange(len(table)))[shard[0] :: shard[1]].tolist()
     return (table.read(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK))
 
 

@@ -91,8 +91,12 @@ class StreamedTable:
     path: str
     fifths: range = range(5)
 
-    def draw(self, n: int, seed: int) -> Iterator[tuple[list[np.ndarray], Tensor | None]]:
+    def draw(
+        self, n: int, seed: int, shard: tuple[int, int] = (0, 1)
+    ) -> Iterator[tuple[list[np.ndarray], Tensor | None]]:
         """Images and labels of `n` rows drawn without replacement (fewer where the stream ends), `CHUNK` at a time.
+
+        Of these, a `shard` (k, n) decodes every n-th, from the k-th on.
 
         Files come in random order, ten side by side, and rows at random from the next `BUFFER`: a small draw reads the
         beginnings of a few files, and is as mixed as they are.
@@ -104,6 +108,7 @@ class StreamedTable:
         """
         stream = enumerate(self.rows.shuffle(seed=seed, buffer_size=BUFFER))
         drawn = enumerate(islice((row for k, row in stream if k % 5 in self.fifths), n))
+        drawn = islice(drawn, shard[0], None, shard[1])
         while chunk := self._fetch(drawn):
             columns = {name: [row[name] for _, row in chunk] for name in (self.image, self.label) if name}
             yield _read(columns, [k for k, _ in chunk], self)
