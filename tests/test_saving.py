@@ -7,6 +7,8 @@ import os
 import pickle
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 
 import numpy as np
@@ -150,11 +152,23 @@ for folder, expected in zip(sys.argv[1::2], sys.argv[2::2]):
 """
 
 
+def environment_without_toastlib(folder: Path) -> Path:
+    """The Python of a virtual environment that has all the packages of this one, but not toastlib."""
+    venv.create(folder, with_pip=False)
+    packages = sysconfig.get_path("purelib", vars={"base": str(folder)})
+    (Path(packages) / "others.pth").write_text(sysconfig.get_path("purelib"))  # where an editable install is only named
+    return Path(sysconfig.get_path("scripts", vars={"base": str(folder)})) / "python"
+
+
 @pytest.mark.parametrize(
     ("first", "trust", "module"),
     [
         ("import toastlib", "", "toastlib"),
-        ("sys.modules['toastlib'] = None", ", trust_remote_code=True", "transformers_modules"),
+        (
+            "import importlib.util; assert not importlib.util.find_spec('toastlib')",
+            ", trust_remote_code=True",
+            "transformers_modules",
+        ),
     ],
     ids=["with", "without"],
 )
@@ -162,6 +176,7 @@ for folder, expected in zip(sys.argv[1::2], sys.argv[2::2]):
 def test_another_process_computes_the_same_with_and_without_toastlib(
     saved, tmp_path, pixel_values, first, trust, module
 ):
+    python = environment_without_toastlib(tmp_path / "venv") if trust else sys.executable
     arguments = []
     for family, (small, folder) in saved.items():
         features = small(pixel_values)
@@ -170,7 +185,7 @@ def test_another_process_computes_the_same_with_and_without_toastlib(
         save_file({"pixels": pixel_values, "features": features.contiguous(), "logits": logits}, file)
         arguments += [folder, file]
     program = OPEN_ALL.format(first=first, trust=trust)
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([python, "-c", program, *arguments], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[:-1] == [f"{family} {module}" for family in FAMILIES]
 
