@@ -13,8 +13,9 @@ from toastlib.errors import InputError
 from toastlib.judging import choose_head, own_classifier
 from toastlib.plan import Plan
 from toastlib.probe import Probe
+from toastlib.realignment import realign
 from toastlib.report import report
-from toastlib.take_away import shrink, summary
+from toastlib.take_away import _part, shrink, summary
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,7 @@ def taken(tiny_encoder, tiny_images):
     return shrink(tiny_encoder, tiny_images, plan="0->2 3->4", calibration_size=40)
 
 
-@pytest.mark.parametrize("translator", ["linear", "ridge", "folded"])
+@pytest.mark.parametrize("translator", ["linear", "ridge", "folded", "identity+realign", "folded+realign"])
 def test_the_folder_computes_what_is_reported(tiny_encoder, tiny_images, tmp_path, translator):
     from transformers import AutoModelForImageClassification
 
@@ -124,6 +125,27 @@ def test_a_classifier_of_the_same_names_is_kept_in_its_own_order(tiny_encoder, t
     assert isinstance(choose_head(tiny_encoder, tiny_images, classifier, seed=0).module, Probe)
 
 
+def test_a_realignment_is_folded_into_the_checkpoints_classifier(tiny_encoder, tiny_images, classifier):
+    settings = {"plan": "0->2", "classifier": classifier, "translator": "identity+realign", "calibration_size": 40}
+    taken = shrink(tiny_encoder, tiny_images, **settings)
+    assert taken.head.class_names == ("Two", "one", "three")
+    calibration = _part(tiny_images.train, 0)[0].sample(40, 0)
+    fit = realign(taken.encoder, tiny_encoder, calibration)
+    pixel_values, _ = next(tiny_images.test.batches())
+    with torch.no_grad():
+        expected = classifier.classifier(fit.module()(taken.encoder(pixel_values)))
+        torch.testing.assert_close(taken.head.module(taken.encoder(pixel_values)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_realignment_needs_a_head_that_reads_the_features(tiny_encoder, tiny_images, classifier):
+    settings = {"plan": "0->2", "translator": "identity+realign", "calibration_size": 40}
+    with pytest.raises(InputError, match="take a translator without"):
+        shrink(tiny_encoder, unlabelled(tiny_images), **settings)
+    classifier.classifier = torch.nn.Sequential(classifier.classifier)
+    with pytest.raises(InputError, match="take a translator without"):
+        shrink(tiny_encoder, tiny_images, classifier=classifier, **settings)
+
+
 def test_a_checkpoints_classifier_is_found(classifier, tiny_model, tmp_path):
     classifier.save_pretrained(tmp_path / "with")
     tiny_model("vit").save_pretrained(tmp_path / "without")
@@ -138,7 +160,6 @@ def test_a_checkpoints_classifier_is_found(classifier, tiny_model, tmp_path):
         ({"plan": "0->1", "remove": 2}, "Say one of plan, remove and max_drop"),
         ({"remove": 6}, "6 blocks cannot be removed: the model has 6, and keeps one"),
         ({"translator": "linaer"}, "did you mean 'linear'?"),
-        ({"translator": "linear+realign"}, "cannot be saved here: take 'linear'"),
         ({"plan": "-1->1", "translator": "folded"}, "Span -1->1 cannot be folded"),
         ({"plan": "0->9"}, "Span 0->9 leaves the model"),
     ],

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from toastlib.errors import InputError
-from toastlib.probe import Probe
+from toastlib.judging import names_of
 from toastlib.report import report
 from toastlib.take_away import TakeAway
 
@@ -25,8 +25,8 @@ def deliver(taken: TakeAway, folder: str | Path) -> Path:
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     earlier = part.with_name(f"{part.name}.old")
     try:
-        names = taken.head.class_names if isinstance(taken.head.module, Probe) else None
-        taken.encoder.save_pretrained(part, head=taken.head.module, class_names=names, card=taken.card)
+        head = taken.head
+        taken.encoder.save_pretrained(part, head=head.module, class_names=names_of(head), card=taken.card)
         (part / "report.html").write_text(report(taken), encoding="utf-8")
         part.chmod(0o755)  # mkdtemp's are for their owner alone
         if folder.exists():

@@ -6,19 +6,21 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from toastlib import catalog
 from toastlib.card import Accuracy
 from toastlib.checkpoints import quiet_transformers
 from toastlib.data import Images, ImageSet
+from toastlib.errors import InputError
 from toastlib.evaluation import CONFIDENCE, accuracy_interval
 from toastlib.folding import FoldedEncoder
 from toastlib.models import Encoder
 from toastlib.plain import plain_form
 from toastlib.plan import ORIGINAL, Plan
 from toastlib.probe import Probe
-from toastlib.saving import saved_form
+from toastlib.realignment import fold_into, realign
+from toastlib.saving import example_input, saved_form
 from toastlib.trade_off import relative_throughput
 from toastlib.walks import Variant, collect_features
 
@@ -34,13 +36,14 @@ MIN_STEPS = 1000  # of the head
 
 
 class Head(NamedTuple):
-    """What turns features into classes: a probe, the checkpoint's own classifier, or `None` for the features alone.
+    """What turns features into classes: a probe or linear layer, the checkpoint's own classifier, or `None`.
 
+    Without one the features alone are taken away.
     `measure` is what its answers are judged by: ``"accuracy"``; ``"agreement"`` with the original's answers; or
     ``"similarity"``, the cosine between features and the original's.
     """
 
-    module: "Probe | PreTrainedModel | None"
+    module: "Probe | nn.Linear | PreTrainedModel | None"
     class_names: tuple[str, ...]
     measure: str
 
@@ -71,12 +74,39 @@ def choose_head(
     return Head(probe, dataset.class_names, "accuracy")
 
 
+def realigned(head: Head, smaller: Encoder, original: Encoder, images: Images, batch_size: int = 32) -> Head:
+    """The head for a smaller encoder, with the realignment of its features folded in, see `toastlib.realignment`.
+
+    Raises
+    ------
+    InputError
+        If there is no head, or the checkpoint's own is no linear layer on the features.
+    """
+    layer = head.module if isinstance(head.module, Probe) else _own_layer(head.module, original)
+    return head._replace(module=fold_into(layer, realign(smaller, original, images, batch_size)))
+
+
+def _own_layer(classifier: "PreTrainedModel | None", encoder: Encoder) -> nn.Linear:
+    """The classifier's last layer, if it reads what the encoder gives."""
+    layer, example = getattr(classifier, "classifier", None), example_input(encoder)
+    with torch.inference_mode():
+        if isinstance(layer, nn.Linear) and layer.in_features == encoder.width:
+            logits = layer(encoder(example))
+            if torch.allclose(logits, classifier(example).logits, rtol=1e-4, atol=1e-4 * logits.abs().max().item()):
+                return layer
+    raise InputError("Realigned features need a linear classifier that reads them: take a translator without +realign.")
+
+
+def names_of(head: Head) -> tuple[str, ...] | None:
+    """The class names to save a head with: a checkpoint's own classifier brings its own."""
+    return head.class_names if isinstance(head.module, Probe | nn.Linear) else None
+
+
 def form(encoder: Encoder, head: Head) -> "PreTrainedModel":
     """The model as it is saved; so what is measured is what is taken away."""
-    names = head.class_names if isinstance(head.module, Probe) else None
     if isinstance(encoder, FoldedEncoder):
-        return plain_form(encoder, head.module, names)
-    return saved_form(encoder, head.module, names)
+        return plain_form(encoder, head.module, names_of(head))
+    return saved_form(encoder, head.module, names_of(head))
 
 
 @torch.inference_mode()

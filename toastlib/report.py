@@ -4,7 +4,8 @@ from html import escape
 
 from toastlib.judging import MEASURES
 from toastlib.plan import Plan
-from toastlib.take_away import FOLDED, TakeAway
+from toastlib.take_away import TakeAway
+from toastlib.translators import REALIGN
 
 STYLE = """
 :root { color-scheme: light dark; --page: #fbfaf7; --card: #fff; --ink: #1d2433; --soft: #667085; --line: #e4e2dc;
@@ -41,7 +42,7 @@ def report(taken: TakeAway) -> str:
         f"<h1>{escape(title)}</h1>",
         f'<p class="soft">Plan {escape(str(taken.plan))}, {_stand_in(taken)}.</p>',
         _tiles(taken),
-        _section("Which blocks are gone", _strip(taken.plan, len(taken.encoder.blocks), taken.translator)),
+        _section("Which blocks are gone", _strip(taken.plan, len(taken.encoder.blocks), taken.folded)),
         '<div class="two">',
         _section("How alike the blocks are", _matrix(taken)),
         f"<div>{_section('Cost', _costs(taken))}{_section('How to load it', _how_to_load(taken))}</div>",
@@ -60,9 +61,11 @@ def _section(title: str, content: str) -> str:
 
 
 def _stand_in(taken: TakeAway) -> str:
-    if taken.translator == FOLDED:
-        return "folded into the blocks before: the base architecture with fewer blocks"
-    return f"{escape(taken.translator)} maps in place of the blocks; every other weight is as it was"
+    form, realign, _ = taken.translator.partition(REALIGN)
+    features = ", and the classifier has taken in a map that brings the features back" if realign else ""
+    if taken.folded:
+        return f"folded into the blocks before: the base architecture with fewer blocks{features}"
+    return f"{escape(form)} maps in place of the blocks; every other weight is as it was{features}"
 
 
 def _tiles(taken: TakeAway) -> str:
@@ -97,9 +100,9 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:.3g} M"
 
 
-def _strip(plan: Plan, left: int, translator: str) -> str:
+def _strip(plan: Plan, left: int, folded: bool) -> str:
     """The original's blocks in a row: kept ones filled, removed ones dashed, an arc over each span."""
-    kept_maps = 0 if translator == FOLDED else len(plan)
+    kept_maps = 0 if folded else len(plan)
     count, size = left - kept_maps + len(plan.removed), 46
     gone, drawn = set(plan.removed), []
     for k in range(count):
@@ -122,7 +125,7 @@ def _strip(plan: Plan, left: int, translator: str) -> str:
         )
     width = 32 + count * size
     note = "Filled blocks are kept as they were; a map carries the states over the dashed ones."
-    if translator == FOLDED:
+    if folded:
         note = "Dashed blocks are gone; the block where an arc begins has taken the map into its weights."
     return (
         f'<svg viewBox="0 0 {width} 80" role="img" aria-label="plan {plan}" style="max-width:{width * 1.3:.0f}px">'
@@ -222,14 +225,14 @@ def _search(taken: TakeAway) -> str:
 def _how_to_load(taken: TakeAway) -> str:
     auto = "AutoModel" if taken.head.module is None else "AutoModelForImageClassification"
     task = "image-feature-extraction" if taken.head.module is None else "image-classification"
-    first = "" if taken.translator == FOLDED else "import toastlib  # or, without it: trust_remote_code=True\n"
+    first = "" if taken.folded else "import toastlib  # or, without it: trust_remote_code=True\n"
     code = f"""{first}from transformers import {auto}, pipeline
 
 model = {auto}.from_pretrained("THIS-FOLDER")
 answers = pipeline("{task}", "THIS-FOLDER")("image.png")"""
     onnx = (
         ""
-        if taken.translator == FOLDED
+        if taken.folded
         else '<p class="soft small">As ONNX: <code>toast export THIS-FOLDER --onnx</code></p>'
     )
     return f"<pre>{escape(code)}</pre>{onnx}"

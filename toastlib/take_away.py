@@ -9,7 +9,7 @@ import torch
 
 from toastlib.approximation import approximate
 from toastlib.card import Accuracy, Card, Counted
-from toastlib.collecting import collect_folds
+from toastlib.collecting import collect_folds, collect_moments
 from toastlib.data import Images, ImageSet
 from toastlib.errors import InputError
 from toastlib.evaluation import flops, paired_difference, parameter_count
@@ -24,10 +24,10 @@ from toastlib.judging import (
     form,
     measure_latency,
     percent,
+    realigned,
     score,
 )
 from toastlib.models import Encoder
-from toastlib.moments import FoldedMoments
 from toastlib.plan import Plan
 from toastlib.saving import example_input
 from toastlib.selection import best_plan, span_costs
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 FOLDED = "folded"
 """The translator that leaves no map: see `toastlib.folding`."""
+CHOOSING_FOLDS = 2
+"""Blocks are chosen from the moments of all pairs, which are large: 1.7 GB in two folds at ViT-B's width."""
 HELD_OUT = 5
 """One training image in so many is kept from maps, and from the head while spans are chosen."""
 MAX_DROP = 1.0  # points
@@ -85,6 +87,11 @@ class TakeAway:
     counted: Counted
     card: Card
 
+    @property
+    def folded(self) -> bool:
+        """Whether no layer stands where the blocks stood."""
+        return _form(self.translator) == FOLDED
+
 
 def shrink(
     encoder: Encoder,
@@ -111,7 +118,8 @@ def shrink(
     max_drop
         As many blocks go as lose at most so many points on held-out training images; 1 if nothing is given.
     translator
-        A name of `toastlib.translators.TRANSLATORS`, or ``"folded"``.
+        A name of `toastlib.translators.TRANSLATORS`, or ``"folded"``; with ``"+realign"`` behind it the features are
+        realigned too, which the head takes in.
     classifier
         The checkpoint's own. It is kept where the data set has no labels or labels of the same names; else a linear
         head is trained on the original's features and frozen.
@@ -131,25 +139,25 @@ def shrink(
     _check(encoder, plan, remove, max_drop, translator)
     fitting, held_out = _part(dataset.train, seed)
     calibration = fitting.sample(min(calibration_size, len(fitting)), seed)
-    folds = collect_folds(encoder, calibration, folds=min(5, len(calibration)), batch_size=batch_size)
-    head = choose_head(encoder, dataset, classifier, seed, batch_size)
 
-    def make(chosen: Plan) -> Encoder:
-        return _make(encoder, chosen, translator, calibration, folds, batch_size)
+    def make(chosen: Plan, head: Head) -> tuple[Encoder, Head]:
+        return _make(encoder, head, chosen, translator, calibration, batch_size)
 
+    matrix = similarity(collect_moments(encoder, calibration, batch_size=batch_size), "cka")
     search = pd.DataFrame(columns=["removed", "plan", "lost"])
     if plan is not None:
         plan = Plan.parse(plan).check(len(encoder.blocks))
     else:
-        choose = _chooser(folds, translator)
+        choose = _chooser(encoder, calibration, translator, batch_size)
         if remove is not None:
             plan = choose(remove)
         else:
             trial = choose_head(encoder, replace(dataset, train=fitting), classifier, seed, batch_size)
             bound = MAX_DROP if max_drop is None else max_drop
             plan, search = search_plan(encoder, make, choose, trial, held_out, bound, batch_size)
-    smaller = make(plan)
-    models = form(encoder, head), form(smaller, head)
+    own_head = choose_head(encoder, dataset, classifier, seed, batch_size)
+    smaller, head = make(plan, own_head)
+    models = form(encoder, own_head), form(smaller, head)
     scores, classes = compare(models, head, dataset.test, batch_size)
     before, after = (percent(score, head.measure) for score in scores)
     counted = _count(encoder, smaller, *models)
@@ -163,13 +171,12 @@ def shrink(
         device_name(encoder.device),
     )
     lost = paired_difference(*scores)
-    matrix = similarity(folds.whole, "cka")
     return TakeAway(plan, translator, smaller, head, before, after, lost, classes, matrix, search, counted, card)
 
 
 def search_plan(
     encoder: Encoder,
-    make: Callable[[Plan], Encoder],
+    make: Callable[[Plan, Head], tuple[Encoder, Head]],
     choose: Callable[[int], Plan],
     head: Head,
     images: Images,
@@ -187,7 +194,7 @@ def search_plan(
     before = score(original, original, images, head)
     for removed in range(1, len(encoder.blocks)):
         plan = choose(removed)
-        after = score(answers(form(make(plan), head), images, batch_size), original, images, head)
+        after = score(answers(form(*make(plan, head)), images, batch_size), original, images, head)
         lost = 100 * float((before - after).mean())
         rows.append((removed, str(plan), lost))
         if lost > max_drop:
@@ -220,12 +227,15 @@ def _check(encoder: Encoder, plan, remove: int | None, max_drop: float | None, t
         raise InputError(
             f"{encoder.name} was made smaller already: start from the original, with all spans in one plan."
         )
-    if translator.endswith(REALIGN):
-        raise InputError(f"{translator!r} cannot be saved here: take {translator.removesuffix(REALIGN)!r}.")
-    if translator != FOLDED:
+    if _form(translator) != FOLDED:
         make_translator(translator)
     if remove is not None and not 0 < remove < len(encoder.blocks):
         raise InputError(f"{remove} blocks cannot be removed: the model has {len(encoder.blocks)}, and keeps one.")
+
+
+def _form(translator: str) -> str:
+    """What stands in for a span, whether or not features are realigned after it."""
+    return translator.removesuffix(REALIGN)
 
 
 def _part(images: Images, seed: int) -> tuple[Images, Images]:
@@ -235,22 +245,27 @@ def _part(images: Images, seed: int) -> tuple[Images, Images]:
     return images[order[held_out:]], images[order[:held_out]]
 
 
-def _chooser(folds: FoldedMoments, translator: str) -> Callable[[int], Plan]:
+def _chooser(encoder: Encoder, calibration: Images, translator: str, batch_size: int) -> Callable[[int], Plan]:
     """Number of blocks -> the plan of least predicted cost; a folded span needs a block before it."""
-    costs = span_costs(folds)
-    if translator == FOLDED:
+    costs = span_costs(collect_folds(encoder, calibration, folds=CHOOSING_FOLDS, batch_size=batch_size))
+    if _form(translator) == FOLDED:
         costs = {span: float("inf") if span.start == -1 else cost for span, cost in costs.items()}
     return lambda remove: best_plan(costs, remove)
 
 
 def _make(
-    encoder: Encoder, plan: Plan, translator: str, calibration: Images, folds: FoldedMoments, batch_size: int
-) -> Encoder:
-    if translator == FOLDED:
-        return fold_spans(encoder, plan, calibration, batch_size)
-    trained = make_translator(translator).needs_activations
-    moments = collect_calibration(encoder, calibration, [plan], [translator], batch_size) if trained else folds
-    return approximate(encoder, plan, translator, moments)
+    encoder: Encoder, head: Head, plan: Plan, translator: str, calibration: Images, batch_size: int
+) -> tuple[Encoder, Head]:
+    """The smaller encoder, and the head that belongs to it."""
+    kind = _form(translator)
+    if kind == FOLDED:
+        smaller = fold_spans(encoder, plan, calibration, batch_size)
+    else:
+        fitted_on = collect_calibration(encoder, calibration, [plan], [kind], batch_size)
+        smaller = approximate(encoder, plan, kind, fitted_on)
+    if kind != translator:
+        head = realigned(head, smaller, encoder, calibration, batch_size)
+    return smaller, head
 
 
 def _count(encoder: Encoder, smaller: Encoder, *models: "PreTrainedModel") -> Counted:
