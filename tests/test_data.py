@@ -217,6 +217,19 @@ class TestPhotographs:
         assert load_images(folder, tiny_encoder).train.pixels.shape == (5, 3, 32, 32)
         assert load_images("digits", tiny_encoder, train_size=5, test_size=5).train.pixels.shape == (5, 3, 8, 8)
 
+    @pytest.mark.parametrize("chunk", [2, 64])
+    def test_many_lie_in_a_file_that_nobody_sees(self, tiny_encoder, image_folder, monkeypatch, tmp_path, chunk):
+        folder, _ = self.folder(image_folder, [(24, 20)] * 3 + [(60, 50)] * 2)
+        monkeypatch.setattr("toastlib.data.CHUNK", chunk)
+        expected = load_images(folder, tiny_encoder).train.pixels
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        made, from_file = [], torch.from_file
+        monkeypatch.setattr(torch, "from_file", lambda *args, **kwargs: made.append(args) or from_file(*args, **kwargs))
+        monkeypatch.setattr("toastlib.stacking.IN_MEMORY", 0)
+        assert torch.equal(load_images(folder, tiny_encoder).train.pixels, expected)
+        assert made
+        assert not any(tmp_path.glob("toastlib-*"))
+
     def test_no_more_than_a_chunk_is_read_at_a_time(self, tiny_encoder, monkeypatch):
         read = []
         monkeypatch.setattr("toastlib.data.CHUNK", 40)

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,8 +12,7 @@ from toastlib.embedded import EMBEDDED
 from toastlib.errors import InputError, unknown
 from toastlib.preprocessing import Preprocessing
 from toastlib.sources import CHUNK, StreamedTable, Table, open_table
-
-Chunk = tuple[list[np.ndarray], Tensor | None]
+from toastlib.stacking import Chunk, stack_chunks
 
 
 @dataclass(frozen=True)
@@ -204,8 +202,8 @@ def _load(
         chunks = _draw_chunks(table, size, seed, shard)
     except InputError as error:
         raise InputError(f"The {split} split of {name!r} is too small: {error}") from None
-    pixels, labels, preprocessing = _collect(chunks, encoder.preprocessing)
-    expected = len(range(size or 0)[shard[0] :: shard[1]])
+    expected = len(range(size or len(table))[shard[0] :: shard[1]])
+    pixels, labels, preprocessing = stack_chunks(chunks, expected, encoder.preprocessing)
     if len(pixels) < expected and not at_most:  # the end of a stream comes unforeseen
         raise InputError(f"The {split} split of {name!r} is too small: it has {len(pixels)} of {expected} images.")
     return Images(pixels, labels, table.class_names, preprocessing, encoder.device, encoder.dtype)
@@ -232,34 +230,3 @@ def _draw_chunks(
         return table.draw(size, seed, shard)
     rows = (draw_rows(len(table), size, seed) if size else torch.arange(len(table)))[shard[0] :: shard[1]].tolist()
     return (table.read(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK))
-
-
-def _collect(chunks: Iterator[Chunk], preprocessing: Preprocessing) -> tuple[Tensor, Tensor | None, Preprocessing]:
-    """Pixels, labels, and what is left to do with the pixels."""
-    stacks, labels = [], []
-    for images, numbers in chunks:
-        stacks.append(_stack(images, preprocessing))
-        labels.append(numbers)
-    if not stacks:
-        raise InputError("There are no images.")
-    if len({(pixels.shape[1:], rest) for pixels, rest in stacks}) > 1:
-        stacks = [(rest.resized(pixels), _finished(rest)) for pixels, rest in stacks]
-    pixels = torch.cat([pixels for pixels, _ in stacks])
-    return pixels, None if labels[0] is None else torch.cat(labels), stacks[0][1]
-
-
-def _stack(images: list[np.ndarray], preprocessing: Preprocessing) -> tuple[Tensor, Preprocessing]:
-    """Stack (height, width, 3) arrays, and what is left to do with them.
-
-    Images that share one size keep it. Others, and those that resizing makes smaller, are resized here: what is kept
-    in memory does not depend on how large photographs are.
-    """
-    tensors = [torch.from_numpy(image).permute(2, 0, 1)[None].contiguous() for image in images]
-    same = len({image.shape for image in tensors}) == 1
-    if same and tensors[0].numel() <= preprocessing.resized(tensors[0]).numel():
-        return torch.cat(tensors), preprocessing
-    return torch.cat([preprocessing.resized(image) for image in tensors]), _finished(preprocessing)
-
-
-def _finished(preprocessing: Preprocessing) -> Preprocessing:
-    return replace(preprocessing, resize=None, crop=None)

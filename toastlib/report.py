@@ -230,11 +230,7 @@ def _how_to_load(taken: TakeAway) -> str:
 
 model = {auto}.from_pretrained("THIS-FOLDER")
 answers = pipeline("{task}", "THIS-FOLDER")("image.png")"""
-    onnx = (
-        ""
-        if taken.folded
-        else '<p class="soft small">As ONNX: <code>toast export THIS-FOLDER --onnx</code></p>'
-    )
+    onnx = "" if taken.folded else '<p class="soft small">As ONNX: <code>toast export THIS-FOLDER --onnx</code></p>'
     return f"<pre>{escape(code)}</pre>{onnx}"
 
 

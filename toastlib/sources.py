@@ -1,6 +1,7 @@
 """Where images come from: scikit-learn's digits, the Hub (whole or streamed), and local folders, as tables of rows."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -123,7 +124,8 @@ class StreamedTable:
 def _read(
     columns: dict[str, list], rows: list[int], table: DatasetTable | StreamedTable
 ) -> tuple[list[np.ndarray], Tensor | None]:
-    images = [decode(cell, row) for cell, row in zip(columns[table.image], rows, strict=True)]
+    with ThreadPoolExecutor() as threads:  # Pillow decodes without the interpreter's lock
+        images = list(threads.map(decode, columns[table.image], rows))
     if table.label is None:
         return images, None
     return images, number_labels(list(columns[table.label]), rows, table.class_names)
