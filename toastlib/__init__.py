@@ -25,6 +25,7 @@ _HOMES = {
     "models": ["Encoder"],
     "moments": ["FoldedMoments", "Moments", "collect_folds", "collect_moments"],
     "plan": ["Plan", "Span"],
+    "preprocessing": ["Preprocessing"],
     "probe": ["Probe"],
     "realignment": ["fold_into", "realign"],
     "saving": ["save_pretrained"],

@@ -121,6 +121,11 @@ def shrink(
     batch_size
         Images per forward pass.
 
+    Returns
+    -------
+    TakeAway
+        The smaller encoder, and what it costs; `toastlib.delivery.deliver` writes it.
+
     Raises
     ------
     InputError
