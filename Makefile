@@ -2,7 +2,7 @@
 PYTHON ?= python3
 STAMP := .venv/.stamp
 
-.PHONY: help study test notebooks lint lab clean
+.PHONY: help study test notebooks lint site lab clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /make \1	/p' Makefile
@@ -27,6 +27,13 @@ notebooks: $(STAMP)  ## execute the committed notebooks anew, in place
 lint: $(STAMP)  ## check style and formatting, notebooks included
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+site: $(STAMP)  ## build the site into build/site, check its links, list those that lead elsewhere
+	rm -rf build/site
+	.venv/bin/python -m sphinx -q -W --keep-going -b html -c docs . build/site
+	rm -rf build/site/.doctrees
+	.venv/bin/python scripts/check_site.py build/site
+	@echo "Open build/site/index.html in a browser."
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab notebooks

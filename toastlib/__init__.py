@@ -26,6 +26,7 @@ _HOMES = {
     "models": ["Encoder"],
     "moments": ["FoldedMoments", "Moments"],
     "plan": ["Plan", "Span"],
+    "preprocessing": ["Preprocessing"],
     "probe": ["Probe"],
     "realignment": ["fold_into", "realign"],
     "saving": ["save_pretrained"],

@@ -47,6 +47,11 @@ def fit_spans(
         activations of their blocks, from ``collect_activations(..., tokens="all")``. Trained translators need
         activations, those that choose a penalty or tell tokens apart `collect_folds`; the other closed forms take any.
 
+    Returns
+    -------
+    dict
+        Span -> its fitted translator.
+
     Raises
     ------
     InputError

@@ -176,7 +176,7 @@ def variance_split(curve: pd.DataFrame) -> pd.DataFrame:
 
     For each plan and size, accuracy is a mean plus an effect of the draw, one of the head's seed and a remainder; the
     mean squares of that two-way layout give unbiased estimates of the three variances. Estimates below zero are set
-    to zero.
+    to zero. Searle, Casella and McCulloch, "Variance Components" (1992), chapter 4.
 
     Parameters
     ----------

@@ -46,6 +46,11 @@ def load_encoder(
     trust_remote_code
         Run code that comes with the checkpoint; off unless asked for.
 
+    Returns
+    -------
+    Encoder
+        In evaluation mode, without gradients, on the device and in the dtype that were asked for.
+
     Raises
     ------
     InputError

@@ -87,6 +87,8 @@ def inverse(values: Tensor, penalty: float | Tensor) -> Tensor:
 class Affine:
     """Least squares with a bias, ``min |Y - X W|^2``; of the maps that fit equally well the one of least norm.
 
+    Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning" (2009), section 3.2.
+
     Attributes
     ----------
     weight_, bias_
@@ -125,7 +127,8 @@ class Ridge(Affine):
 
     ``W = I + (X'X + a I)^-1 X'(Y - X)`` minimises ``|Y - X W|^2 + a |W - I|^2``. A large penalty drops the span and
     keeps only the shift of its mean, a small one gives the affine map. The penalty is the one whose maps, fitted on
-    all folds but one, leave least of that one. One eigendecomposition per fold serves all penalties.
+    all folds but one, leave least of that one. One eigendecomposition per fold serves all penalties. Towards zero it
+    is the ridge of Hoerl and Kennard, "Ridge regression" (1970).
 
     Parameters
     ----------
@@ -142,6 +145,11 @@ class Ridge(Affine):
     held_out_
         ``|H[e] - map(H[s])|^2 / |H[e]|^2`` with every fold mapped by what was fitted on the others, for that penalty;
         NaN if the penalty was given.
+
+    Raises
+    ------
+    InputError
+        If `toward` is neither of the two.
     """
 
     name = "ridge"

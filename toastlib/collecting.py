@@ -36,6 +36,11 @@ def collect_moments(
     batch_size
         Images per forward pass.
 
+    Returns
+    -------
+    Moments
+        float64, on the encoder's device.
+
     Raises
     ------
     InputError
@@ -56,6 +61,11 @@ def collect_folds(
         As for `collect_moments`; the images must allow slicing, as `toastlib.data.Images` do.
     folds
         Image i belongs to fold ``i % folds``.
+
+    Returns
+    -------
+    FoldedMoments
+        float64, on the encoder's device.
 
     Raises
     ------

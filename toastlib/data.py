@@ -31,6 +31,11 @@ class Images:
         Applied to every batch on `device`.
     device, dtype
         Of the pixel values that `batches` yields.
+
+    Raises
+    ------
+    InputError
+        If there are not as many labels as images.
     """
 
     pixels: Tensor
@@ -77,7 +82,16 @@ class Images:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A data set: its images for training (calibration and heads) and for testing."""
+    """A data set: its images for training (calibration and heads) and for testing.
+
+    Parameters
+    ----------
+    name
+        How it is called in tables.
+    train, test
+        Training images, which calibration sets are drawn from and heads are trained on, and test images, which
+        accuracies are measured on.
+    """
 
     name: str
     train: Images
@@ -120,6 +134,11 @@ def load_images(
         Of the draw, and of the split where the set has no test split.
     at_most
         Take all images of a split that has fewer than its size, rather than refuse it.
+
+    Returns
+    -------
+    ImageSet
+        Its images are decoded to uint8 and kept on the CPU; batches are preprocessed on the encoder's device.
 
     Raises
     ------

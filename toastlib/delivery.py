@@ -16,6 +16,18 @@ WRITTEN = ("README.md", "config.json", "modeling_toast.py", "preprocessor_config
 def deliver(taken: TakeAway, folder: str | Path) -> Path:
     """Write the model, its card and ``report.html``; beside the folder first, which then takes its place.
 
+    Parameters
+    ----------
+    taken
+        From `toastlib.take_away.shrink`.
+    folder
+        Where to write; it may be missing, empty, or an earlier one of these.
+
+    Returns
+    -------
+    Path
+        The folder.
+
     Raises
     ------
     InputError

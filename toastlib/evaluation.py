@@ -60,11 +60,16 @@ class Predictions:
 def accuracy_table(predictions: Predictions) -> pd.DataFrame:
     """One row per variant with its accuracy.
 
+    Parameters
+    ----------
+    predictions
+        From `toastlib.sweeps.predict`.
+
     Returns
     -------
     DataFrame
         The variants' columns, then ``correct``, ``images``, ``accuracy`` in percent, and ``accuracy_low``,
-        ``accuracy_high``: the 95 % interval over test images.
+        ``accuracy_high``: Wilson's 95 % interval (1927) over test images.
     """
     correct = predictions.correct.sum(1)
     images = len(predictions.labels)
@@ -87,7 +92,7 @@ def accuracy_interval(correct: int, images: int) -> tuple[float, float]:
 
 
 def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
-    """Mean of ``first - second`` over the same test images, with its 95 % interval.
+    """Mean of ``first - second`` over the same test images, with the 95 % interval of Student (1908).
 
     Parameters
     ----------
@@ -110,6 +115,11 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, flo
 
 def accuracy_lost(predictions: Predictions) -> pd.DataFrame:
     """Percentage points that each plan loses against the original encoder, paired over test images.
+
+    Parameters
+    ----------
+    predictions
+        From `toastlib.sweeps.predict`, with the original among its variants.
 
     Returns
     -------
@@ -216,7 +226,22 @@ def flops(encoder: Encoder, inputs: Tensor) -> int:
 
 @torch.inference_mode()
 def throughput(encoder: Encoder, inputs: Tensor, repeats: int = 5) -> float:
-    """Images per second: the median of `repeats` forward passes after one that is not counted."""
+    """Images per second: the median of `repeats` forward passes after one that is not counted.
+
+    Parameters
+    ----------
+    encoder
+        What is timed.
+    inputs
+        Pixel values on the encoder's device, shape (batch, 3, height, width).
+    repeats
+        Passes that are counted.
+
+    Returns
+    -------
+    float
+        Images per second.
+    """
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()

@@ -46,6 +46,8 @@ class FoldedEncoder(Encoder):
 def fold_spans(encoder: Encoder, plan: str | Plan, images, batch_size: int = 32) -> FoldedEncoder:
     """A copy of the encoder without the blocks of a plan, the block before each span fitted to stand in for them.
 
+    Shopkhoev et al., "ReplaceMe" (2025), arXiv 2505.02819.
+
     Parameters
     ----------
     encoder
@@ -56,6 +58,11 @@ def fold_spans(encoder: Encoder, plan: str | Plan, images, batch_size: int = 32)
         Calibration images: `toastlib.data.Images`, or anything with ``batches(size)``.
     batch_size
         Images per forward pass.
+
+    Returns
+    -------
+    FoldedEncoder
+        Of the base architecture, with fewer blocks; the kept blocks before spans have new weights.
 
     Raises
     ------

@@ -31,7 +31,7 @@ def transfer(
     head_min_steps: int = 0,
     batch_size: int = 32,
 ) -> Predictions:
-    """Predict the target's test images with linear maps that were fitted on other data sets.
+    """Predict the target's test images with linear maps that were fitted on other data sets (paper, Tables 3, 14, 15).
 
     The head is trained on the original encoder's features of the target and then frozen. The target is walked once
     for all sources, so neither its original features nor its heads are computed twice.

@@ -17,7 +17,15 @@ ORIGINAL = "original"
 
 
 class Span(NamedTuple):
-    """Blocks ``start+1..end``, replaced by one map from ``h[start]`` to ``h[end]``."""
+    """Blocks ``start+1..end``, replaced by one map from ``h[start]`` to ``h[end]``.
+
+    Parameters
+    ----------
+    start
+        Block whose output the map takes; -1 is the input of block 0.
+    end
+        Block whose output the map approximates, and the last one that is removed.
+    """
 
     start: int
     end: int

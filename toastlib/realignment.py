@@ -60,6 +60,16 @@ def realign(smaller: Encoder, original: Encoder, images, batch_size: int = 32) -
         Calibration images: `toastlib.data.Images`, or anything with ``batches(size)``.
     batch_size
         Images per forward pass.
+
+    Returns
+    -------
+    Ridge
+        Fitted: ``weight_`` of shape (width, width) and ``bias_`` of shape (width,), float64.
+
+    Raises
+    ------
+    InputError
+        If there are fewer images than folds, five.
     """
     features, target = (
         torch.cat([encoder(pixel_values) for pixel_values, _ in images.batches(batch_size)])
@@ -77,6 +87,11 @@ def fold_into(head: Head, realignment: Ridge) -> Head:
         A fitted `toastlib.probe.Probe`, or an `nn.Linear`.
     realignment
         From `realign` or `fit_realignment`.
+
+    Returns
+    -------
+    Probe or Linear
+        A new head of the same kind, device and dtype.
     """
     folded = copy.deepcopy(head)
     probe = isinstance(head, Probe)

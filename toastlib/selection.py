@@ -80,6 +80,11 @@ def span_costs(moments: FoldedMoments, predictor: str = "held-out") -> Costs:
     predictor
         A name of `PREDICTORS`.
 
+    Returns
+    -------
+    dict
+        Span -> its cost, for all ``blocks * (blocks + 1) / 2`` spans.
+
     Raises
     ------
     InputError
@@ -108,6 +113,11 @@ def select(
         Remove instead as many blocks as a total predicted cost of this allows.
     predictor
         A name of `PREDICTORS`.
+
+    Returns
+    -------
+    Plan
+        Neighbouring blocks are one span of it.
 
     Raises
     ------
@@ -170,6 +180,22 @@ def every_plan(block_count: int, remove: int) -> list[Plan]:
 def random_plans(block_count: int, remove: int, n: int, seed: int = 0) -> list[Plan]:
     """Different plans that remove so many blocks, each as likely as any other: the control of a choice.
 
+    Parameters
+    ----------
+    block_count
+        Depth of the model.
+    remove
+        How many blocks each plan removes.
+    n
+        How many plans.
+    seed
+        Of the draw.
+
+    Returns
+    -------
+    list of Plan
+        `n` of them, no two alike.
+
     Raises
     ------
     InputError
@@ -196,6 +222,16 @@ def random_like(linear: nn.Linear, around: str = "zero", seed: int = 0) -> nn.Li
         dropping the span as the fitted map is, the other way. A bias stays as it is.
     seed
         Of the directions, uniform over all rotations and reflections.
+
+    Returns
+    -------
+    Linear
+        `nn.Linear` of the same shape, device and dtype.
+
+    Raises
+    ------
+    InputError
+        If `around` is neither of the two.
     """
     if around not in ("zero", "identity"):
         raise unknown("centre of a random map", around, ("zero", "identity"))
@@ -216,7 +252,7 @@ def _random_rotation(size: int, draw: torch.Generator) -> Tensor:
 def rank_correlation(
     predicted: pd.Series, correct: pd.DataFrame, draws: int = 500, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Spearman's rank correlation of what plans were predicted to cost with the accuracy that they lost.
+    """Spearman's rank correlation (1904) of what plans were predicted to cost with the accuracy that they lost.
 
     Parameters
     ----------
@@ -278,6 +314,11 @@ def distance_to_best(correct: pd.DataFrame, chosen: str, splits: int = 200, seed
         Name of the chosen one.
     splits, seed
         Random halves of the test images.
+
+    Returns
+    -------
+    Distance
+        In percentage points.
     """
     outcomes, generator = correct.to_numpy(), np.random.default_rng(seed)
     leads = []

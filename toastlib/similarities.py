@@ -97,6 +97,11 @@ def similarity(moments: Moments, metric: str = "cka") -> pd.DataFrame:
     -------
     DataFrame
         Columns ``first``, ``second`` (blocks, -1 being the input of block 0), ``metric``, ``value``.
+
+    Raises
+    ------
+    InputError
+        If the metric is unknown, or the moments lack a pair that it needs.
     """
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)

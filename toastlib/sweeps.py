@@ -68,6 +68,11 @@ def predict(
     maps
         Take these maps instead of fitting any: (span, translator's name) -> module.
 
+    Returns
+    -------
+    Predictions
+        Of every head, translator, plan and seed; the original comes first.
+
     Raises
     ------
     InputError
@@ -125,7 +130,20 @@ def sweep(encoder: Encoder, dataset: ImageSet, plans: str | Plan | Iterable[str 
 
 
 def tabulate(predictions: Predictions, encoder: Encoder, dataset: ImageSet) -> pd.DataFrame:
-    """The table of `sweep` from predictions that are at hand."""
+    """The table of `sweep` from predictions that are at hand.
+
+    Parameters
+    ----------
+    predictions
+        From `predict`.
+    encoder, dataset
+        What they were made with.
+
+    Returns
+    -------
+    DataFrame
+        As `sweep` returns it.
+    """
     variants = predictions.variants
     plans = parse_plans(variants["plan"])
     pixel_values, _ = next(dataset.test[:1].batches(1))

@@ -130,6 +130,11 @@ def shrink(
     batch_size
         Images per forward pass.
 
+    Returns
+    -------
+    TakeAway
+        The smaller encoder, and what it costs; `toastlib.delivery.deliver` writes it.
+
     Raises
     ------
     InputError

@@ -88,7 +88,7 @@ def time_plans(
     moments
         As for `toastlib.approximation.approximate`.
     inputs, repeats
-        As for `relative_throughput`.
+        As for `relative_throughput`: pixel values of shape (batch, 3, height, width), and rounds that are counted.
 
     Returns
     -------

@@ -125,7 +125,7 @@ class Linear:
         return nn.Linear(width, width, bias=False)
 
 
-TRANSLATORS = {
+TRANSLATORS: dict[str, str | type[Translator]] = {
     "identity": "toastlib.translators:Identity",
     "linear": "toastlib.translators:Linear",
     "affine": "toastlib.closed_forms:Affine",
@@ -139,7 +139,7 @@ TRANSLATORS = {
     "res-mlp": "toastlib.trained:ResMLP",
     "fair-mlp": "toastlib.trained:FairMLP",
 }
-"""Name -> where the class lies; it is imported when it is asked for."""
+"""Name -> the class, or where it lies: then it is imported when it is asked for. Add your own here."""
 REALIGN = "+realign"
 """Behind a name, as in ``"linear+realign"``: the same maps, and the final features realigned (toastlib.realignment)."""
 
@@ -162,7 +162,8 @@ def make_translator(translator: "str | Translator") -> Translator:
     name = translator.removesuffix(REALIGN)
     if name not in TRANSLATORS:
         raise unknown("translator", name, TRANSLATORS)
-    return pkgutil.resolve_name(TRANSLATORS[name])()
+    kind = TRANSLATORS[name]
+    return (pkgutil.resolve_name(kind) if isinstance(kind, str) else kind)()
 
 
 def linear_module(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:

@@ -74,6 +74,11 @@ def add_text_tower(encoder: Encoder, model: str, images: Images) -> TwoTowers:
         With labels; only the embedded encoder, which has no text tower of its own, learns from them, see
         `tune_text_tower`. The classes of `held_out_classes` are kept from it.
 
+    Returns
+    -------
+    TwoTowers
+        The encoder, and a text tower whose features share a space with its own.
+
     Raises
     ------
     InputError

@@ -52,6 +52,8 @@ class ZeroShotHead:
 def zero_shot_head(towers: TwoTowers, class_names: Sequence[str], templates: Sequence[str] = TEMPLATES) -> ZeroShotHead:
     """The head of these classes: the mean over templates of their text features, brought back to length 1.
 
+    Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021), section 3.1.
+
     Parameters
     ----------
     towers
@@ -60,6 +62,11 @@ def zero_shot_head(towers: TwoTowers, class_names: Sequence[str], templates: Seq
         One class each; underscores are spaces, and what follows a comma is left out.
     templates
         Captions with ``{}`` where the class name goes.
+
+    Returns
+    -------
+    ZeroShotHead
+        Its ``texts`` have shape (classes, shared width).
 
     Raises
     ------
@@ -139,7 +146,20 @@ def predict_zero_shot(
 
 
 def of_classes(predictions: Predictions, classes: Iterable[int]) -> Predictions:
-    """The same predictions for the images of some classes only; what was predicted may be any class."""
+    """The same predictions for the images of some classes only; what was predicted may be any class.
+
+    Parameters
+    ----------
+    predictions
+        From `predict_zero_shot`, or any others.
+    classes
+        Numbers of the classes, from 0.
+
+    Returns
+    -------
+    Predictions
+        Of the images whose true class is one of them.
+    """
     images = np.isin(predictions.labels, list(classes))
     return replace(predictions, predicted=predictions.predicted[:, images], labels=predictions.labels[images])
 

@@ -17,6 +17,13 @@ def accuracy_by_plan(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ----------
     frame
         From `toastlib.sweeps.sweep`, one head only.
+    ax
+        Where to draw; a new figure's axes if `None`.
+
+    Returns
+    -------
+    Axes
+        What was drawn on.
     """
     ax = ax or plt.subplots(figsize=(8, 0.5 + 0.3 * frame["plan"].nunique()))[1]
     plans = frame[frame["plan"] != ORIGINAL]
@@ -35,6 +42,13 @@ def accuracy_lost(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ----------
     frame
         From `toastlib.evaluation.accuracy_lost`, one head only.
+    ax
+        Where to draw; a new figure's axes if `None`.
+
+    Returns
+    -------
+    Axes
+        What was drawn on.
     """
     ax = ax or plt.subplots(figsize=(8, 0.5 + 0.3 * frame["plan"].nunique()))[1]
     places = {plan: place for place, plan in enumerate(frame["plan"].unique())}
@@ -60,6 +74,13 @@ def accuracy_against_parameters(frame: pd.DataFrame, ax: Axes | None = None) -> 
     ----------
     frame
         From `toastlib.sweeps.sweep`, one head only.
+    ax
+        Where to draw; a new figure's axes if `None`.
+
+    Returns
+    -------
+    Axes
+        What was drawn on.
     """
     ax = ax or plt.subplots(figsize=(7, 4))[1]
     means = frame.groupby(["translator", "plan"], sort=False)[["accuracy", "removed_parameters"]].mean().reset_index()
@@ -86,6 +107,13 @@ def ours_against_theirs(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ----------
     frame
         From `toastlib.paper.beside`; what the paper does not print is left out.
+    ax
+        Where to draw; a new figure's axes if `None`.
+
+    Returns
+    -------
+    Axes
+        What was drawn on.
     """
     ax = ax or plt.subplots(figsize=(4.5, 4.5))[1]
     sns.scatterplot(

@@ -24,12 +24,18 @@ def similarity(frame: pd.DataFrame, ax: Axes | None = None, title: str = "", **h
         Above the matrix.
     **heatmap
         Passed on to `seaborn.heatmap`, for example ``vmin`` and ``vmax`` that several matrices share.
+
+    Returns
+    -------
+    Axes
+        What was drawn on.
     """
     metric = frame["metric"].iloc[0]
     matrix = frame.pivot(index="first", columns="second", values="value")
     colours = "rocket" if metric == "mse" else "rocket_r"
-    scale = {} if metric == "mse" else {"vmax": 1}
-    options = {"cmap": colours, "square": True, "cbar_kws": {"label": METRIC_NAMES[metric], "shrink": 0.8}} | scale
+    scale = {"vmax": 1} if metric in ("cosine", "cka") else {}
+    label = METRIC_NAMES.get(metric, metric)
+    options = {"cmap": colours, "square": True, "cbar_kws": {"label": label, "shrink": 0.8}} | scale
     ax = sns.heatmap(matrix, ax=ax, **(options | heatmap))
     ax.set(xlabel="block", ylabel="block", title=title)
     ax.tick_params(rotation=0, labelsize="small")
@@ -43,6 +49,13 @@ def last_block(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ----------
     frame
         Columns ``block``, ``translator``, ``metric`` (one only) and ``value``; similarities are drawn as 1 - value.
+    ax
+        Where to draw; a new figure's axes if `None`.
+
+    Returns
+    -------
+    Axes
+        What was drawn on.
     """
     ax = ax or plt.subplots(figsize=(6, 3.2))[1]
     metric = frame["metric"].iloc[0]

@@ -17,6 +17,13 @@ def sample_size(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     frame
         From `toastlib.calibration.sample_size_curve`, one plan and the original. Each draw counts with the mean of its
         heads; the identity and the original, which need no calibration, are drawn as lines.
+    ax
+        Where to draw; a new figure's axes if `None`.
+
+    Returns
+    -------
+    Axes
+        What was drawn on.
     """
     ax = ax or plt.subplots(figsize=(6, 3.8))[1]
     maps = frame[frame["calibration_size"] > 0]
@@ -39,6 +46,13 @@ def sample_size_residual(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ----------
     frame
         From `toastlib.calibration.sample_size_curve`, one plan.
+    ax
+        Where to draw; a new figure's axes if `None`.
+
+    Returns
+    -------
+    Axes
+        What was drawn on.
     """
     ax = ax or plt.subplots(figsize=(6, 3.8))[1]
     maps = frame[frame["calibration_size"] > 0].drop_duplicates(["calibration_size", "calibration_seed"])

@@ -23,6 +23,13 @@ def class_delta(frame: pd.DataFrame, ax: Axes | None = None, limit: float | None
         From `toastlib.misclassification.class_accuracy`, one head and one translator only, without the original.
     limit
         End of the colour scale, in points; the largest change if `None`.
+    ax
+        Where to draw; a new figure's axes if `None`.
+
+    Returns
+    -------
+    Axes
+        What was drawn on.
     """
     matrix = frame.pivot(index="plan", columns="class", values="delta")
     matrix = matrix.loc[frame["plan"].unique(), frame["class"].unique()]
@@ -41,6 +48,13 @@ def confusion_delta(frame: pd.DataFrame, ax: Axes | None = None, limit: float | 
         From `toastlib.misclassification.confusion`.
     limit
         End of the colour scale, in points; the largest change if `None`.
+    ax
+        Where to draw; a new figure's axes if `None`.
+
+    Returns
+    -------
+    Axes
+        What was drawn on.
     """
     names = frame["true"].unique()
     matrix = frame.pivot(index="true", columns="predicted", values="delta").loc[names, names]
@@ -59,6 +73,13 @@ def flip_counts(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ----------
     frame
         From `toastlib.misclassification.mcnemar`, one head only.
+    ax
+        Where to draw; a new figure's axes if `None`.
+
+    Returns
+    -------
+    Axes
+        What was drawn on.
     """
     ax = ax or plt.subplots(figsize=(7, 0.8 + 0.33 * frame["plan"].nunique()))[1]
     places = {plan: place for place, plan in enumerate(frame["plan"].unique())}

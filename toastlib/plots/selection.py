@@ -26,6 +26,11 @@ def predicted_against_lost(frame: pd.DataFrame) -> np.ndarray:
     ----------
     frame
         One row per plan and predictor: ``predictor``, ``removed`` (blocks), ``predicted`` and ``lost`` (points).
+
+    Returns
+    -------
+    ndarray
+        The axes, one per predictor, in rows of at most three.
     """
     predictors, sizes = frame["predictor"].unique(), sorted(frame["removed"].unique())
     columns = min(3, len(predictors))
@@ -58,6 +63,11 @@ def rank_correlations(frame: pd.DataFrame) -> np.ndarray:
     frame
         One row per predictor and group: ``predictor``, ``removed`` (how many blocks, or which plans), ``correlation``,
         ``low`` and ``high``.
+
+    Returns
+    -------
+    ndarray
+        The axes, one per group of plans.
     """
     sizes, predictors = list(frame["removed"].unique()), list(frame["predictor"].unique())
     size = (3.7 * len(sizes), 1 + 0.35 * len(predictors))
@@ -82,6 +92,13 @@ def choices_against_chance(drawn: pd.DataFrame, chosen: pd.DataFrame, ax: Axes |
         One row per plan and translator: ``removed``, ``translator``, ``lost`` (points).
     chosen
         One row per number of blocks: ``removed``, ``lost``, ``low``, ``high``.
+    ax
+        Where to draw; a new figure's axes if `None`.
+
+    Returns
+    -------
+    Axes
+        What was drawn on.
     """
     ax = ax or plt.subplots(figsize=(8, 4.2))[1]
     sizes, translators = sorted(drawn["removed"].unique()), list(drawn["translator"].unique())

@@ -22,6 +22,13 @@ def accuracy_against_cost(frame: pd.DataFrame, cost: str, front: str, label: str
         bool column, from `toastlib.trade_off.pareto_front`.
     label
         Of the horizontal axis; the column's name if empty.
+    ax
+        Where to draw; a new figure's axes if `None`.
+
+    Returns
+    -------
+    Axes
+        What was drawn on.
     """
     ax = ax or plt.subplots(figsize=(6, 4.5))[1]
     best = frame[frame[front]].sort_values(cost)

@@ -22,8 +22,15 @@ def source_by_target(frame: pd.DataFrame, value: str, ax: Axes | None = None, la
         The column that is shown.
     label
         Of the colour bar; the column's name if empty.
+    ax
+        Where to draw; a new figure's axes if `None`.
     **heatmap
         Passed on to `seaborn.heatmap`.
+
+    Returns
+    -------
+    Axes
+        What was drawn on.
     """
     targets = list(frame["dataset"].unique())
     sources = sorted(frame["source"].unique(), key=lambda name: name == "")

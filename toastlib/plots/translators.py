@@ -17,6 +17,11 @@ def residuals(frame: pd.DataFrame) -> np.ndarray:
     ----------
     frame
         Columns ``plan``, ``translator``, ``rows`` (which rows: the panel) and ``residual``.
+
+    Returns
+    -------
+    ndarray
+        The axes, one per set of rows.
     """
     panels, plans = frame["rows"].unique(), frame["plan"].nunique()
     size = (5.5 * len(panels), 1 + 0.35 * plans)
@@ -41,6 +46,11 @@ def accuracy_against_map_cost(frame: pd.DataFrame, costs: dict[str, str]) -> np.
         One row per translator: ``translator``, ``lost``, ``low``, ``high`` in points, and a column for each cost.
     costs
         Column -> its axis label. The axis is logarithmic where no cost is zero.
+
+    Returns
+    -------
+    ndarray
+        The axes, one per cost.
     """
     _, axes = plt.subplots(1, len(costs), figsize=(4.5 * len(costs), 3.6), sharey=True, squeeze=False)
     for ax, (column, label) in zip(axes[0], costs.items(), strict=True):
@@ -64,6 +74,13 @@ def lost_by_translator(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ----------
     frame
         One row per translator: ``translator``, ``lost``, ``low``, ``high`` in points.
+    ax
+        Where to draw; a new figure's axes if `None`.
+
+    Returns
+    -------
+    Axes
+        What was drawn on.
     """
     ax = ax or plt.subplots(figsize=(7, 0.8 + 0.32 * len(frame)))[1]
     frame = frame.sort_values("lost", kind="stable")

@@ -18,6 +18,13 @@ def accuracy_by_block(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     frame
         Columns ``translator``, ``plan`` and ``accuracy`` (percent), such as `toastlib.evaluation.accuracy_table` or
         `toastlib.paper.published` give. Plans that remove more than one block have no place here and are left out.
+    ax
+        Where to draw; a new figure's axes if `None`.
+
+    Returns
+    -------
+    Axes
+        What was drawn on.
     """
     ax = ax or plt.subplots(figsize=(6, 3.5))[1]
     removed = frame["plan"].map(lambda plan: sorted(Plan.parse(plan).removed))

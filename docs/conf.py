@@ -1,0 +1,69 @@
+"""The site: guides, the notebooks as they are committed, and the reference from the docstrings. `make site` builds it.
+
+The source folder is the repository, so that links between guides and notebooks work here, on the site and on GitHub.
+Nothing is executed, and the built pages ask no other machine for anything.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+os.environ["TOAST_CACHE"] = "off"  # importing the library for its docstrings leaves nothing behind
+
+project = "toastlib"
+author = "The toastlib developers"
+release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "myst_nb",
+    "numpydoc",
+    "sphinx_copybutton",
+    "sphinx-mathjax-offline",
+]
+root_doc = "docs/index"
+exclude_patterns = [path.name for path in ROOT.iterdir() if path.name not in ("docs", "notebooks")]
+exclude_patterns += ["**/.ipynb_checkpoints", "docs/_site"]
+suppress_warnings = ["toc.empty_glob"]  # a folder that has no pages yet is no mistake
+
+nb_execution_mode = "off"
+nb_ipywidgets_js = {}  # it would be fetched; a widget shows the static table that its cell leaves as well
+nb_merge_streams = True
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+mathjax3_config = {"chtml": {"mtextInheritFont": True}, "options": {"enableMenu": False}}
+
+autodoc_default_options = {"members": True, "no-value": True}
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autosummary_generate = False
+default_role = "py:obj"
+maximum_signature_line_length = 88
+numpydoc_show_class_members = False
+python_use_unqualified_type_names = True
+toc_object_entries_show_parents = "hide"
+
+html_theme = "furo"
+html_title = "toastlib"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_extra_path = ["_site"]  # index.html, which leads to the start page
+html_copy_source = False
+html_show_search_summary = False  # summaries are fetched, which browsers refuse on a page opened from a file
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#0b5d8a", "color-brand-content": "#0b5d8a"},
+    "dark_css_variables": {"color-brand-primary": "#7cc4ee", "color-brand-content": "#7cc4ee"},
+}
+copybutton_exclude = ".linenos, .gp, .go"
+
+
+def setup(app):
+    """The fields of named tuples are described in the docstrings of their classes."""
+
+    def is_bare_field(app, kind, name, member, skip, options):
+        return True if (getattr(member, "__doc__", "") or "").startswith("Alias for field number") else None
+
+    app.connect("autodoc-skip-member", is_bare_field)
