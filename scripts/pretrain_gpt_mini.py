@@ -21,16 +21,15 @@ from toastlib.texts import books, chunked
 KNOBS = {
     "seed": (0, "of the weights, the batches and the dropout"),
     "steps": (1000, "optimizer steps in all"),
-    "batch": (32, "windows per step"),
-    "window": (128, "characters that are read at once in training"),
-    "positions": (256, "characters that the model can read at once"),
-    "blocks": (8, "transformer blocks"),
+    "batch": (16, "windows per step"),
+    "window": (128, "characters that the model can read at once"),
+    "blocks": (6, "transformer blocks"),
     "width": (64, "features per token"),
     "heads": (4, "attention heads per block"),
-    "lr": (3e-3, "AdamW's highest learning rate"),
-    "decay": (0.1, "AdamW's weight decay"),
-    "warmup": (50, "steps until the highest learning rate; then it falls to zero along a cosine"),
-    "dropout": (0.2, "share of activations dropped in training"),
+    "muon_lr": (0.02, "Muon's highest learning rate, for the blocks' matrices"),
+    "adamw_lr": (3e-3, "AdamW's, for everything else"),
+    "warmup": (50, "steps until the highest learning rates; then they fall to zero along a cosine"),
+    "dropout": (0.1, "share of what blocks add that is dropped in training"),
 }
 SPECIAL = ("<pad>", "<unk>")
 CARD = """---
@@ -65,18 +64,24 @@ def character_tokenizer(text: str) -> PreTrainedTokenizerFast:
 
 
 def train(model: GPT2LMHeadModel, ids: torch.Tensor, test: torch.Tensor, knobs: dict) -> None:
-    """AdamW on windows drawn from the running text; the learning rate warms up, then falls along a cosine."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=knobs["lr"], weight_decay=knobs["decay"], betas=(0.9, 0.95))
+    """Muon and AdamW on windows drawn from the running text; learning rates warm up, then fall along a cosine."""
+    matrices = [p for p in model.transformer.h.parameters() if p.ndim == 2]
+    others = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
+    muon = torch.optim.Muon(matrices, lr=knobs["muon_lr"], weight_decay=0.02, momentum=0.95)
+    adamw = torch.optim.AdamW(others, lr=knobs["adamw_lr"], weight_decay=0.01, betas=(0.9, 0.95))
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(part, lambda step: learning_rate(step, knobs["warmup"], knobs["steps"]))
+        for part in (muon, adamw)
+    ]
     for step in (bar := trange(knobs["steps"])):
-        for group in optimizer.param_groups:
-            group["lr"] = knobs["lr"] * learning_rate(step, knobs["warmup"], knobs["steps"])
         starts = torch.randint(len(ids) - knobs["window"] - 1, (knobs["batch"],))
         windows = torch.stack([ids[start : start + knobs["window"]] for start in starts])
         loss = model(windows, labels=windows).loss
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for part in (muon, adamw, *schedules):
+            part.step()
         if step % 100 == 99:
             print(step + 1, round(loss.item() / math.log(2), 3), round(bits(model, test), 3), flush=True)
         bar.set_postfix(bits=f"{loss.item() / math.log(2):.3f}")
@@ -113,13 +118,14 @@ def main() -> None:
     held_out = chunked(tokenizer, [test], knobs["window"]).input_ids
     config = GPT2Config(
         vocab_size=len(tokenizer),
-        n_positions=knobs["positions"],
+        n_positions=knobs["window"],
         n_embd=knobs["width"],
         n_layer=knobs["blocks"],
         n_head=knobs["heads"],
+        activation_function="gelu_pytorch_tanh",
         resid_pdrop=knobs["dropout"],
-        embd_pdrop=knobs["dropout"],
-        attn_pdrop=knobs["dropout"],
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=tokenizer.pad_token_id,
