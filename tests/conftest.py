@@ -11,6 +11,7 @@ import torch
 from toastlib.data import Images, ImageSet
 from toastlib.models import Encoder
 from toastlib.preprocessing import Preprocessing
+from toastlib.tokens import Tokens
 
 # The Hugging Face libraries read these once, when they are imported; toastlib imports them where it needs them.
 assert "huggingface_hub" not in sys.modules
@@ -38,6 +39,15 @@ FAMILIES = {
     "beit-cls": ("Beit", {"use_mean_pooling": False}),
 }
 """Family -> the prefix of its classes in transformers, and what its configuration has beside `SIZES`."""
+READS = {"vocab_size": 50, "max_position_embeddings": 66}
+TEXT_FAMILIES = {
+    "bert": ("Bert", READS),
+    "roberta": ("Roberta", READS | {"pad_token_id": 0}),
+    "distilbert": ("DistilBert", READS | {"hidden_dim": 64}),
+    "gpt2": ("GPT2", READS | {"n_inner": 64}),
+    "llama": ("Llama", READS | {"num_key_value_heads": 2}),
+}
+"""The same for models of texts; token 0 is for padding."""
 
 
 @pytest.fixture(autouse=True)
@@ -62,18 +72,18 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", guarded_lookup)
 
 
-def make_tiny_model(family, seed=0, **config):
-    """A model of the family with random weights: 5 blocks, width 32, 32 pixels, patches of 8.
+def make_tiny_model(family, seed=0, head="Model", **config):
+    """A model of the family with random weights: 5 blocks, width 32; 32 pixels and patches of 8, or 50 tokens.
 
     All parameters are moved away from their initial values: a norm with weight 1 and bias 0 applied twice
     is the same as applied once, and would hide a mistake.
     """
     import transformers
 
-    prefix, settings = FAMILIES[family]
+    prefix, settings = (FAMILIES | TEXT_FAMILIES)[family]
     torch.manual_seed(seed)
     configuration = getattr(transformers, f"{prefix}Config")(**SIZES | settings | config)
-    model = getattr(transformers, f"{prefix}Model")(configuration).eval()
+    model = getattr(transformers, f"{prefix}{head}")(configuration).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -112,6 +122,23 @@ def tiny_images():
 def pixel_values():
     """Inputs of the tiny models, shape (3, 3, 32, 32)."""
     return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def token_batch():
+    """Factory: ``token_batch([7, 12], side="left")`` gives texts of these lengths for the tiny models, padded by 0."""
+
+    def make(lengths, side="right", seed=2):
+        generator = torch.Generator().manual_seed(seed)
+        width = max(lengths)
+        ids, mask = torch.zeros(2, len(lengths), width, dtype=torch.int64)
+        for row, length in enumerate(lengths):
+            part = slice(length) if side == "right" else slice(width - length, None)
+            ids[row, part] = torch.randint(1, 50, (length,), generator=generator)
+            mask[row, part] = 1
+        return Tokens(ids, mask)
+
+    return make
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Names: the paper's models and data sets by alias, and the embedded ones that need no network.
+"""Names: the paper's models and data sets by alias, texts beside them, and the embedded ones that need no network.
 
 A name is an alias of this page, a local folder, or a Hub id, tried in that order.
 """
@@ -23,6 +23,7 @@ MODELS = {
     "dinov2-b": "facebook/dinov2-base",
     "openclip-vit-b": "laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
     "vit-l": "google/vit-large-patch16-224",
+    "gpt-mini": str(DATA / "models" / "gpt-mini"),  # embedded; reads and writes English, letter by letter
 }
 """Alias -> Hub id or embedded folder (paper, Table 6)."""
 
@@ -31,8 +32,9 @@ MODELS = {
 class DatasetEntry:
     """Where a data set lies and which columns it has.
 
-    `path` is a Hub id; `None` marks an embedded set. `image` and `label` are column names, `train` and `test` the
-    splits; where the two are the same, a fifth of it is for testing. A `streamed` set is never downloaded whole.
+    `path` is a Hub id, and `config` one of several sets under it; `None` marks an embedded set. `image`, `text` and
+    `label` are column names, `train` and `test` the splits; where the two are the same, a fifth of it is for testing. A
+    `streamed` set is never downloaded whole.
     """
 
     path: str | None = None
@@ -41,6 +43,8 @@ class DatasetEntry:
     test: str | None = None
     train: str = "train"
     streamed: bool = False
+    text: str | None = None
+    config: str | None = None
 
 
 DATASETS = {
@@ -64,6 +68,15 @@ released code: 80 % of the 50,000 validation images are for training, the others
 """
 
 
+TEXTS = {
+    "books": DatasetEntry(),
+    "lines": DatasetEntry(),
+    "wikitext-2": DatasetEntry("Salesforce/wikitext", test="test", text="text", config="wikitext-2-raw-v1"),
+    "sst2": DatasetEntry("stanfordnlp/sst2", label="label", test="validation", text="sentence"),
+}
+"""Alias -> Hub id and columns of texts; the embedded ones have no path."""
+
+
 def model_path(name: str) -> str:
     """Folder or Hub id of a model.
 
@@ -85,10 +98,19 @@ def dataset_entry(name: str) -> DatasetEntry:
     InputError
         If the name is neither an alias, nor a folder, nor of the form ``owner/name``.
     """
-    if name in DATASETS:
-        return DATASETS[name]
+    return _entry(name, DATASETS)
+
+
+def text_entry(name: str) -> DatasetEntry:
+    """Path and columns of a set of texts; as for `dataset_entry`."""
+    return _entry(name, TEXTS)
+
+
+def _entry(name: str, entries: dict[str, DatasetEntry]) -> DatasetEntry:
+    if name in entries:
+        return entries[name]
     name, label = _split_label(name)
-    return DatasetEntry(_folder_or_hub_id("data set", name, DATASETS), label=label)
+    return DatasetEntry(_folder_or_hub_id("data set", name, entries), label=label)
 
 
 def model_alias(name: str) -> str:
@@ -99,7 +121,7 @@ def model_alias(name: str) -> str:
 def dataset_alias(name: str) -> str:
     """The paper's alias of a data set given by Hub id or folder, or the last part of its name."""
     path, label = _split_label(name)
-    return _alias(path, {alias: (entry.path, entry.label) for alias, entry in DATASETS.items()}, label)
+    return _alias(path, {alias: (entry.path, entry.label) for alias, entry in (DATASETS | TEXTS).items()}, label)
 
 
 def _alias(name: str, catalog: dict[str, tuple[str | None, str | None]], label: str | None) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 from toastlib import catalog
 from toastlib.errors import InputError, unknown
 from toastlib.hub import not_loaded
-from toastlib.models import Encoder
+from toastlib.models import Encoder, is_causal, reads_text
 from toastlib.preprocessing import Preprocessing
 from toastlib.saving import opened_encoder
 
@@ -33,9 +33,11 @@ def load_encoder(
     ----------
     name
         ``"vit-mini"`` is embedded; the paper's models have aliases, see `toastlib.catalog.MODELS`. A folder that
-        `Encoder.save_pretrained` wrote opens as the encoder that was saved.
+        `Encoder.save_pretrained` wrote opens as the encoder that was saved. Models of texts, such as
+        ``"google-bert/bert-base-uncased"``, come with their tokenizer.
     features
-        ``"cls"``, ``"mean"`` or ``"pooler"``, see `Encoder`; if `None`, as it was saved, or else ``"cls"``.
+        ``"cls"``, ``"mean"``, ``"pooler"`` or ``"last"``, see `Encoder`; if `None`, as it was saved, or else ``"cls"``,
+        and ``"last"`` for decoders.
     device
         ``"auto"`` takes a GPU if there is one; or ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     dtype
@@ -64,6 +66,11 @@ def load_encoder(
     if model.config.model_type == "toast":
         preprocessing = _preprocessing(path, model.tower.config, trust_remote_code)
         return opened_encoder(model, features, preprocessing, alias).to(target, precision)
+    if reads_text(model):
+        features = features or ("last" if is_causal(model) else "cls")
+        _settle_pooler(model, missing, features, name)
+        tokenizer = load_tokenizer(path, name)
+        return Encoder(model, blocks, features, name=alias, tokenizer=tokenizer).to(target, precision)
     features = features or "cls"
     tower = getattr(model, "vision_model", model)
     if tower is not model:  # a text tower may be missing
@@ -108,20 +115,22 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def load_checkpoint(path: str, trust_remote_code: bool) -> tuple[nn.Module, list[str]]:
+def load_checkpoint(path: str, trust_remote_code: bool, auto: str = "AutoModel") -> tuple[nn.Module, list[str]]:
     """The model of a folder or Hub id, float32, and the names of weights that the checkpoint lacks; those are random.
+
+    `auto` is the class of transformers that opens it.
 
     Raises
     ------
     InputError
         If it cannot be fetched or read.
     """
-    from transformers import AutoModel
+    import transformers
 
     try:
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # weights that the checkpoint lacks are drawn, and drawn alike every time
-            model, info = AutoModel.from_pretrained(
+            model, info = getattr(transformers, auto).from_pretrained(
                 path,
                 dtype=torch.float32,
                 use_safetensors=True,
@@ -132,6 +141,28 @@ def load_checkpoint(path: str, trust_remote_code: bool) -> tuple[nn.Module, list
     except Exception as error:  # each part of a checkpoint that can be broken raises another kind
         raise not_loaded("model", path, error, "vit-mini") from error
     return model, [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+
+
+def load_tokenizer(path: str, name: str) -> Any:
+    """The tokenizer of a checkpoint; where it has no token for padding, another takes its place, and is masked.
+
+    Raises
+    ------
+    InputError
+        If there is none that can be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(path)
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what comes back where there is no file
+            raise OSError("it knows no words")
+    except Exception as error:  # each file of a tokenizer that can be missing or broken raises another kind
+        raise InputError(f"The checkpoint of {name!r} has no tokenizer that can be loaded.") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
 
 
 def _settle_pooler(model: nn.Module, missing: list[str], features: str, name: str) -> None:

@@ -137,10 +137,15 @@ class Encoder(nn.Module):
         """
         if not isinstance(inputs, Tokens):
             return model(inputs)
+        arguments = {"input_ids": inputs.input_ids} | ({"use_cache": False} if self.is_causal else {})
+        if inputs.device.type == "meta":  # where FLOPs are counted: transformers looks at no values of such a mask
+            tokens = inputs.input_ids.shape[1]
+            return model(**arguments, attention_mask=torch.ones(len(inputs), 1, tokens, tokens, device="meta"))
         if self.special_tokens and not inputs.attention_mask[:, 0].all():
             raise InputError(f"{self.name} reads its CLS token first: pad texts on the right.")
-        settings = {"position_ids": inputs.positions, "use_cache": False} if self.is_causal else {}
-        return model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, **settings)
+        if self.is_causal:
+            arguments["position_ids"] = inputs.positions
+        return model(**arguments, attention_mask=inputs.attention_mask)
 
     def start(self, inputs: Inputs) -> BlockInput:
         """Run everything before block 0: ``h[-1]`` and the further arguments of the blocks."""

@@ -154,13 +154,17 @@ def _each(check: Callable[[str], Any]) -> Callable[[list[str]], None]:
 
 CHECKS: dict[str, Callable[[Any], Any]] = {
     "model": catalog.model_path,
+    "language_model": catalog.model_path,
+    "text_encoder": catalog.model_path,
     "dataset": catalog.dataset_entry,
     "datasets": _each(catalog.dataset_entry),
+    "text": catalog.text_entry,
+    "sentences": catalog.text_entry,
     "plan": Plan.parse,
     "plans": _check_plans,
     "device": _check_device,
     "dtype": _one_of("dtype", ("auto", "float32", "bfloat16", "float64")),
-    "features": _one_of("features", ("cls", "mean", "pooler")),
+    "features": _one_of("features", ("cls", "mean", "pooler", "last")),
     "head": _one_of("head", ("retrained", "frozen")),
     "translator": _check_translator,
     "translators": _each(_check_translator),

@@ -127,7 +127,15 @@ def opened_encoder(
 
 
 def example_input(encoder: Encoder) -> Tensor:
-    """Noise of the size that the encoder's images have, shape (1, 3, height, width)."""
+    """Noise of the size that the encoder's images have, shape (1, 3, height, width).
+
+    Raises
+    ------
+    InputError
+        If the encoder reads texts: the saved form does not know them yet.
+    """
+    if encoder.reads_text:
+        raise InputError(f"{encoder.name} reads texts, and only encoders of images can be saved.")
     size = image_size(encoder.preprocessing, encoder.model.config)
     noise = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     return noise.to(encoder.device, encoder.dtype)

@@ -1,4 +1,4 @@
-"""Where images come from: scikit-learn's digits, the Hub (whole or streamed), and local folders, as tables of rows."""
+"""Where images and texts come from: scikit-learn's digits, the Hub, and local folders, as tables of rows."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,11 @@ from toastlib.decoding import check_labelled, decode, number_labels
 from toastlib.errors import InputError, unknown
 from toastlib.hub import not_loaded
 
-COLUMN_NAMES = {"image": ("image", "img"), "label": ("label", "labels", "class", "target")}
+COLUMN_NAMES = {
+    "image": ("image", "img"),
+    "text": ("text", "sentence", "content", "review"),
+    "label": ("label", "labels", "class", "target"),
+}
 """What columns are called where no column's type says that it holds images or classes."""
 STREAM_FROM = 10e9
 """Bytes of download above which a Hub set is streamed."""
@@ -156,23 +160,45 @@ def open_table(
     A set without a test split lends a fifth of its rows, by class where it has labels. Hub sets larger than
     `STREAM_FROM` are not downloaded but streamed.
     """
-    splits = _load_splits(entry)
-    if entry.train not in splits:
-        raise InputError(f"{entry.path} has no split {entry.train!r}, only {', '.join(splits)}.")
-    rows = splits[entry.train]
+    rows, test_rows = _open_splits(entry)
     image = _find_column(image or entry.image, rows.features, _is_image, "image", entry.path)
     label = _find_column(label or entry.label, rows.features, _is_label, "label", entry.path)
-    test = next((name for name in (entry.test, "test", "validation") if name in splits), entry.train)
     names = _class_names(rows, label)
     if _is_streamed(rows):
-        shares = (range(5), range(5)) if test != entry.train else (range(4), range(4, 5))
-        parts = zip((rows, splits[test]), shares, strict=True)
+        shares = (range(4), range(4, 5)) if test_rows is None else (range(5), range(5))
+        parts = zip((rows, rows if test_rows is None else test_rows), shares, strict=True)
         return tuple(
             StreamedTable(_undecoded(part, image, label), image, label, names, entry.path, share)
             for part, share in parts
         )
-    parts = (rows, splits[test]) if test != entry.train else _split(rows, label, seed, entry.path)
+    parts = _split(rows, label, seed, entry.path) if test_rows is None else (rows, test_rows)
     return tuple(DatasetTable(_undecoded(part, image, label), image, label, names) for part in parts)
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """Texts of one split, and labels of shape (texts,)."""
+
+    texts: list[str]
+    labels: Tensor | None
+    class_names: tuple[str, ...]
+
+
+def open_texts(entry: DatasetEntry, text: str | None, label: str | None, seed: int) -> tuple[TextTable, TextTable]:
+    """Train and test texts of a Hub data set or a local folder; splits as for `open_table`, but nothing is streamed."""
+    rows, test_rows = _open_splits(entry)
+    if _is_streamed(rows):
+        raise InputError(f"{entry.path} takes more than {STREAM_FROM / 1e9:.0f} GB: only images are streamed.")
+    text = _find_column(text or entry.text, rows.features, lambda feature: False, "text", entry.path)
+    label = _find_column(label or entry.label, rows.features, _is_label, "label", entry.path)
+    names = _class_names(rows, label)
+
+    def table(part: Any) -> TextTable:
+        labels = None if label is None else number_labels(list(part[label]), range(len(part)), names)
+        return TextTable([cell or "" for cell in part[text]], labels, names)
+
+    parts = _split(rows, label, seed, entry.path) if test_rows is None else (rows, test_rows)
+    return tuple(table(part) for part in parts)
 
 
 def _split(rows: Any, label: str | None, seed: int, path: str) -> list[Any]:
@@ -189,13 +215,23 @@ def _split(rows: Any, label: str | None, seed: int, path: str) -> list[Any]:
     return [rows.select(part) for part in parts]
 
 
+def _open_splits(entry: DatasetEntry) -> tuple[Any, Any | None]:
+    """Training rows, and test rows if the set has them apart."""
+    splits = _load_splits(entry)
+    if entry.train not in splits:
+        raise InputError(f"{entry.path} has no split {entry.train!r}, only {', '.join(splits)}.")
+    test = next((name for name in (entry.test, "test", "validation") if name in splits), entry.train)
+    return splits[entry.train], None if test == entry.train else splits[test]
+
+
 def _load_splits(entry: DatasetEntry) -> Any:
     import datasets
 
     bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        return datasets.load_dataset(entry.path, streaming=entry.streamed or _is_large(entry.path))
+        large = entry.streamed or _is_large(entry.path, entry.config)
+        return datasets.load_dataset(entry.path, *filter(None, [entry.config]), streaming=large)
     except Exception as error:  # the library raises a dozen kinds, from its own and from its network client
         raise not_loaded("data set", entry.path, error, "digits") from error
     finally:
@@ -203,11 +239,13 @@ def _load_splits(entry: DatasetEntry) -> Any:
             datasets.enable_progress_bars()
 
 
-def _is_large(path: str) -> bool:
+def _is_large(path: str, config: str | None = None) -> bool:
     """Whether the Hub says that the set is larger than `STREAM_FROM`; what is here already is never streamed."""
     import datasets
 
-    return not Path(path).is_dir() and (datasets.load_dataset_builder(path).info.download_size or 0) > STREAM_FROM
+    return (
+        not Path(path).is_dir() and (datasets.load_dataset_builder(path, config).info.download_size or 0) > STREAM_FROM
+    )
 
 
 def _is_streamed(rows: Any) -> bool:
@@ -234,10 +272,10 @@ def _find_column(name: str | None, features: Any, fits: Any, kind: str, path: st
     if len(found) > 1:
         raise InputError(
             f"{path} has the {kind} columns {', '.join(found)}: name one"
-            + (f", for example '{path}:{found[-1]}'." if kind == "label" else " by image_column=...")
+            + (f", for example '{path}:{found[-1]}'." if kind == "label" else f" by {kind}_column=...")
         )
-    if not found and kind == "image":
-        raise InputError(f"{path} has no image column, only {', '.join(features)}.")
+    if not found and kind != "label":
+        raise InputError(f"{path} has no {kind} column, only {', '.join(features)}.")
     return found[0] if found else None
 
 

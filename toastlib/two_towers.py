@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from toastlib import catalog
-from toastlib.checkpoints import load_checkpoint, quiet_transformers
+from toastlib.checkpoints import load_checkpoint, load_tokenizer
 from toastlib.data import Images
 from toastlib.errors import InputError
 from toastlib.models import Encoder
@@ -105,7 +105,7 @@ def load_text_tower(encoder: Encoder, model: str) -> TwoTowers:
         raise InputError(f"The checkpoint of {model!r} has no text tower of CLIP or SigLIP: {hint}.")
     if encoder.feature_kind not in PROJECTED[kind]:
         raise InputError(f"{model!r} compares texts with its pooled features: take features={PROJECTED[kind][0]!r}.")
-    tokenizer = _load_tokenizer(path, model)
+    tokenizer = load_tokenizer(path, model)
     both.vision_model = encoder.model  # one tower, not two
     both.eval().requires_grad_(False)
     return TwoTowers(encoder, both.to(encoder.device), tokenizer)
@@ -178,19 +178,6 @@ def tune_text_tower(
 def caption(template: str, class_name: str) -> str:
     """The template about a class: ``"oak_tree"`` is an oak tree, ``"tench, Tinca tinca"`` a tench."""
     return template.format(class_name.split(",")[0].replace("_", " "))
-
-
-def _load_tokenizer(path: str, name: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(path)
-        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what comes back where there is no file
-            raise OSError("it knows no words")
-    except Exception as error:  # each file of a tokenizer that can be missing or broken raises another kind
-        raise InputError(f"The checkpoint of {name!r} has no tokenizer that can be loaded.") from error
-    return tokenizer
 
 
 def _train(

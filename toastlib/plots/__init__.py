@@ -6,6 +6,7 @@ from toastlib.plots.calibration import sample_size, sample_size_residual
 from toastlib.plots.classes import class_delta, confusion_delta, flip_counts, flipped_images
 from toastlib.plots.selection import choices_against_chance, predicted_against_lost, rank_correlations
 from toastlib.plots.style import set_style
+from toastlib.plots.text import bits_lost
 from toastlib.plots.trade_off import accuracy_against_cost
 from toastlib.plots.transfer import source_by_target
 from toastlib.plots.translators import accuracy_against_map_cost, lost_by_translator, residuals
@@ -18,6 +19,7 @@ __all__ = [
     "accuracy_by_block",
     "accuracy_by_plan",
     "accuracy_lost",
+    "bits_lost",
     "choices_against_chance",
     "class_delta",
     "confusion_delta",
