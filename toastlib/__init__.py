@@ -32,7 +32,7 @@ _HOMES = {
     "similarities": ["similarity"],
     "sweeps": ["predict", "sweep", "tabulate"],
     "take_away": ["TakeAway", "shrink"],
-    "token_aware": ["Separate"],
+    "token_aware": ["Contextual", "Separate"],
     "trade_off": ["pareto_front", "relative_throughput", "time_plans"],
     "trained": ["MLP", "FairMLP", "ResMLP"],
     "translators": ["Identity", "Linear"],

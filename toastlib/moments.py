@@ -6,7 +6,7 @@ the sums of row cosines give MSE, cosine similarity and linear CKA, and for ever
 with its residual. Memory depends on the pairs and the width, never on the number of images.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Self
@@ -18,6 +18,7 @@ from toastlib.activations import record, select_tokens
 from toastlib.errors import InputError
 from toastlib.models import Encoder
 from toastlib.plan import Plan
+from toastlib.token_means import keep_token_means, merge_means
 
 Pair = tuple[int, int]
 
@@ -153,11 +154,14 @@ class FoldedMoments:
         How many tokens stand before the patches.
     activations
         The rows themselves, block -> (rows, width), where a trained map is fitted beside closed forms.
+    means
+        For each fold block -> the means of each image's tokens, see `toastlib.token_means`: small, and so just kept.
     """
 
     parts: dict[str, tuple[Moments, ...]]
     special_tokens: int
     activations: dict[int, Tensor] | None = None
+    means: tuple[dict[int, Tensor], ...] = ()
 
     @property
     def folds(self) -> tuple[Moments, ...]:
@@ -175,19 +179,16 @@ class FoldedMoments:
 
     def restrict(self, blocks: Iterable[int]) -> Self:
         """Moments of these blocks alone, see `Moments.restrict`."""
+        blocks = tuple(blocks)
         parts = {kind: tuple(fold.restrict(blocks) for fold in folds) for kind, folds in self.parts.items()}
-        return FoldedMoments(parts, self.special_tokens)
+        means = tuple({block: fold[block] for block in blocks} for fold in self.means)
+        return FoldedMoments(parts, self.special_tokens, means=means)
 
     def merge(self, other: Self) -> Self:
         """Moments of the union of two disjoint sets of images, fold by fold; activations are not kept."""
         parts = {kind: tuple(map(Moments.merge, folds, other.parts[kind])) for kind, folds in self.parts.items()}
-        return FoldedMoments(parts, self.special_tokens)
-
-
-def held_out(folds: tuple[Moments, ...]) -> Iterator[tuple[Moments, Moments]]:
-    """For each fold: the moments of all others, and its own."""
-    for k, fold in enumerate(folds):
-        yield reduce(Moments.merge, [*folds[:k], *folds[k + 1 :]]), fold
+        means = tuple(map(merge_means, self.means, other.means))
+        return FoldedMoments(parts, self.special_tokens, means=means)
 
 
 def all_pairs(block_count: int) -> list[Pair]:
@@ -253,8 +254,13 @@ def collect_folds(
         raise InputError(f"{len(images)} images cannot be parted into {folds} folds: take 2 folds up to one per image.")
     pairs = all_pairs(len(encoder.blocks)) if pairs is None else list(pairs)
     kinds = ["special", "patch"] if encoder.special_tokens else ["patch"]
-    parts = [_stream(encoder, images[fold::folds], pairs, kinds, batch_size) for fold in range(folds)]
-    return FoldedMoments({kind: tuple(part[kind] for part in parts) for kind in kinds}, encoder.special_tokens)
+    blocks, parts, means = {block for pair in pairs for block in pair}, [], []
+    for fold in range(folds):
+        with keep_token_means(encoder, blocks) as rows:
+            parts.append(_stream(encoder, images[fold::folds], pairs, kinds, batch_size))
+        means.append(rows)
+    parts = {kind: tuple(part[kind] for part in parts) for kind in kinds}
+    return FoldedMoments(parts, encoder.special_tokens, means=tuple(means))
 
 
 @torch.inference_mode()
