@@ -9,8 +9,9 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from toastlib.approximation import fit_spans
-from toastlib.closed_forms import PENALTIES, Affine, Diagonal, LowRank, Orthogonal, Ridge, Scalar, centre
+from toastlib.closed_forms import Affine, Diagonal, LowRank, Orthogonal, Ridge, Scalar, centre
 from toastlib.errors import InputError
+from toastlib.least_squares import PENALTIES
 from toastlib.moments import FoldedMoments, Moments
 from toastlib.plan import Span
 from toastlib.translators import make_translator

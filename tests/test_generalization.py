@@ -6,7 +6,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from toastlib.collecting import collect_moments
+from toastlib.collecting import collect_folds, collect_moments
 from toastlib.data import ImageSet
 from toastlib.errors import InputError
 from toastlib.evaluation import accuracy_lost, paired_difference
@@ -126,3 +126,21 @@ def test_source_by_target_frames_the_own_source_and_names_the_missing_map():
     assert ax.collections[0].get_array().ravel().tolist() == [51, 50, 50, 51, 50, 50]
     assert [patch.get_xy() for patch in ax.patches] == [(0, 0), (1, 1)]
     plt.close(ax.figure)
+
+
+def test_other_translators_are_fitted_on_every_source(tiny_encoder, tiny_images, sources):
+    settings = {"seeds": SEEDS, "head_lr": 1e-2, "head_min_steps": 40}
+    folds = {"turned": collect_folds(tiny_encoder, replace(tiny_images.train, pixels=255 - tiny_images.train.pixels))}
+    names = ["linear", "context"]
+    both = transfer(tiny_encoder, tiny_images, PLANS, folds, names, **settings)
+    assert list(both.variants["translator"].unique()) == ["original", "identity", *names]
+    alone = predict(tiny_encoder, tiny_images, PLANS, names, heads="frozen", moments=folds["turned"], **settings)
+    for name in names:
+        ours, theirs = (p.predicted[p.variants["translator"] == name] for p in (both, alone))
+        assert (ours == theirs).all()
+    assert set(lost_by_source(both, translator="original")["translator"]) == {"identity", *names}
+
+
+def test_a_translator_that_needs_folds_says_so(tiny_encoder, tiny_images, sources):
+    with pytest.raises(InputError, match="'context' needs moments in folds"):
+        transfer(tiny_encoder, tiny_images, PLANS, sources, ["context"])

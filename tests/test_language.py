@@ -9,10 +9,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from toastlib.approximation import approximate
+from toastlib.collecting import collect_moments
 from toastlib.errors import InputError
 from toastlib.language import LanguageModel, Scores, load_language_model, perplexity_table, score
 from toastlib.models import Encoder
-from toastlib.moments import collect_moments
 from toastlib.plan import Plan
 from toastlib.texts import Texts, TextSet
 

@@ -237,7 +237,9 @@ def test_affine_and_low_rank_maps_are_saved(tiny_encoder, tmp_path, pixel_values
     assert torch.equal(open_model(tmp_path)(pixel_values).pooler_output, small(pixel_values))
 
 
-@pytest.mark.parametrize("name", ["affine", "ridge", "separate", "low-rank", "orthogonal", "diagonal", "scalar"])
+@pytest.mark.parametrize(
+    "name", ["affine", "ridge", "separate", "context", "low-rank", "orthogonal", "diagonal", "scalar"]
+)
 @torch.no_grad()
 def test_every_closed_form_is_saved(tiny_encoder, tiny_images, tmp_path, pixel_values, name):
     small = toast.approximate(tiny_encoder, "0->2 3->4", name, toast.collect_folds(tiny_encoder, tiny_images.train))
@@ -246,6 +248,20 @@ def test_every_closed_form_is_saved(tiny_encoder, tiny_images, tmp_path, pixel_v
     assert sum(map(torch.Tensor.numel, opened.parameters())) == toast.evaluation.parameter_count(small)
     # Not to the bit: one token at a time is multiplied otherwise where the weights lie on another boundary.
     torch.testing.assert_close(opened(pixel_values).pooler_output, small(pixel_values), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_maps_in_context_are_saved_whatever_stands_before_the_patches(
+    tiny_model, tiny_images, tmp_path, pixel_values, family
+):
+    encoder = make_encoder(tiny_model(family), family)
+    small = toast.approximate(encoder, "0->2", "context", toast.collect_folds(encoder, tiny_images.train))
+    small.save_pretrained(tmp_path)
+    torch.testing.assert_close(
+        open_model(tmp_path)(pixel_values).pooler_output, small(pixel_values), rtol=1e-5, atol=1e-6
+    )
+    assert "a map" in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.parametrize("kind", [torch.nn.Sequential, torch.nn.ModuleList])

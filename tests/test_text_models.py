@@ -7,10 +7,11 @@ from torch import nn
 
 from toastlib.activations import collect_activations, record
 from toastlib.approximation import approximate
+from toastlib.collecting import collect_folds, collect_moments
 from toastlib.errors import InputError
 from toastlib.evaluation import flops, parameter_count, plan_costs
 from toastlib.models import Encoder
-from toastlib.moments import Moments, all_pairs, collect_folds, collect_moments
+from toastlib.moments import Moments, all_pairs
 from toastlib.plan import Plan
 from toastlib.saving import save_pretrained
 from toastlib.similarities import similarity

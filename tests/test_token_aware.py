@@ -1,17 +1,21 @@
-"""Maps for special tokens and patches apart are two fits on the rows parted by hand."""
+"""Maps for special tokens and patches apart, and maps in context, are fits on the rows made by hand."""
+
+from dataclasses import replace
 
 import pytest
 import torch
-from conftest import PATCHES
+from conftest import FAMILIES, PATCHES
+from sklearn import linear_model
 
 from toastlib.activations import collect_activations
 from toastlib.approximation import approximate
 from toastlib.closed_forms import Affine, Ridge
 from toastlib.collecting import collect_folds, collect_moments
+from toastlib.errors import InputError
 from toastlib.models import Encoder
 from toastlib.moments import FoldedMoments, Moments
 from toastlib.plan import Span
-from toastlib.token_aware import Separate
+from toastlib.token_aware import Contextual, Separate
 
 SPAN = Span(1, 3)
 PAIRS = [(1, 1), (1, 3)]
@@ -62,3 +66,68 @@ def test_an_encoder_with_separate_maps_is_an_encoder(tiny_encoder, tiny_images, 
     small = approximate(tiny_encoder, "-1->0 2->4", "separate", folds)
     assert small(pixel_values).shape == (3, 32)
     assert torch.isfinite(small(pixel_values)).all()
+
+
+def tokens_of(encoder, images, special):
+    """Block -> float64 tokens of images, shape (images, tokens, width)."""
+    hidden = collect_activations(encoder, images, SPAN, tokens="all")
+    return {block: rows.double().unflatten(0, (len(images), special + PATCHES)) for block, rows in hidden.items()}
+
+
+@pytest.mark.parametrize(("family", "special"), [("vit", 1), ("deit", 2), ("dinov2-registers", 5), ("siglip", 0)])
+def test_maps_in_context_are_ridges_on_rows_made_by_hand(tiny_model, tiny_images, family, special):
+    encoder, images = Encoder(tiny_model(family), features="mean"), tiny_images.train[:40]
+    fit = Contextual().fit(collect_folds(encoder, images, PAIRS), SPAN)
+    source, target = tokens_of(encoder, images, special).values()
+    mean_patch = source[:, special:].mean(1, keepdim=True)
+    mean_special = [source[:, :special].mean(1, keepdim=True)] * bool(special)
+    kinds = {"patch": (slice(special, None), torch.cat([*mean_special, mean_patch], -1))}
+    if special:
+        kinds["special"] = (slice(None, special), mean_patch)
+    assert fit.weights_.keys() == kinds.keys()
+    for kind, (part, context) in kinds.items():
+        x, y = source[:, part], target[:, part]
+        inputs = torch.cat([x, context.expand(-1, x.shape[1], -1)], -1).flatten(0, 1)
+        alpha = fit.penalties_[kind] * (inputs - inputs.mean(0)).square().sum().item() / inputs.shape[1]
+        oracle = linear_model.Ridge(alpha=alpha, solver="cholesky").fit(inputs, (y - x).flatten(0, 1))
+        expected = torch.eye(*fit.weights_[kind].shape) + torch.from_numpy(oracle.coef_.T)
+        # Sums of float32 activations, whose two ways round differently in the sixth digit.
+        torch.testing.assert_close(fit.weights_[kind], expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(fit.biases_[kind], torch.from_numpy(oracle.intercept_), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_module_in_context_leaves_what_the_fit_says(tiny_model, tiny_images, family):
+    encoder, images = Encoder(tiny_model(family), features="mean"), tiny_images.train[:30]
+    folds = collect_folds(encoder, images, PAIRS)
+    fit = Contextual().fit(folds, SPAN)
+    source, target = tokens_of(encoder, images, encoder.special_tokens).values()
+    left = (target - fit.module()(source.float())).square().sum() / target.square().sum()
+    assert fit.residual_ == pytest.approx(left.item(), rel=1e-3)
+    assert fit.residual_ < Separate().fit(folds, SPAN).residual_
+    small = approximate(encoder, "1->3", "context", folds)
+    features = torch.cat([small(pixel_values) for pixel_values, _ in images.batches()])
+    assert torch.isfinite(features).all()
+
+
+def test_a_map_in_context_gives_back_what_the_image_as_a_whole_adds(tiny_encoder):
+    """Targets that are the token plus a function of the mean patch: `Separate` cannot know it, the context says it."""
+    draw = torch.Generator().manual_seed(0)
+    source, into = torch.randn(60, 17, 32, generator=draw), torch.randn(32, 32, generator=draw) / 6
+    target = source + (source[:, 1:].mean(1) @ into)[:, None]
+    parts, means = {}, []
+    for kind, part in (("special", slice(1)), ("patch", slice(1, None))):
+        rows = [{1: source[k::5, part].flatten(0, 1), 3: target[k::5, part].flatten(0, 1)} for k in range(5)]
+        parts[kind] = tuple(Moments.of(row, [*PAIRS, (3, 3)]) for row in rows)
+    for k in range(5):
+        means.append({b: torch.cat([h[k::5, 0], h[k::5, 1:].mean(1)], 1) for b, h in ((1, source), (3, target))})
+    folds = FoldedMoments(parts, 1, means=tuple(means))
+    assert Contextual().fit(folds, SPAN).residual_ < 1e-6
+    assert Separate().fit(folds, SPAN).residual_ > 1e-3
+    torch.testing.assert_close(Contextual().fit(folds, SPAN).module()(source), target, rtol=0, atol=1e-3)
+
+
+def test_without_token_means_there_is_no_context(tiny_encoder, tiny_images):
+    folds = replace(collect_folds(tiny_encoder, tiny_images.train[:20], PAIRS), means=())
+    with pytest.raises(InputError, match="'context' needs the means of each image's tokens"):
+        Contextual().fit(folds, SPAN)

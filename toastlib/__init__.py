@@ -36,7 +36,7 @@ _HOMES = {
     "sweeps": ["predict", "sweep", "tabulate"],
     "take_away": ["TakeAway", "shrink"],
     "texts": ["TextSet", "Texts", "load_texts"],
-    "token_aware": ["Separate"],
+    "token_aware": ["Contextual", "Separate"],
     "trade_off": ["pareto_front", "relative_throughput", "time_plans"],
     "trained": ["MLP", "FairMLP", "ResMLP"],
     "translators": ["Identity", "Linear"],

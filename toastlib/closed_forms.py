@@ -4,84 +4,22 @@ All of them read the moments of a span about its means; none sees a row. ``X`` a
 ``h[s]`` and ``h[e]``, and ``h[e]`` is approximated by ``h[s] @ weight_ + bias_``.
 """
 
-from functools import reduce
-from typing import NamedTuple, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from toastlib.errors import unknown
-from toastlib.moments import FoldedMoments, Moments, held_out
+from toastlib.least_squares import Centred, Sums, fit_ridge, inverse
+from toastlib.moments import FoldedMoments, Moments
 from toastlib.plan import Span
 from toastlib.trained import Sum
 from toastlib.translators import linear_module
 
-PENALTIES = torch.logspace(-8, 4, 25, dtype=torch.float64)
-"""What `Ridge` chooses from, in units of the mean eigenvalue of ``X'X``: from the affine map to hardly any map."""
-
-
-class Centred(NamedTuple):
-    """The moments of a span's rows about given means: everything that a closed form reads, float64.
-
-    Attributes
-    ----------
-    source_mean, target_mean
-        The means that were taken off, shape (width,).
-    gram, cross
-        ``X'X`` and ``X'Y``, shape (width, width).
-    square
-        ``|Y|^2``.
-    rounding
-        Eigenvalues of ``X'X`` below this are rounding errors of the sums.
-    """
-
-    source_mean: Tensor
-    target_mean: Tensor
-    gram: Tensor
-    cross: Tensor
-    square: Tensor
-    rounding: Tensor
-
-    def minus_identity(self) -> Self:
-        """The same with ``Y - X`` in place of ``Y``: what a map adds to the identity."""
-        square = self.square - 2 * self.cross.trace() + self.gram.trace()
-        return self._replace(cross=self.cross - self.gram, square=square)
-
-    def error(self, weight: Tensor) -> Tensor:
-        """``|Y - X weight|^2``."""
-        return self.square - 2 * (weight * self.cross).sum() + (weight * (self.gram @ weight)).sum()
-
-    def spectrum(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues of ``X'X``, zero where they are rounding, and its eigenvectors in columns."""
-        values, basis = torch.linalg.eigh(self.gram)
-        return torch.where(values > self.rounding, values, 0), basis
-
 
 def centre(moments: Moments, span: Span, about: Moments | None = None) -> Centred:
     """The span's moments about its own means, or about those of other moments."""
-    moments = moments.restrict(span)
-    about = about.restrict(span) if about else moments
-    (x, y), (x_mean, y_mean), n = moments.sums, about.sums / about.count, moments.count
-
-    def shift(end: int, total: Tensor, mean: Tensor) -> Tensor:
-        return moments.product(span.start, end) - torch.outer(x_mean, total) - torch.outer(x - n * x_mean, mean)
-
-    return Centred(
-        source_mean=x_mean,
-        target_mean=y_mean,
-        gram=shift(span.start, x, x_mean),
-        cross=shift(span.end, y, y_mean),
-        square=moments.inner[1, 1] - 2 * y_mean @ y + n * y_mean @ y_mean,
-        rounding=moments.inner[0, 0] * moments.width * torch.finfo(torch.float64).eps,
-    )
-
-
-def inverse(values: Tensor, penalty: float | Tensor) -> Tensor:
-    """``1 / (values + penalty * mean value)``, and 0 where a value is: no penalty gives the pseudo-inverse.
-
-    Shape (width,), or (penalties, width) for penalties of shape (penalties, 1).
-    """
-    return torch.where(values > 0, 1 / (values + penalty * values.mean()), 0)
+    return Sums.of_span(moments, span).centred(about and Sums.of_span(about, span))
 
 
 class Affine:
@@ -135,8 +73,8 @@ class Ridge(Affine):
     toward
         ``"identity"``, or ``"zero"`` for ordinary ridge regression.
     penalty
-        In units of the mean eigenvalue of ``X'X``; chosen from `PENALTIES` on held-out folds if `None`. A given one
-        needs no folds.
+        In units of the mean eigenvalue of ``X'X``; chosen on held-out folds if `None`, see
+        `toastlib.least_squares.fit_ridge`. A given one needs no folds.
 
     Attributes
     ----------
@@ -167,40 +105,13 @@ class Ridge(Affine):
 
     def fit(self, moments: Moments | FoldedMoments, span: Span) -> Self:
         """Choose the penalty where none was given, then fit the map on all folds."""
-        self.penalty_, self.held_out_ = self.penalty, torch.nan
-        if self.needs_folds:
-            folds = moments.restrict(span).folds
-            moments = reduce(Moments.merge, folds)
-            errors = sum(self._errors(*parts, span) for parts in held_out(folds))
-            self.penalty_ = PENALTIES[int(errors.argmin())].item()
-            self.held_out_ = (errors.min() / moments.inner[1, 1]).item()
-        return super().fit(moments, span)
-
-    def solve(self, rows: Centred) -> Tensor:
-        """The weights, float64, shape (width, width)."""
-        rows, goal = self._without_goal(rows)
-        values, basis = rows.spectrum()
-        return goal + basis @ (inverse(values, self.penalty_)[:, None] * (basis.mT @ rows.cross))
-
-    def _errors(self, kept: Moments, fold: Moments, span: Span) -> Tensor:
-        """Squared error on `fold` of the maps fitted on `kept`, one for each of `PENALTIES`.
-
-        With ``X'X = V diag(l) V'`` every map is ``V diag(g) L``, ``g = 1 / (l + a)`` and ``L = V'X'Y``: its error is a
-        quadratic in ``g`` whose coefficients are the same for all penalties.
-        """
-        fitted, _ = self._without_goal(centre(kept, span))
-        seen, _ = self._without_goal(centre(fold, span, about=kept))
-        values, basis = fitted.spectrum()
-        gains = inverse(values, PENALTIES[:, None].to(values.device))  # (penalties, width)
-        loads = basis.mT @ fitted.cross
-        linear = (loads * (basis.mT @ seen.cross)).sum(1)
-        quadratic = (basis.mT @ seen.gram @ basis) * (loads @ loads.mT)
-        return seen.square - 2 * gains @ linear + ((gains @ quadratic) * gains).sum(1)
-
-    def _without_goal(self, rows: Centred) -> tuple[Centred, Tensor]:
-        """What is left to fit, and the map that it adds to."""
-        eye = torch.eye(len(rows.gram), dtype=rows.gram.dtype, device=rows.gram.device)
-        return (rows.minus_identity(), eye) if self.toward == "identity" else (rows, 0 * eye)
+        folds = moments.restrict(span).folds if self.needs_folds else (moments,)
+        sums = [Sums.of_span(fold, span) for fold in folds]
+        whole = sum(sums[1:], start=sums[0])
+        self.weight_, self.bias_, self.penalty_, held_out = fit_ridge(sums, self.toward, self.penalty)
+        self.held_out_ = held_out / whole.square.item()
+        self.residual_ = (whole.centred().error(self.weight_) / whole.square).item()
+        return self
 
 
 class LowRank(Affine):

@@ -10,6 +10,7 @@ from toastlib.cache import remembered
 from toastlib.errors import InputError
 from toastlib.models import Encoder
 from toastlib.moments import FoldedMoments, Moments, Pair, all_pairs
+from toastlib.token_means import token_means
 from toastlib.tokens import select_tokens, token_mask
 
 
@@ -47,7 +48,7 @@ def collect_moments(
         If there are no images, or a block's output holds NaN or infinity (the message names the first such block).
     """
     pairs = all_pairs(len(encoder.blocks)) if pairs is None else list(pairs)
-    return _stream(encoder, images, pairs, [tokens], batch_size)[tokens]
+    return _stream(encoder, images, pairs, [tokens], batch_size)[0][tokens]
 
 
 def collect_folds(
@@ -76,33 +77,46 @@ def collect_folds(
         raise InputError(f"{len(images)} images cannot be parted into {folds} folds: take 2 folds up to one per image.")
     pairs = all_pairs(len(encoder.blocks)) if pairs is None else list(pairs)
     kinds = ["special", "patch"] if encoder.special_tokens else ["patch"]
-    parts = [_stream(encoder, images[fold::folds], pairs, kinds, batch_size) for fold in range(folds)]
-    return FoldedMoments({kind: tuple(part[kind] for part in parts) for kind in kinds}, encoder.special_tokens)
+    streamed = [_stream(encoder, images[fold::folds], pairs, kinds, batch_size, True) for fold in range(folds)]
+    parts = {kind: tuple(moments[kind] for moments, _ in streamed) for kind in kinds}
+    means = tuple(means for _, means in streamed if means)
+    return FoldedMoments(parts, encoder.special_tokens, means=means)
 
 
-def _stream(encoder: Encoder, images, pairs: list[Pair], kinds: list[str], batch_size: int) -> dict[str, Moments]:
-    """Moments for each choice of tokens, from one pass, or from that of an earlier call with the same of everything."""
+def _stream(
+    encoder: Encoder, images, pairs: list[Pair], kinds: list[str], batch_size: int, with_means: bool = False
+) -> tuple[dict[str, Moments], dict[int, Tensor]]:
+    """Moments for each choice of tokens, and each block's token means where they are asked for and are images'.
+
+    From one pass, or from that of an earlier call with the same of everything.
+    """
 
     def compute() -> dict[str, Tensor]:
-        found = _pass(encoder, images, pairs, kinds, batch_size)
-        return {f"{kind}/{name}": tensor for kind in kinds for name, tensor in found[kind].tensors().items()}
+        moments, means = _pass(encoder, images, pairs, kinds, batch_size, with_means)
+        kept = {f"{kind}/{name}": tensor for kind in kinds for name, tensor in moments[kind].tensors().items()}
+        return kept | {f"means/{block}": rows for block, rows in means.items()}
 
     if hasattr(images, "contents"):
         read_out = (encoder.blocks_path, encoder.special_tokens)
-        kept = remembered(compute, "moments", encoder, read_out, *images.contents, pairs, kinds, batch_size)
+        settings = (pairs, kinds, batch_size, with_means)
+        kept = remembered(compute, "moments", encoder, read_out, *images.contents, *settings)
     else:
         kept = compute()
-    kept = {name: tensor.to(encoder.device) for name, tensor in kept.items()}
-    return {
-        kind: Moments.from_tensors({n.removeprefix(f"{kind}/"): t for n, t in kept.items() if n.startswith(f"{kind}/")})
-        for kind in kinds
-    }
+    parts: dict[str, dict[str, Tensor]] = {"means": {}}
+    for name, tensor in kept.items():
+        part, _, name = name.partition("/")
+        parts.setdefault(part, {})[name] = tensor.to(encoder.device)
+    means = {int(block): rows for block, rows in parts["means"].items()}
+    return {kind: Moments.from_tensors(parts[kind]) for kind in kinds}, means
 
 
 @torch.inference_mode()
-def _pass(encoder: Encoder, images, pairs: list[Pair], kinds: list[str], batch_size: int) -> dict[str, Moments]:
+def _pass(
+    encoder: Encoder, images, pairs: list[Pair], kinds: list[str], batch_size: int, with_means: bool
+) -> tuple[dict[str, Moments], dict[int, Tensor]]:
     blocks = sorted({block for pair in pairs for block in pair})
     totals: dict[str, Moments] = {}
+    means: dict[int, list[Tensor]] = {}
     with record(encoder, blocks) as h:
         for inputs, _ in images.batches(batch_size):
             encoder(inputs)
@@ -110,11 +124,13 @@ def _pass(encoder: Encoder, images, pairs: list[Pair], kinds: list[str], batch_s
                 rows = {k: select_tokens(h[k], kind, encoder.special_tokens, token_mask(inputs)) for k in blocks}
                 moments = Moments.of(rows, pairs, product_dtype(encoder))
                 totals[kind] = totals[kind].merge(moments) if kind in totals else moments
+            for k in blocks if with_means and token_mask(inputs) is None else ():
+                means.setdefault(k, []).append(token_means(h[k], encoder.special_tokens).float())
     if not totals:
         raise InputError("There are no images to collect moments from.")
     for moments in totals.values():
         _check_finite(moments)
-    return totals
+    return totals, {block: torch.cat(rows) for block, rows in means.items()}
 
 
 def product_dtype(encoder: Encoder) -> torch.dtype:

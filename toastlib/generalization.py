@@ -10,7 +10,7 @@ from toastlib.data import ImageSet
 from toastlib.errors import InputError
 from toastlib.evaluation import Predictions, paired_difference
 from toastlib.models import Encoder
-from toastlib.moments import Moments
+from toastlib.moments import FoldedMoments, Moments
 from toastlib.plan import ORIGINAL, Plan, parse_plans
 from toastlib.probe import Probe
 from toastlib.translators import Identity
@@ -25,13 +25,14 @@ def transfer(
     encoder: Encoder,
     target: ImageSet,
     plans: str | Plan | Iterable[str | Plan],
-    sources: Mapping[str, Moments],
+    sources: Mapping[str, Moments | FoldedMoments],
+    translators: Iterable[str] = ("linear",),
     seeds: Iterable[int] = range(3),
     head_lr: float = 1e-3,
     head_min_steps: int = 0,
     batch_size: int = 32,
 ) -> Predictions:
-    """Predict the target's test images with linear maps that were fitted on other data sets (paper, Tables 3, 14, 15).
+    """Predict the target's test images with maps fitted on other data sets (paper, Tables 3, 14, 15).
 
     The head is trained on the original encoder's features of the target and then frozen. The target is walked once
     for all sources, so neither its original features nor its heads are computed twice.
@@ -43,7 +44,11 @@ def transfer(
     plans
         Each is tried with the maps of every source, and with its blocks dropped (``"identity"``).
     sources
-        Name of a data set -> moments of its calibration images, holding the plans' pairs.
+        Name of a data set -> moments of its calibration images, holding the plans' pairs; in folds where a translator
+        needs them, see `toastlib.approximation.fit_spans`.
+    translators
+        Each is fitted on every source: the paper's linear map, or others by name. What realigns features is none of
+        them: it would have to see the target.
     seeds, head_lr, head_min_steps
         Of the heads, see `Probe`.
     batch_size
@@ -57,15 +62,17 @@ def transfer(
     Raises
     ------
     InputError
-        If a plan does not fit, moments lack a pair, or the target has no labels.
+        If a plan does not fit, moments lack a pair or are of the wrong kind, a translator is unknown, or the target has
+        no labels.
     """
     if target.train.labels is None or target.test.labels is None:
         raise InputError(f"{target.name} has no labels, and its accuracy needs them.")
     plans, seeds = [plan.check(len(encoder.blocks)) for plan in parse_plans(plans) if plan], list(seeds)
-    kinds = [("", "identity")] + [(source, "linear") for source in sources]
+    translators = [name for name in dict.fromkeys(translators) if name != "identity"]
+    kinds = [("", "identity")] + [(source, name) for name in translators for source in sources]
     pairs = [(kind, plan) for plan in plans for kind in kinds]
     variants = [Variant(Plan(), ORIGINAL)] + [Variant(plan, _key(kind)) for kind, plan in pairs]
-    maps = _fit(encoder, plans, sources)
+    maps = _fit(encoder, plans, sources, translators)
     train = collect_features(encoder, target.train, variants[:1], maps, batch_size)
     test = collect_features(encoder, target.test, variants, maps, batch_size)
     probe = Probe(len(target.class_names), seeds, learning_rate=head_lr, min_steps=head_min_steps)
@@ -116,11 +123,17 @@ def _key(kind: Kind) -> str:
     return f"{translator} from {source}" if source else translator
 
 
-def _fit(encoder: Encoder, plans: Iterable[Plan], sources: Mapping[str, Moments]) -> dict[Exit, nn.Module]:
+def _fit(
+    encoder: Encoder,
+    plans: Iterable[Plan],
+    sources: Mapping[str, Moments | FoldedMoments],
+    translators: Iterable[str],
+) -> dict[Exit, nn.Module]:
     spans = sorted({span for plan in plans for span in plan})
     dropped = {(span, "identity"): Identity().module() for span in spans}
     return dropped | {
-        (span, _key((source, "linear"))): fitted.module().to(encoder.device, encoder.dtype)
+        (span, _key((source, name))): fitted.module().to(encoder.device, encoder.dtype)
+        for name in translators
         for source, moments in sources.items()
-        for span, fitted in fit_spans(spans, "linear", moments).items()
+        for span, fitted in fit_spans(spans, name, moments).items()
     }

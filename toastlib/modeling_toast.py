@@ -131,6 +131,26 @@ class ByToken(nn.Module):
         return torch.cat([self.special(first), self.patches(rest)], dim=1)
 
 
+class InContext(nn.Module):
+    """A map of each token, and what the means of the image's tokens add to it."""
+
+    def __init__(self, special_tokens, tokens, special, patches):
+        super().__init__()
+        self.special_tokens = special_tokens
+        self.tokens = tokens
+        self.special = special
+        self.patches = patches
+
+    def forward(self, hidden):
+        first, rest = hidden[:, : self.special_tokens], hidden[:, self.special_tokens :]
+        context = torch.cat([part.mean(1) for part in (first, rest) if part.shape[1]], dim=-1)[:, None]
+        added = self.patches(context).expand_as(rest)
+        if self.special is not None:
+            mean_patch = context[..., -hidden.shape[-1] :]
+            added = torch.cat([self.special(mean_patch).expand_as(first), added], dim=1)
+        return self.tokens(hidden) + added
+
+
 class Replacement(nn.Module):
     """Stands where the blocks of a span stood, and takes whatever arguments a block is called with."""
 
@@ -154,6 +174,7 @@ LAYERS = {
     "Sum": (Sum, lambda layer: (layer.straight, layer.bent)),
     "Scale": (Scale, lambda layer: (len(layer.weight), len(layer.bias))),
     "ByToken": (ByToken, lambda layer: (layer.special_tokens, layer.special, layer.patches)),
+    "InContext": (InContext, lambda layer: (layer.special_tokens, layer.tokens, layer.special, layer.patches)),
 }
 """What maps are made of: name -> its class, and the arguments that make a layer like the one given."""
 

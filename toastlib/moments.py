@@ -6,7 +6,7 @@ the sums of row cosines give MSE, cosine similarity and linear CKA, and for ever
 with its residual. Memory depends on the pairs and the width, never on the number of images.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Self
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from toastlib.errors import InputError
 from toastlib.plan import Plan
+from toastlib.token_means import merge_means
 
 Pair = tuple[int, int]
 
@@ -161,11 +162,14 @@ class FoldedMoments:
         How many tokens stand before the patches.
     activations
         The rows themselves, block -> (rows, width), where a trained map is fitted beside closed forms.
+    means
+        For each fold block -> the means of each image's tokens, see `toastlib.token_means`: small, and so just kept.
     """
 
     parts: dict[str, tuple[Moments, ...]]
     special_tokens: int
     activations: dict[int, Tensor] | None = None
+    means: tuple[dict[int, Tensor], ...] = ()
 
     @property
     def folds(self) -> tuple[Moments, ...]:
@@ -183,19 +187,16 @@ class FoldedMoments:
 
     def restrict(self, blocks: Iterable[int]) -> Self:
         """Moments of these blocks alone, see `Moments.restrict`."""
+        blocks = tuple(blocks)
         parts = {kind: tuple(fold.restrict(blocks) for fold in folds) for kind, folds in self.parts.items()}
-        return FoldedMoments(parts, self.special_tokens)
+        means = tuple({block: fold[block] for block in blocks} for fold in self.means)
+        return FoldedMoments(parts, self.special_tokens, means=means)
 
     def merge(self, other: Self) -> Self:
         """Moments of the union of two disjoint sets of images, fold by fold; activations are not kept."""
         parts = {kind: tuple(map(Moments.merge, folds, other.parts[kind])) for kind, folds in self.parts.items()}
-        return FoldedMoments(parts, self.special_tokens)
-
-
-def held_out(folds: tuple[Moments, ...]) -> Iterator[tuple[Moments, Moments]]:
-    """For each fold: the moments of all others, and its own."""
-    for k, fold in enumerate(folds):
-        yield reduce(Moments.merge, [*folds[:k], *folds[k + 1 :]]), fold
+        means = tuple(map(merge_means, self.means, other.means))
+        return FoldedMoments(parts, self.special_tokens, means=means)
 
 
 def all_pairs(block_count: int) -> list[Pair]:

@@ -131,6 +131,7 @@ TRANSLATORS: dict[str, str | type[Translator]] = {
     "affine": "toastlib.closed_forms:Affine",
     "ridge": "toastlib.closed_forms:Ridge",
     "separate": "toastlib.token_aware:Separate",
+    "context": "toastlib.token_aware:Contextual",
     "low-rank": "toastlib.closed_forms:LowRank",
     "orthogonal": "toastlib.closed_forms:Orthogonal",
     "diagonal": "toastlib.closed_forms:Diagonal",

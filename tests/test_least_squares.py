@@ -1,0 +1,69 @@
+"""Least squares from sums, against torch and scikit-learn on the stored rows."""
+
+import pytest
+import torch
+from sklearn import linear_model
+
+from toastlib.least_squares import PENALTIES, Sums, fit_ridge, inverse
+
+
+def rows(count=120, inputs=12, width=5, seed=0):
+    """Correlated inputs far from the origin; the targets are their first columns, moved, and some noise."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, inputs, generator=draw).double() @ torch.randn(inputs, inputs, generator=draw).double() + 3
+    moved = x[:, :width] + 0.3 * x @ torch.randn(inputs, width, generator=draw).double()
+    return x, moved + torch.randn(count, width, generator=draw)
+
+
+def sums_in_folds(x, y, folds=4):
+    return [Sums.of_rows(x[k::folds], y[k::folds]) for k in range(folds)]
+
+
+def test_sums_of_disjoint_rows_add_up():
+    x, y = rows()
+    parts = sums_in_folds(x, y)
+    whole, added = Sums.of_rows(x, y), sum(parts[1:], start=parts[0])
+    assert added.count == whole.count == 120
+    for name in ("source", "target", "gram", "cross", "square"):
+        torch.testing.assert_close(getattr(added, name), getattr(whole, name))
+
+
+def test_without_a_penalty_it_is_least_squares_with_a_bias():
+    x, y = rows()
+    fit = fit_ridge(sums_in_folds(x, y), penalty=0)
+    solution = torch.linalg.lstsq(torch.cat([x, torch.ones(len(x), 1).double()], 1), y).solution
+    torch.testing.assert_close(fit.weight, solution[:-1], rtol=1e-8, atol=1e-8)  # the oracle's own rounding
+    torch.testing.assert_close(fit.bias, solution[-1], rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("toward", ["identity", "zero"])
+def test_with_more_inputs_than_targets_the_penalty_holds_to_the_first_inputs(toward):
+    x, y = rows()
+    fit = fit_ridge(sums_in_folds(x, y), toward, penalty=0.2)
+    goal = torch.eye(12, 5).double() * (toward == "identity")
+    alpha = 0.2 * (x - x.mean(0)).square().sum().item() / 12
+    oracle = linear_model.Ridge(alpha=alpha, solver="cholesky").fit(x, y - x @ goal)
+    torch.testing.assert_close(fit.weight, goal + torch.from_numpy(oracle.coef_.T), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(fit.bias, torch.from_numpy(oracle.intercept_), rtol=1e-8, atol=1e-8)
+
+
+def test_the_penalty_is_the_one_that_rows_left_out_prefer():
+    x, y = rows(count=40)
+    fit = fit_ridge(sums_in_folds(x, y))
+    errors = torch.zeros(len(PENALTIES)).double()
+    for k in range(4):
+        kept = torch.arange(40) % 4 != k
+        inside = [Sums.of_rows(x[kept], y[kept])]
+        for p, penalty in enumerate(PENALTIES.tolist()):
+            some = fit_ridge(inside, penalty=penalty)
+            errors[p] += (y[~kept] - x[~kept] @ some.weight - some.bias).square().sum()
+    assert fit.penalty == PENALTIES[errors.argmin()]
+    assert fit.held_out == pytest.approx(errors.min().item(), rel=1e-8)
+
+
+def test_a_direction_without_rows_is_left_as_it_is():
+    x, y = rows()
+    x[:, 3] = 1  # no variance
+    weight = fit_ridge(sums_in_folds(x, y), penalty=0).weight
+    torch.testing.assert_close(weight[3], torch.eye(12, 5).double()[3])
+    assert inverse(torch.tensor([0.0, 2.0]), 0).tolist() == [0, 0.5]

@@ -1,0 +1,47 @@
+"""Token means are those of the recorded tokens, in every fold."""
+
+import pytest
+import torch
+
+from toastlib.activations import collect_activations
+from toastlib.collecting import collect_folds
+from toastlib.models import Encoder
+from toastlib.token_means import token_means
+
+
+@pytest.mark.parametrize(("family", "special"), [("vit", 1), ("deit", 2), ("siglip", 0)])
+def test_folds_keep_the_means_of_their_images(tiny_model, tiny_images, family, special):
+    encoder, images = Encoder(tiny_model(family), features="mean"), tiny_images.train[:23]
+    folds = collect_folds(encoder, images, [(1, 1), (1, 3)], batch_size=3)
+    hidden = collect_activations(encoder, images, [1, 3], tokens="all")
+    for k, fold in enumerate(folds.means):
+        assert fold.keys() == {1, 3}
+        for block, rows in fold.items():
+            tokens = hidden[block].unflatten(0, (23, -1))[k::5]
+            expected = [tokens[:, :special].mean(1)] * bool(special) + [tokens[:, special:].mean(1)]
+            torch.testing.assert_close(rows, torch.cat(expected, 1), rtol=1e-5, atol=1e-5)
+
+
+def test_no_hook_is_left_behind(tiny_encoder, tiny_images):
+    collect_folds(tiny_encoder, tiny_images.train[:10], [(1, 1)])
+    assert not tiny_encoder.model._forward_hooks
+    assert not any(block._forward_hooks for block in tiny_encoder.blocks)
+
+
+def test_folds_merge_and_are_restricted_with_their_means(tiny_encoder, tiny_images):
+    first, second = (
+        collect_folds(tiny_encoder, part, [(1, 1), (1, 3)])
+        for part in (tiny_images.train[:10], tiny_images.train[10:20])
+    )
+    merged = first.merge(second)
+    assert [len(fold[3]) for fold in merged.means] == [4] * 5
+    torch.testing.assert_close(merged.means[2][1], torch.cat([first.means[2][1], second.means[2][1]]))
+    assert {tuple(fold) for fold in merged.restrict([3]).means} == {(3,)}
+
+
+def test_tokens_of_a_kind_have_their_own_mean():
+    hidden = torch.arange(2 * 5 * 3).float().reshape(2, 5, 3)
+    means = token_means(hidden, 2)
+    torch.testing.assert_close(means[:, :3], hidden[:, :2].mean(1))
+    torch.testing.assert_close(means[:, 3:], hidden[:, 2:].mean(1))
+    assert token_means(hidden, 0).shape == (2, 3)
