@@ -1,0 +1,95 @@
+"""Dask in place of this machine's processes: a scheduler by its address, workers here, or jobs on Slurm."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+from toastlib.errors import InputError
+
+KINDS = ("local", "slurm")
+ANSWER = 10  # seconds for a scheduler to answer
+DEATHS = 1_000_000  # a run counts its own lost workers; Dask would blame those that only waited in a worker
+
+
+@contextmanager
+def connect(where: str, jobs: int) -> Iterator[Any]:
+    """A Dask client with at least one worker, closed afterwards.
+
+    Parameters
+    ----------
+    where
+        ``"local"`` starts workers here, ``"slurm"`` submits jobs as dask-jobqueue's configuration says; anything else
+        is the address of a scheduler, such as ``tcp://10.0.0.1:8786``.
+    jobs
+        How many workers are started; not used with an address.
+
+    Raises
+    ------
+    InputError
+        If Dask is not installed, the scheduler does not answer, or a worker would run two notebooks in one process.
+    """
+    distributed = _import("distributed")
+    if where in KINDS:
+        with _cluster(where, jobs) as cluster, closing(distributed.Client(cluster)) as client:
+            yield _ready(client)
+    else:
+        try:
+            client = distributed.Client(where, timeout=ANSWER)
+        except (OSError, ValueError) as error:
+            raise InputError(f"No Dask scheduler answers at {where!r}: start one, or take local or slurm.") from error
+        with closing(client):
+            yield _ready(client)
+
+
+def sbatch_script() -> str:
+    """The script that is submitted for each worker, as dask-jobqueue's configuration makes it.
+
+    Raises
+    ------
+    InputError
+        If dask-jobqueue is not installed, or not told what a job may have.
+    """
+    with _cluster("slurm", 0) as cluster:
+        return cluster.job_script()
+
+
+@contextmanager
+def _cluster(where: str, jobs: int) -> Iterator[Any]:
+    if where == "local":
+        make = _import("distributed").LocalCluster
+        options = {"n_workers": jobs, "threads_per_worker": 1, "dashboard_address": None}
+    else:
+        make, options = _import("dask_jobqueue").SLURMCluster, {}
+    try:
+        cluster = make(**options)
+    except (ValueError, TypeError) as error:  # dask-jobqueue's word for cores and memory that nobody named
+        raise InputError(f"Slurm jobs are not configured: {str(error).strip().splitlines()[0]}") from error
+    with closing(cluster):
+        if where == "slurm":
+            cluster.scale(jobs=jobs)
+        yield cluster
+
+
+def _ready(client: Any) -> Any:
+    if not client.scheduler_info()["workers"]:
+        print("Waiting for the first worker ...", flush=True)
+    client.wait_for_workers(1)
+    if set(client.nthreads().values()) != {1}:
+        raise InputError(
+            "A Dask worker here has several threads: start each with --nthreads 1, one run has one worker."
+        )
+    client.run_on_scheduler(_forgive)
+    return client
+
+
+def _forgive(dask_scheduler: Any) -> None:
+    dask_scheduler.allowed_failures = DEATHS
+
+
+def _import(module: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(module)
+    except ImportError:
+        raise InputError("--dask needs Dask: python -m pip install -e '.[cluster]'") from None
