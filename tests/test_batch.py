@@ -148,7 +148,7 @@ def test_a_run_that_another_process_is_making_is_refused(tmp_path):
     notebook = write_notebook(tmp_path / "07_small.ipynb")
     with (
         RunFolder(notebook, {}, tmp_path / "results").locked(),
-        pytest.raises(InputError, match="^Another process is making .*07_small: wait for it"),
+        pytest.raises(InputError, match=r"^Another process is making .*07_small: wait for it"),
     ):
         batch.run_notebook(str(notebook), root=tmp_path / "results")
 

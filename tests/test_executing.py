@@ -53,7 +53,7 @@ def test_a_kernel_that_does_not_start_is_started_again(notebook, tmp_path, paper
 
 def test_after_three_bad_starts_it_is_a_failure(notebook, tmp_path, papermill_that):
     calls = papermill_that(*[TAKEN] * 9)
-    with pytest.raises(RunError, match="^07_small.ipynb failed: ZMQError: Address already in use$"):
+    with pytest.raises(RunError, match=r"^07_small\.ipynb failed: ZMQError: Address already in use$"):
         execute(notebook, tmp_path / "out.ipynb", {})
     assert len(calls) == STARTS
 

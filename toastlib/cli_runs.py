@@ -138,7 +138,8 @@ def _execute(runs: list[Run], options: argparse.Namespace, again: bool) -> int:
     orders = Orders(root, options.timeout, again, shares=-(-jobs // default_jobs()))
     start = time.monotonic()
     with _sigterm_is_ctrl_c(), connect(options.dask, jobs) if options.dask else nullcontext() as cluster:
-        print(f"{len(runs)} notebook runs{told}; {'Dask' if cluster else jobs} at a time", flush=True)
+        at_once = f"on {len(cluster.nthreads())} Dask workers" if cluster else f"{jobs} at a time"
+        print(f"{len(runs)} notebook runs{told}; {at_once}", flush=True)
         outcomes = list(_reported(run_all(waiting, orders, jobs, cluster), len(waiting)))
     failed = [outcome for outcome in outcomes if outcome.failure]
     if failed:

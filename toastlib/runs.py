@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -46,7 +48,7 @@ class Orders:
 
     `root` is the results folder, `seconds` the time for one run; a run that is done is made again if `again`; `shares`
     runs may use a GPU at once. `maker` names the sweep, and `wait` is how many seconds it waits for a run that another
-    process is making (-1: as long as it takes).
+    process is making (-1: as long as it takes). Workers on this machine end with the `driver` of that process id.
     """
 
     root: Path
@@ -55,6 +57,7 @@ class Orders:
     shares: int = 1
     maker: str = ""
     wait: float = PATIENCE
+    driver: int = 0
 
 
 def default_jobs() -> int:
@@ -85,18 +88,19 @@ def run_all(runs: Sequence[Run], orders: Orders, jobs: int, cluster: Any = None)
     Outcome
         Of each run as it ends; one that fails does not keep the others from running.
     """
-    orders, busy = replace(orders, maker=uuid4().hex[:8]), []
+    orders, busy = replace(orders, maker=uuid4().hex[:8], driver=0 if cluster else os.getpid()), []
     try:
         for outcome in _until_none_is_lost(runs, orders, jobs, cluster):
             busy += [outcome.run] if outcome.busy else []
             yield outcome
         yield from _until_none_is_lost(busy, replace(orders, again=False, wait=-1), jobs, cluster)
     finally:
-        _clear_up(runs, orders)
+        if cluster is None:  # Dask's workers may be at it still; what they leave, the next sweep clears away
+            _clear_up(runs, orders)
 
 
 def _clear_up(runs: Sequence[Run], orders: Orders) -> None:
-    """Remove what an interrupted sweep has begun, except where a worker on another machine is still at it."""
+    """Remove what an interrupted sweep has begun; its workers are dead."""
     for place in (_place(run, orders) for run in runs):
         if place.parts(orders.maker):
             with suppress(Busy), place.locked():
@@ -138,8 +142,22 @@ def _backend(jobs: int, cluster: Any) -> AbstractContextManager:
 
 
 def _numbered(number: int, run: Run, orders: Orders) -> tuple[int, Outcome]:
+    if orders.driver:
+        _end_with(orders.driver)
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it would say is in the outcome
     return number, attempt(run, orders)
+
+
+@cache
+def _end_with(driver: int) -> None:
+    """Let this worker end when its driver is killed, as kernels end with their worker."""
+
+    def watch() -> None:
+        while os.getppid() == driver:
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def attempt(run: Run, orders: Orders) -> Outcome:
