@@ -10,37 +10,51 @@ from toastlib.errors import InputError
 
 
 @pytest.mark.parametrize(("where", "module"), [("local", "distributed"), ("slurm", "dask_jobqueue")])
-def test_without_dask_one_sentence_says_what_to_install(monkeypatch, where, module):
+def test_without_dask_one_sentence_says_what_to_install(monkeypatch, tmp_path, where, module):
     monkeypatch.setitem(sys.modules, module, None)
     with (
         pytest.raises(InputError, match=r"^--dask needs Dask: python -m pip install -e '\.\[cluster\]'$"),
-        cluster.connect(where, 1),
+        cluster.connect(where, 1, tmp_path),
     ):
         pass
 
 
-def test_a_scheduler_that_does_not_answer_is_refused(monkeypatch):
+def test_a_scheduler_that_does_not_answer_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(cluster, "ANSWER", 0.2)
     with (
         pytest.raises(InputError, match=r"^No Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"),
-        cluster.connect("tcp://127.0.0.1:9", 1),
+        cluster.connect("tcp://127.0.0.1:9", 1, tmp_path),
     ):
         pass
 
 
-def test_an_address_that_is_none_is_refused():
-    with pytest.raises(InputError, match=r"^No Dask scheduler answers at 'slrum'"), cluster.connect("slrum", 1):
+def test_an_address_that_is_none_is_refused(tmp_path):
+    refused = pytest.raises(InputError, match=r"^No Dask scheduler answers at 'slrum'")
+    with refused, cluster.connect("slrum", 1, tmp_path):
         pass
 
 
-def test_workers_with_several_threads_are_refused():
-    client = SimpleNamespace(
-        scheduler_info=lambda: {"workers": {"a": {}}},
-        wait_for_workers=lambda n: None,
-        nthreads=lambda: {"a": 1, "b": 2},
+def client_of(threads, sees=True):
+    """A client whose workers have so many threads each, and see the results folder or not."""
+    return SimpleNamespace(
+        scheduler_info=lambda: {"workers": threads},
+        wait_for_workers=lambda count: None,
+        nthreads=lambda: threads,
+        run=lambda function, file: {worker: sees and function(file) for worker in threads},
+        run_on_scheduler=lambda function: function(SimpleNamespace()),
     )
+
+
+def test_workers_with_several_threads_are_refused(tmp_path):
     with pytest.raises(InputError, match="start each with --nthreads 1"):
-        cluster._ready(client)
+        cluster._ready(client_of({"a": 1, "b": 2}), tmp_path)
+
+
+def test_workers_that_do_not_see_the_results_are_refused(tmp_path):
+    assert cluster._ready(client_of({"a": 1}), tmp_path)
+    with pytest.raises(InputError, match=r"Dask's worker a does not see .*: name a --results-dir that all"):
+        cluster._ready(client_of({"a": 1}, sees=False), tmp_path)
+    assert list((tmp_path / ".toast").iterdir()) == []
 
 
 def test_slurm_without_configuration_is_refused(monkeypatch):

@@ -135,9 +135,10 @@ def _execute(runs: list[Run], options: argparse.Namespace, again: bool) -> int:
     done = set() if again else {place.folder for place in places if place.is_done()}
     waiting, jobs = [runs[folder] for folder in runs if folder not in done], options.jobs or default_jobs()
     told = f", {len(done)} of them done" if done else ""
-    orders = Orders(root, options.timeout, again, shares=-(-jobs // default_jobs()))
+    shares = -(-jobs // default_jobs()) if options.dask in (None, "local") else 1
+    orders = Orders(root, options.timeout, again, shares)
     start = time.monotonic()
-    with _sigterm_is_ctrl_c(), connect(options.dask, jobs) if options.dask else nullcontext() as cluster:
+    with _sigterm_is_ctrl_c(), connect(options.dask, jobs, root) if options.dask else nullcontext() as cluster:
         at_once = f"on {len(cluster.nthreads())} Dask workers" if cluster else f"{jobs} at a time"
         print(f"{len(runs)} notebook runs{told}; {at_once}", flush=True)
         outcomes = list(_reported(run_all(waiting, orders, jobs, cluster), len(waiting)))

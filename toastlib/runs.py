@@ -22,6 +22,7 @@ from toastlib.manifests import all_parameters
 from toastlib.run_folders import PATIENCE, Busy, RunFolder, code_hash
 
 LIVES = 3  # workers that a run may lose
+LOSSES = 20  # workers in a row that a sweep may lose before a run ends; they may die before they begin one
 
 
 @dataclass(frozen=True)
@@ -110,16 +111,19 @@ def _clear_up(runs: Sequence[Run], orders: Orders) -> None:
 def _until_none_is_lost(runs: Sequence[Run], orders: Orders, jobs: int, cluster: Any) -> Iterator[Outcome]:
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    waiting = {id(run): run for run in runs}
+    waiting, losses = {id(run): run for run in runs}, 0
     while waiting:
         lost = [run for run in waiting.values() if _place(run, orders).parts(orders.maker)]
         group = lost[:1] if lost and cluster is None else list(waiting.values())
         try:
             for number, outcome in _parallel(group, orders, jobs, cluster):
                 del waiting[id(group[number])]
+                losses = 0
                 yield outcome
         except TerminatedWorkerError:
-            continue
+            losses += 1
+            if losses == LOSSES:
+                raise RuntimeError(f"{LOSSES} workers were killed in a row; finished runs are kept.") from None
 
 
 def _parallel(runs: list[Run], orders: Orders, jobs: int, cluster: Any) -> Iterator[tuple[int, Outcome]]:
