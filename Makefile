@@ -2,7 +2,7 @@
 PYTHON ?= python3
 STAMP := .venv/.stamp
 
-.PHONY: help study test notebooks lint site lab clean
+.PHONY: help study test faults notebooks lint site lab clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /make \1	/p' Makefile
@@ -18,6 +18,11 @@ test: lint  ## lint, then the tests, then the notebooks against their committed 
 	.venv/bin/python -m pytest -n 2 tests
 	.venv/bin/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
 		-p no:cacheprovider notebooks
+
+faults: export OMP_NUM_THREADS = 1
+faults: export TQDM_DISABLE = 1
+faults: $(STAMP)  ## break sweeps in every way we know: kills, hangs, full disks, two drivers, lost workers
+	.venv/bin/python -m pytest -p no:cacheprovider tests/faults/*.py
 
 notebooks: export TQDM_DISABLE = 1
 notebooks: $(STAMP)  ## execute the committed notebooks anew, in place

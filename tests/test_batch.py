@@ -11,6 +11,7 @@ from small_notebook import write_notebook
 
 from toastlib import batch
 from toastlib.errors import InputError
+from toastlib.run_folders import RunFolder
 
 WRITE = """\
 import matplotlib.pyplot as plt, pandas as pd
@@ -25,6 +26,13 @@ print(f"written to {results_dir}")
 
 def contents(root: Path) -> list[str]:
     return sorted(path.name for path in root.rglob("*"))
+
+
+def results(root: Path) -> list[str]:
+    """What lies in the results folder, beside the place where runs are made; that one is clean."""
+    workshop = root / "results" / ".toast"
+    assert {path.name for path in workshop.glob("*/*")} <= {"lock"}
+    return sorted(path.name for path in (root / "results").rglob("*") if not path.is_relative_to(workshop))
 
 
 def sources(notebook: Path) -> str:
@@ -82,22 +90,9 @@ def test_the_manifest_tells_how_the_run_came_about(folder):
     assert manifest["files"] == [name for name in contents(folder) if name != "manifest.json"]
 
 
-def test_nothing_temporary_is_left(folder):
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-
-
-def test_other_parameters_get_another_folder():
-    notebook, root = Path("02_approximation.ipynb"), Path("results")
-    plain, small, large = (batch.run_folder(notebook, given, root) for given in ({}, {"size": 1}, {"size": 2}))
-    assert plain == root / "02_approximation"
-    assert small.name.startswith("02_approximation-")
-    assert len({plain, small, large}) == 3
-    assert batch.run_folder(notebook, {"size": 1}, root) == small
-
-
-def test_the_order_of_parameters_does_not_matter():
-    folders = [batch.run_folder(Path("n.ipynb"), given, Path()) for given in ({"a": 1, "b": 2}, {"b": 2, "a": 1})]
-    assert folders[0] == folders[1]
+def test_nothing_temporary_is_left_but_an_unlocked_lock(folder):
+    assert contents(folder.parent)[:2] == [".toast", folder.name]
+    assert contents(folder.parent / ".toast") == [folder.name, "lock"]
 
 
 def test_a_rerun_replaces_the_folder(tmp_path):
@@ -107,7 +102,7 @@ def test_a_rerun_replaces_the_folder(tmp_path):
     write_notebook(notebook, "'second'")
     assert batch.run_notebook(str(notebook), root=tmp_path / "results") == folder
     assert "'second'" in sources(folder / notebook.name)
-    assert contents(tmp_path / "results") == ["07_small", "07_small.ipynb", "manifest.json"]
+    assert results(tmp_path) == ["07_small", "07_small.ipynb", "manifest.json"]
 
 
 @pytest.mark.parametrize("manifest", [None, "no json", "[]", "{}", '{"notebook": "08_other"}'])
@@ -118,17 +113,17 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path, manifest
     (folder / "precious.txt").write_text("mine")
     if manifest is not None:
         (folder / "manifest.json").write_text(manifest)
-    before = contents(tmp_path)
+    before = results(tmp_path)
     with pytest.raises(InputError, match="is not a run of 07_small: name another --results-dir"):
         batch.run_notebook(str(notebook), root=tmp_path / "results")
-    assert contents(tmp_path) == before
+    assert results(tmp_path) == before
 
 
 def test_a_failing_cell_is_named_and_leaves_nothing_behind(tmp_path):
     notebook = write_notebook(tmp_path / "07_small.ipynb", WRITE, "1 / 0")
-    with pytest.raises(RuntimeError, match=r"^07_small\.ipynb failed: ZeroDivisionError: division by zero$"):
+    with pytest.raises(RuntimeError, match=r"^07_small\.ipynb failed: cell 4: ZeroDivisionError: division by zero$"):
         batch.run_notebook(str(notebook), root=tmp_path / "results")
-    assert contents(tmp_path / "results") == []
+    assert results(tmp_path) == []
 
 
 def test_a_failing_rerun_keeps_the_run_that_is_there(tmp_path):
@@ -146,7 +141,16 @@ def test_wrong_input_found_in_the_notebook_is_wrong_input(tmp_path):
     notebook = write_notebook(tmp_path / "07_small.ipynb", cell)
     with pytest.raises(InputError, match=r"^Span 3->4 leaves the model: it has 2 blocks, so the last is 1\.$"):
         batch.run_notebook(str(notebook), {"plans": "3->4"}, tmp_path / "results")
-    assert contents(tmp_path / "results") == []
+    assert results(tmp_path) == []
+
+
+def test_a_run_that_another_process_is_making_is_refused(tmp_path):
+    notebook = write_notebook(tmp_path / "07_small.ipynb")
+    with (
+        RunFolder(notebook, {}, tmp_path / "results").locked(),
+        pytest.raises(InputError, match=r"^Another process is making .*07_small: wait for it"),
+    ):
+        batch.run_notebook(str(notebook), root=tmp_path / "results")
 
 
 def test_wrong_input_is_refused_before_anything_is_written(tmp_path):

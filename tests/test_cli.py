@@ -1,5 +1,7 @@
 """The command line: its exit codes, one sentence for each mistake, and nothing half-written."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +11,13 @@ import pytest
 import torch
 from small_notebook import write_notebook
 
-from toastlib import batch, grids
+from toastlib import batch, cli_runs, grids
 from toastlib.cache import default_cache
 from toastlib.cli import main
+from toastlib.executing import Failure
+from toastlib.runs import Outcome
 
+GRID = "notebook: {}\nparameters: {{size: [1, 2]}}\n"
 SLOW = 'speed = 0.5  # how fast\nresults_dir = ""'
 
 
@@ -25,6 +30,12 @@ def study(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(batch, "NOTEBOOKS", tmp_path / "notebooks")
     return tmp_path / "here"
+
+
+def runs(study: Path, results: str = "results") -> list[Path]:
+    """The run folders, and nothing left where they are made."""
+    assert {path.name for path in (study / results / ".toast").glob("*/*")} == {"lock"}
+    return sorted(path for path in (study / results).iterdir() if path.name != ".toast")
 
 
 @pytest.mark.parametrize(
@@ -64,7 +75,7 @@ def test_a_mistake_that_only_the_model_shows_is_one_sentence_too(study, capfd):
     out, err = capfd.readouterr()
     assert err == "toast: Span 10->12 leaves the model: it has 12 blocks, so the last is 11.\n"
     assert out == ""
-    assert not list((study / "results").iterdir())
+    assert not runs(study)
 
 
 def test_an_unknown_notebook_names_the_nearest(study, capfd):
@@ -75,8 +86,8 @@ def test_an_unknown_notebook_names_the_nearest(study, capfd):
 def test_a_cell_that_fails_is_exit_code_1(study, capfd):
     notebook = write_notebook(study.parent / "broken.ipynb", "1 / 0")
     assert main(["run", str(notebook)]) == 1
-    assert capfd.readouterr().err == "toast: broken.ipynb failed: ZeroDivisionError: division by zero\n"
-    assert not list((study / "results").iterdir())
+    assert capfd.readouterr().err == "toast: broken.ipynb failed: cell 3: ZeroDivisionError: division by zero\n"
+    assert not runs(study)
 
 
 def test_a_results_folder_that_is_a_file_is_refused(study, capfd):
@@ -98,15 +109,16 @@ def test_a_study_that_fails_keeps_what_is_finished(study, capfd):
     write_notebook(batch.NOTEBOOKS / "07_small.ipynb", "1 / 0", parameters=SLOW)
     assert main(["study", "--jobs", "1"]) == 1
     out, err = capfd.readouterr()
-    assert "failed: 07_small.ipynb failed: ZeroDivisionError" in out
+    assert "[2/2] 07_small" in out
+    assert ", failed: cell 3: ZeroDivisionError: division by zero\n" in out
     assert err == "toast: 1 of 2 runs failed; the others are kept.\n"
-    assert [path.name for path in (study / "results").iterdir()] == ["00_first"]
+    assert [path.name for path in runs(study)] == ["00_first", "07_small.failed"]
 
 
 def test_run_says_where_the_results_lie(study, capfd):
     assert main(["run", "00", "-p", "size=9", "--device", "cpu", "--results-dir", "mine"]) == 0
     out, err = capfd.readouterr()
-    (folder,) = (study / "mine").iterdir()
+    (folder,) = runs(study, "mine")
     assert out.splitlines()[-1].strip() == str(folder)
     assert err == ""
     executed = nbformat.read(folder / "00_first.ipynb", 4)
@@ -118,17 +130,14 @@ def test_the_study_runs_every_notebook_with_the_parameters_that_it_takes(study, 
     assert main(["study", "-p", "speed=2"]) == 0
     out, err = capfd.readouterr()
     assert err == ""
-    folders = sorted(path.name for path in (study / "results").iterdir())
+    folders = [path.name for path in runs(study)]
     assert [folder.split("-")[0] for folder in folders] == ["00_first", "07_small"]
     assert folders[0] == "00_first"
-    assert {line.split()[1] for line in out.splitlines() if line.startswith("[")} == {"00_first", "07_small"}
+    assert {line.split()[1] for line in out.splitlines() if line.startswith("[")} == set(folders)
     assert "[2/2]" in out
     assert all(str(study / "results" / folder) in out for folder in folders)
     executed = nbformat.read(study / "results" / folders[1] / "07_small.ipynb", 4)
     assert executed.cells[-1].outputs[0].data["text/plain"] == "2.0"
-
-
-GRID = "notebook: {}\nparameters: {{size: [1, 2]}}\n"
 
 
 def test_a_sweep_runs_a_grid_and_then_only_what_is_missing(study, capfd):
@@ -136,13 +145,13 @@ def test_a_sweep_runs_a_grid_and_then_only_what_is_missing(study, capfd):
     assert main(["sweep", "grid.yaml"]) == 0
     first = capfd.readouterr().out
     assert "2 notebook runs; " in first
-    folders = sorted(Path("results").iterdir())
+    folders = runs(study)
     assert len(folders) == 2
     before = [(folder / "manifest.json").stat().st_mtime_ns for folder in folders]
     folders[0].rename("elsewhere")
     assert main(["sweep", "grid.yaml"]) == 0
     assert "2 notebook runs, 1 of them done; " in capfd.readouterr().out
-    assert sorted(Path("results").iterdir()) == folders
+    assert runs(study) == folders
     assert (folders[1] / "manifest.json").stat().st_mtime_ns == before[1]
 
 
@@ -153,7 +162,34 @@ def test_a_sweep_with_a_failing_run_does_the_others_and_is_exit_code_1(study, ca
     out, err = capfd.readouterr()
     assert "ZeroDivisionError" in out
     assert err == "toast: 1 of 2 runs failed; the others are kept.\n"
-    assert len(list(Path("results").iterdir())) == 1
+    assert main(["status", "grid.yaml"]) == 1
+    out = capfd.readouterr().out
+    assert "2 runs: 1 done, 1 failed, 0 running, 0 missing" in out
+    assert "cell 4: ZeroDivisionError: division by zero" in out
+    assert main(["collect", "grid.yaml", "--out", "all"]) == 0
+    assert "1 of 2 runs are done" in capfd.readouterr().out
+    assert "ZeroDivisionError" in Path("all/index.html").read_text()
+    assert main(["sweep", "grid.yaml", "--dry-run"]) == 0
+    assert {line.split()[0] for line in capfd.readouterr().out.splitlines()} == {"done", "failed"}
+
+
+def test_a_full_disk_is_told_with_what_to_do(study, capfd, monkeypatch):
+    def full(runs, *_):
+        return iter([Outcome(run, Path("x"), 1.0, Failure("full disk", "OSError", "no space")) for run in runs])
+
+    monkeypatch.setattr(cli_runs, "run_all", full)
+    Path("grid.yaml").write_text(GRID.format("'00'"))
+    assert main(["sweep", "grid.yaml"]) == 1
+    assert f"The disk of {study / 'results'} is full: free some space" in capfd.readouterr().err
+
+
+def test_a_polite_kill_is_an_interrupt(study, capfd, monkeypatch):
+    monkeypatch.setattr(cli_runs, "run_all", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    Path("grid.yaml").write_text(GRID.format("'00'"))
+    assert main(["sweep", "grid.yaml"]) == 130
+    assert capfd.readouterr().err == "toast: interrupted; finished runs are kept.\n"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_table_of_the_paper_runs_its_grid(study, capfd, monkeypatch):

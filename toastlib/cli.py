@@ -2,14 +2,13 @@
 
 import argparse
 import sys
-import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from toastlib import batch
+from toastlib import batch, cli_runs
 from toastlib.errors import InputError
-from toastlib.parameters import check_parameters, notebook_parameters
+from toastlib.manifests import VERSIONS
+from toastlib.parameters import notebook_parameters
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,35 +27,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def run(options: argparse.Namespace) -> int:
-    """Execute one notebook."""
-    folder = batch.run_notebook(options.notebook, _given(options), options.results_dir, sys.stderr.isatty())
-    _say_where([folder])
-    return 0
-
-
-def study(options: argparse.Namespace) -> int:
-    """Execute every notebook of the study, or the paper's own grid of runs."""
-    from toastlib.grids import paper_grid
-
-    given, on_paper = _given(options), options.full or options.table
-    if on_paper:
-        runs = [(run.notebook, run.given) for table in options.table or [None] for run in paper_grid(table)]
-    else:
-        runs = [(batch.find_notebook(name), {}) for name in batch.notebook_names()]
-    for parameter in given:
-        if not any(parameter in notebook_parameters(notebook) for notebook, _ in runs):
-            raise InputError(f"No notebook has a parameter {parameter!r}; `toast params` lists them.")
-    return _execute([(notebook, own | _taken(given, notebook)) for notebook, own in runs], options, bool(on_paper))
-
-
-def sweep(options: argparse.Namespace) -> int:
-    """Execute the runs of a grid file that are not done yet."""
-    from toastlib.grids import read_grid
-
-    return _execute([(run.notebook, run.given) for run in read_grid(options.grid)], options, resume=True)
-
-
 def params(options: argparse.Namespace) -> int:
     """List the parameters of the notebooks, with their defaults."""
     for name in [options.notebook] if options.notebook else batch.notebook_names():
@@ -72,7 +42,7 @@ def doctor(options: argparse.Namespace) -> int:
     """Say what this machine offers: versions, devices, embedded defaults."""
     import torch
 
-    print(f"python {sys.version.split()[0]}, " + ", ".join(f"{p} {metadata.version(p)}" for p in batch.VERSIONS))
+    print(f"python {sys.version.split()[0]}, " + ", ".join(f"{p} {metadata.version(p)}" for p in VERSIONS))
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     print(
         f"devices: cpu ({torch.get_num_threads()} threads)" + "".join(f", cuda:{i} ({g})" for i, g in enumerate(gpus))
@@ -144,23 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=function)
         return sub
 
-    study_parser, sweep_parser, run_parser = command(study), command(sweep), command(run)
-    paper = study_parser.add_mutually_exclusive_group()
-    paper.add_argument("--full", action="store_true", help="the paper's grid: every table; what is done is skipped")
-    paper.add_argument("--table", action="append", metavar="N", help="a table of the paper's grid; repeat")
-    sweep_parser.add_argument("grid", help="a YAML file, for example grids/demo.yaml")
-    for sub in (study_parser, sweep_parser):
-        sub.add_argument("--jobs", type=_positive, help="notebooks at a time (two; one where there is a GPU)")
-    run_parser.add_argument("notebook", help="name, number or path: 02, 02_approximation, my.ipynb")
-    for sub in (study_parser, run_parser):
-        sub.add_argument(
-            "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="a notebook parameter; repeat"
-        )
-        sub.add_argument("--device", help="the same as -p device=...")
-    for sub in (study_parser, sweep_parser, run_parser):
-        sub.add_argument(
-            "--results-dir", type=Path, default=Path("results"), help="where the run folders are made (results)"
-        )
+    cli_runs.add_commands(command)
     command(params).add_argument("notebook", nargs="?", help="one notebook; all of them if not given")
     command(doctor)
     _add_approximate(command(approximate))
@@ -176,7 +130,7 @@ def _add_approximate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="alias, Hub id or folder")
     parser.add_argument("--data", required=True, help="alias, Hub id or folder of images; labels are optional")
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--remove", type=_positive, metavar="K", help="how many blocks go; which, is chosen")
+    choice.add_argument("--remove", type=cli_runs.positive, metavar="K", help="how many blocks go; which, is chosen")
     choice.add_argument("--plan", help='which spans go, for example "2->5"')
     choice.add_argument(
         "--max-drop",
@@ -191,60 +145,12 @@ def _add_approximate(parser: argparse.ArgumentParser) -> None:
     sizes = {"train": (3000, "training images at most"), "test": (2000, "test images at most")}
     sizes["calibration"] = (500, "training images that the maps are fitted on")
     for name, (size, text) in sizes.items():
-        parser.add_argument(f"--{name}-size", type=_positive, default=size, metavar="N", help=f"{text} ({size})")
+        parser.add_argument(
+            f"--{name}-size", type=cli_runs.positive, default=size, metavar="N", help=f"{text} ({size})"
+        )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws and of the head (0)")
     parser.add_argument("--out", type=Path, required=True, help="the folder")
-
-
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(text)
-    return int(text)
-
-
-def _taken(given: dict[str, str], notebook: Path) -> dict[str, Any]:
-    """What is given for the parameters that a notebook has, checked."""
-    takes = notebook_parameters(notebook)
-    return check_parameters(notebook, {name: value for name, value in given.items() if name in takes})
-
-
-def _execute(runs: list[tuple[Path, dict[str, Any]]], options: argparse.Namespace, resume: bool) -> int:
-    """Execute runs, each once; say how they end and where the results lie; 1 if one failed."""
-    runs = list({repr(run): run for run in runs}.values())
-    waiting = [run for run in runs if not (resume and batch.is_done(*run, options.results_dir))]
-    jobs = options.jobs or batch.default_jobs()
-    done = f", {len(runs) - len(waiting)} of them done" if len(waiting) < len(runs) else ""
-    print(f"{len(runs)} notebook runs{done}; {jobs} at a time", flush=True)
-    outcomes, start = [], time.monotonic()
-    for outcome in batch.run_notebooks(waiting, options.results_dir, jobs):
-        outcomes.append(outcome)
-        line = f"[{len(outcomes)}/{len(waiting)}] {outcome.notebook} {outcome.seconds:.0f} s"
-        print(f"{line}, failed: {outcome.error}" if outcome.error else line, flush=True)
-    failed = [outcome for outcome in outcomes if outcome.error]
-    if failed:
-        print(f"toast: {len(failed)} of {len(outcomes)} runs failed; the others are kept.", file=sys.stderr)
-    print(f"Done in {time.monotonic() - start:.0f} s.")
-    _say_where(sorted(outcome.folder for outcome in outcomes if not outcome.error))
-    return 1 if failed else 0
-
-
-def _given(options: argparse.Namespace) -> dict[str, str]:
-    given = {}
-    for assignment in options.parameter:
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise InputError(f"{assignment!r} is not a parameter: write -p name=value.")
-        given[name] = value
-    return given | ({"device": options.device} if options.device else {})
-
-
-def _say_where(folders: list[Path]) -> None:
-    if not folders:
-        return
-    print("Executed notebooks, tables (results.parquet, results.csv), figures (.png, .svg) and manifests lie in")
-    for folder in folders:
-        print(f"  {folder}")
 
 
 if __name__ == "__main__":

@@ -12,17 +12,11 @@ from toastlib.batch import find_notebook
 from toastlib.catalog import ROOT
 from toastlib.errors import InputError, unknown
 from toastlib.parameters import check_parameters, notebook_parameters
+from toastlib.run_folders import run_folder
+from toastlib.runs import Run
 
 GRIDS = ROOT / "grids"
 KEYS = ("notebook", "parameters", "include", "exclude")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One notebook with checked parameters."""
-
-    notebook: Path
-    given: dict[str, Any]
 
 
 def read_grid(path: str | Path) -> list[Run]:
@@ -47,14 +41,14 @@ def read_grid(path: str | Path) -> list[Run]:
         the message names the line.
     """
     path = Path(path)
-    lines: dict[tuple[Path, str], int] = {}
+    lines: dict[Path, int] = {}
     runs = []
     for entry in _entries(path):
-        for run in _expand(path, entry):
-            key = (run.notebook, repr(sorted(run.given.items())))
-            if key in lines:
-                raise InputError(f"{path.name}, line {entry.line}: the same run is asked for on line {lines[key]} too.")
-            lines[key] = entry.line
+        for line, run in _expand(path, entry):
+            folder = run_folder(run.notebook, run.given, Path())
+            if folder in lines:
+                raise InputError(f"{path.name}, line {line}: the same run is asked for on line {lines[folder]} too.")
+            lines[folder] = line
             runs.append(run)
     if not runs:
         raise InputError(f"{path.name} asks for no run.")
@@ -87,14 +81,14 @@ class _Mapping:
 
 def _entries(path: Path) -> Iterator[_Mapping]:
     try:
-        with path.open() as stream:
-            root = yaml.compose(stream, yaml.SafeLoader)
+        root = yaml.compose(path.read_bytes(), yaml.SafeLoader)
     except OSError as error:
         raise InputError(f"The grid {str(path)!r} cannot be read: {error.strerror}.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path.name}{where}: not YAML ({getattr(error, 'problem', error)}).") from None
+        problem = getattr(error, "problem", None) or getattr(error, "reason", error)
+        raise InputError(f"{path.name}{where}: not YAML ({problem}).") from None
     nodes = root.value if isinstance(root, yaml.SequenceNode) else [root] if root else []
     for node in nodes:
         entry = _mapping(path, node)
@@ -106,21 +100,19 @@ def _entries(path: Path) -> Iterator[_Mapping]:
         yield entry
 
 
-def _expand(path: Path, entry: _Mapping) -> Iterator[Run]:
-    try:
-        notebook = find_notebook(str(entry.values["notebook"].value))
-    except InputError as error:
-        raise _at(path, entry.lines["notebook"], error) from None
+def _expand(path: Path, entry: _Mapping) -> Iterator[tuple[int, Run]]:
+    """The runs of an entry, each with the line that asks for it."""
+    notebook = _notebook(path, entry)
     node = entry.values.get("parameters")
     base = _mapping(path, node) if node else _Mapping({}, entry.line, {})
     excluded = [_values(path, notebook, one) for one in _members(path, entry, "exclude")]
     for given in _combinations(path, notebook, base):
         if not any(all(given.get(k) in values for k, values in mapping.items()) for mapping in excluded):
-            yield Run(notebook, given)
+            yield entry.line, Run(notebook, given)
     for extra in _members(path, entry, "include"):
         merged = _Mapping(base.values | extra.values, extra.line, base.lines | extra.lines)
         for given in _combinations(path, notebook, merged):
-            yield Run(notebook, given)
+            yield extra.line, Run(notebook, given)
 
 
 def _combinations(path: Path, notebook: Path, mapping: _Mapping) -> Iterator[dict[str, Any]]:
@@ -129,20 +121,43 @@ def _combinations(path: Path, notebook: Path, mapping: _Mapping) -> Iterator[dic
         yield dict(zip(values, combination, strict=True))
 
 
+def _notebook(path: Path, entry: _Mapping) -> Path:
+    line, node = entry.lines["notebook"], entry.values["notebook"]
+    if not isinstance(node, yaml.ScalarNode):
+        raise InputError(f"{path.name}, line {line}: 'notebook' takes a name, a number or a path.")
+    try:
+        notebook = find_notebook(node.value).resolve()
+        notebook_parameters(notebook)
+    except InputError as error:
+        raise _at(path, line, error) from None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{path.name}, line {line}: {node.value!r} cannot be read as a notebook.") from error
+    return notebook
+
+
 def _values(path: Path, notebook: Path, mapping: _Mapping) -> dict[str, list[Any]]:
     """Parameter -> the checked values that it takes in turn."""
     takes, values = notebook_parameters(notebook), {}
     for name, node in mapping.values.items():
-        value = yaml.SafeLoader("").construct_object(node, deep=True)
-        is_axis = isinstance(value, list)
+        if name == "results_dir":
+            raise InputError(f"{path.name}, line {mapping.lines[name]}: results_dir is for the command: --results-dir.")
+        is_axis = isinstance(node, yaml.SequenceNode)
         if is_axis and name in takes and isinstance(takes[name].default, list):
-            is_axis = bool(value) and all(isinstance(member, list) for member in value)
-        try:
-            members = value if is_axis else [value]
-            values[name] = [check_parameters(notebook, {name: member})[name] for member in members]
-        except InputError as error:
-            raise _at(path, mapping.lines[name], error) from None
+            is_axis = bool(node.value) and all(isinstance(member, yaml.SequenceNode) for member in node.value)
+        members = node.value if is_axis else [node]
+        values[name] = [_value(path, notebook, name, member, mapping.lines[name]) for member in members]
     return values
+
+
+def _value(path: Path, notebook: Path, name: str, node: yaml.Node, line: int) -> Any:
+    line = max(line, node.start_mark.line + 1)  # an alias stands later than what it names
+    try:
+        value = yaml.SafeLoader("").construct_object(node, deep=True)
+        return check_parameters(notebook, {name: value})[name]
+    except InputError as error:
+        raise _at(path, line, error) from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path.name}, line {line}: {getattr(error, 'problem', error)}.") from None
 
 
 def _members(path: Path, entry: _Mapping, key: str) -> list[_Mapping]:
@@ -160,6 +175,8 @@ def _mapping(path: Path, node: yaml.Node) -> _Mapping:
         raise InputError(f"{path.name}, line {line}: a mapping of names to values is needed here.")
     values, lines = {}, {}
     for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise InputError(f"{path.name}, line {key.start_mark.line + 1}: a name is needed here.")
         if key.value in values:
             raise InputError(f"{path.name}, line {key.start_mark.line + 1}: {key.value!r} stands here twice.")
         values[key.value], lines[key.value] = value, key.start_mark.line + 1

@@ -1,0 +1,76 @@
+"""Dask: refused in one sentence where it cannot serve, and the Slurm script as dask-jobqueue writes it."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from toastlib import cluster
+from toastlib.errors import InputError
+
+
+@pytest.mark.parametrize(("where", "module"), [("local", "distributed"), ("slurm", "dask_jobqueue")])
+def test_without_dask_one_sentence_says_what_to_install(monkeypatch, tmp_path, where, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with (
+        pytest.raises(InputError, match=r"^--dask needs Dask: python -m pip install -e '\.\[cluster\]'$"),
+        cluster.connect(where, 1, tmp_path),
+    ):
+        pass
+
+
+def test_a_scheduler_that_does_not_answer_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(cluster, "ANSWER", 0.2)
+    with (
+        pytest.raises(InputError, match=r"^No Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"),
+        cluster.connect("tcp://127.0.0.1:9", 1, tmp_path),
+    ):
+        pass
+
+
+def test_an_address_that_is_none_is_refused(tmp_path):
+    refused = pytest.raises(InputError, match=r"^No Dask scheduler answers at 'slrum'")
+    with refused, cluster.connect("slrum", 1, tmp_path):
+        pass
+
+
+def client_of(threads, sees=True):
+    """A client whose workers have so many threads each, and see the results folder or not."""
+    return SimpleNamespace(
+        scheduler_info=lambda: {"workers": threads},
+        wait_for_workers=lambda count: None,
+        nthreads=lambda: threads,
+        run=lambda function, file: {worker: sees and function(file) for worker in threads},
+        run_on_scheduler=lambda function: function(SimpleNamespace()),
+    )
+
+
+def test_workers_with_several_threads_are_refused(tmp_path):
+    with pytest.raises(InputError, match="start each with --nthreads 1"):
+        cluster._ready(client_of({"a": 1, "b": 2}), tmp_path)
+
+
+def test_workers_that_do_not_see_the_results_are_refused(tmp_path):
+    assert cluster._ready(client_of({"a": 1}), tmp_path)
+    with pytest.raises(InputError, match=r"Dask's worker a does not see .*: name a --results-dir that all"):
+        cluster._ready(client_of({"a": 1}, sees=False), tmp_path)
+    assert list((tmp_path / ".toast").iterdir()) == []
+
+
+def test_slurm_without_configuration_is_refused(monkeypatch):
+    pytest.importorskip("dask_jobqueue")
+    with pytest.raises(InputError, match=r"^Slurm jobs are not configured: "):
+        cluster.sbatch_script()
+
+
+def test_the_sbatch_script_is_shown_as_configured():
+    pytest.importorskip("dask_jobqueue")
+    import dask
+
+    settings = {"cores": 1, "memory": "16GB", "walltime": "08:00:00", "job-extra-directives": ["--gres=gpu:1"]}
+    settings["scheduler-options"] = {"host": "127.0.0.1", "dashboard_address": None}
+    with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in settings.items()}):
+        script = cluster.sbatch_script()
+    assert script.startswith("#!/")
+    for line in ("#SBATCH -t 08:00:00", "#SBATCH --gres=gpu:1", "--nthreads 1"):
+        assert line in script
