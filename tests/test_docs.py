@@ -77,7 +77,7 @@ ALL_COMMANDS = [
 def desk(tmp_path, monkeypatch) -> Path:
     """An empty folder to work in; small stand-ins for what pages name and would fetch, or take long to go through."""
     train, test = digits()
-    few = [ArrayTable(part.images[:n], part.labels[:n], part.class_names) for part, n in ((train, 560), (test, 200))]
+    few = [ArrayTable(part.images[:n], part.labels[:n], part.class_names) for part, n in ((train, 500), (test, 60))]
     monkeypatch.setitem(embedded.EMBEDDED, "digits", lambda: tuple(few))
     for split, part in zip(("train", "test"), few):
         for number in range(40):
@@ -131,7 +131,8 @@ def run_or_parse(words: list[str], page: Path) -> None:
     elif kind in PARSED:
         check_notebook_command(cli._parser().parse_args(rest), page)
     elif words[0] == "toast" and "cluster" not in page.parts:
-        assert cli.main(rest) == 0, words
+        few = ["--train-size=150", "--calibration-size=60"] if rest[0] == "approximate" else []
+        assert cli.main([*rest, *few]) == 0, words
     elif words[0] == "toast":
         cli._parser().parse_args(rest)
     else:
