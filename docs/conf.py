@@ -4,15 +4,17 @@ The source folder is the repository, so that links between guides and notebooks 
 Nothing is executed, and the built pages ask no other machine for anything.
 """
 
+import logging
 import os
 import tomllib
 from pathlib import Path
+from types import GenericAlias
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ["TOAST_CACHE"] = "off"  # importing the library for its docstrings leaves nothing behind
 
 project = "toastlib"
-author = "The toastlib developers"
+author = copyright = "The toastlib developers"
 release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 extensions = [
@@ -27,7 +29,6 @@ extensions = [
 root_doc = "docs/index"
 exclude_patterns = [path.name for path in ROOT.iterdir() if path.name not in ("docs", "notebooks")]
 exclude_patterns += ["**/.ipynb_checkpoints", "docs/_site"]
-suppress_warnings = ["toc.empty_glob"]  # a folder that has no pages yet is no mistake
 
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}  # it would be fetched; a widget shows the static table that its cell leaves as well
@@ -36,7 +37,7 @@ myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 mathjax3_config = {"chtml": {"mtextInheritFont": True}, "options": {"enableMenu": False}}
 
-autodoc_default_options = {"members": True, "no-value": True}
+autodoc_default_options = {"members": True, "no-value": True, "exclude-members": "extra_repr"}
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autosummary_generate = False
@@ -47,6 +48,7 @@ python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
+pygments_style, pygments_dark_style = "github-light-colorblind", "github-dark-colorblind"
 html_title = "toastlib"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
@@ -59,11 +61,15 @@ html_theme_options = {
 }
 copybutton_exclude = ".linenos, .gp, .go"
 
+# A folder that has no pages yet is no mistake, and Sphinx gives this warning no name to suppress it by.
+logging.getLogger("sphinx.sphinx.directives.other").addFilter(lambda record: "toctree glob pattern" not in record.msg)
+
 
 def setup(app):
-    """The fields of named tuples are described in the docstrings of their classes."""
+    """Leave out what has no docstring of its own: the fields of named tuples, and names for types."""
 
-    def is_bare_field(app, kind, name, member, skip, options):
-        return True if (getattr(member, "__doc__", "") or "").startswith("Alias for field number") else None
+    def is_bare(app, kind, name, member, skip, options):
+        field = (getattr(member, "__doc__", "") or "").startswith("Alias for field number")
+        return True if field or isinstance(member, GenericAlias) else None
 
-    app.connect("autodoc-skip-member", is_bare_field)
+    app.connect("autodoc-skip-member", is_bare)
