@@ -40,9 +40,8 @@ language: en
 
 A GPT-2 of {blocks} blocks of width {width}, {parameters:,} parameters, whose tokens are single characters: small
 enough to be carried along, and good enough that a removed block is missed. `scripts/pretrain_gpt_mini.py` made it in
-{steps} steps from the training passages of `data/texts`: thirty of Shakespeare's Sonnets, Genesis 1 to 4 in the King
-James Version, and the beginning of Alice's Adventures in Wonderland; {characters:,} characters, all of them in the
-public domain.
+{steps} steps from the training passages of `data/texts`: some of Shakespeare's Sonnets, of Genesis in the King James
+Version, and of Alice's Adventures in Wonderland; {characters:,} characters, all of them in the public domain.
 
 Bits per character: {train:.2f} on these passages, {test:.2f} on those kept for testing. Weights are stored in float16.
 """

@@ -229,6 +229,21 @@ class TestCheckpoints:
         assert loaded.encoder.name == "tiny-lm"
         assert loaded.generate("a rose", 20) == language.generate("a rose", 20)
 
+    @pytest.mark.parametrize("plan", ["original", "-1->0", "0->2 3->4"])
+    def test_dropped_blocks_are_gone_from_the_saved_model_too(self, language, texts, tmp_path, plan):
+        dropped = smaller(language, texts, plan, "identity") if Plan.parse(plan) else language
+        dropped.save_pretrained(tmp_path / "saved")
+        loaded = load_language_model(str(tmp_path / "saved"), device="cpu")
+        assert len(loaded.encoder.blocks) == loaded.model.config.num_hidden_layers == 5 - len(Plan.parse(plan).removed)
+        assert loaded.generate(TestGenerate.PROMPTS, 20) == dropped.generate(TestGenerate.PROMPTS, 20)
+        assert cost(loaded, texts.test.tokens) == pytest.approx(cost(dropped, texts.test.tokens), rel=1e-6)
+        assert len(language.encoder.blocks) == language.model.config.num_hidden_layers == 5
+
+    def test_maps_cannot_be_saved(self, language, texts, tmp_path):
+        with pytest.raises(InputError, match=r"A map stands in for span 1->2, and a saved .* has no place for it"):
+            smaller(language, texts, "1->2").save_pretrained(tmp_path / "saved")
+        assert not (tmp_path / "saved").exists()
+
     def test_it_computes_in_the_type_that_is_asked_for(self, folder):
         loaded = load_language_model(str(folder[0]), device="cpu", dtype="bfloat16")
         assert {p.dtype for p in loaded.model.parameters()} == {torch.bfloat16} == {loaded.encoder.dtype}

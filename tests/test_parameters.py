@@ -121,6 +121,11 @@ def test_a_gpu_that_is_not_there_is_refused(notebook):
     ("parameter", "text", "says"),
     [
         ('features = "cls"', "clss", "Unknown features 'clss': did you mean 'cls'?"),
+        ('text_features = "mean"', "lst", "Unknown features 'lst': did you mean 'last'?"),
+        ('language_model = "gpt-mini"', "gpt-mimi", "Unknown model 'gpt-mimi': did you mean 'gpt-mini'?"),
+        ('text_encoder = "gpt-mini"', "gpt-mimi", "Unknown model 'gpt-mimi': did you mean 'gpt-mini'?"),
+        ('text = "books"', "book", "Unknown data set 'book': did you mean 'books'?"),
+        ('sentences = "lines"', "line", "Unknown data set 'line': did you mean 'lines'?"),
         ('head = "retrained"', "frosen", "Unknown head 'frosen': did you mean 'frozen'?"),
         ('dtype = "float32"', "float16", "Unknown dtype 'float16': did you mean 'bfloat16'?"),
         (

@@ -274,3 +274,12 @@ def test_choices_against_chance_shows_every_plan_and_the_chosen_with_its_interva
     assert np.allclose(ax.collections[0].get_offsets()[:, 1], drawn["lost"])
     bars = next(bars for bars in ax.containers if bars.has_yerr)
     assert [tuple(segment[:, 1]) for segment in bars.lines[2][0].get_segments()] == [(0.0, 1.0), (0.5, 1.5)]
+
+
+def test_bits_lost_shows_every_plan_but_the_original():
+    rows = [("original", "original", 0, 0, 0), ("identity", "0->1", 0.5, 0.4, 0.6), ("linear", "0->1", 0.2, 0.1, 0.3)]
+    ax = plots.bits_lost(pd.DataFrame(rows, columns=["translator", "plan", "lost", "lost_low", "lost_high"]))
+    assert labels(ax) == ("more bits per token than the original (95 % interval)", "plan")
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["0->1"]
+    assert legend_texts(ax) == {"identity", "linear"}
+    assert sorted(line.get_xdata()[0] for line, *_ in ax.containers) == [0.2, 0.5]

@@ -113,7 +113,7 @@ def replace_spans(encoder: Encoder, maps: dict[Span, nn.Module]) -> Encoder:
         if k in starts or k not in removed
     ]
     with encoder.block_list(kept):
-        smaller = copy.deepcopy(encoder)
+        smaller = copy.deepcopy(encoder, {id(encoder.tokenizer): encoder.tokenizer})  # shared: it may be large
     number_blocks(smaller.blocks)
     return smaller
 

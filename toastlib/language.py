@@ -1,7 +1,9 @@
 """Language models: what a token costs, in bits, where spans of a decoder's blocks are removed, and what it writes."""
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -11,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from toastlib import catalog
+from toastlib.approximation import Replacement
 from toastlib.checkpoints import load_checkpoint, load_tokenizer, resolve_device, resolve_dtype
 from toastlib.errors import InputError
 from toastlib.evaluation import CONFIDENCE
 from toastlib.models import Encoder, Feed
 from toastlib.moments import FoldedMoments, Moments
+from toastlib.plain import shorten_config
 from toastlib.plan import ORIGINAL, Plan, parse_plans
 from toastlib.progress import progress_bar
 from toastlib.saving import with_tower
@@ -93,6 +97,26 @@ class LanguageModel:
         inputs = {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
         written = self.model.generate(**inputs, max_new_tokens=new_tokens, **settings)
         return tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a model of the base architecture with fewer blocks, and its tokenizer: plain transformers opens it.
+
+        Raises
+        ------
+        InputError
+            If maps stand in for spans, for which the architecture has no place; nothing has been written then.
+        """
+        gone = [block for block in self.encoder.blocks if isinstance(block, Replacement)]
+        if mapped := [block.span for block in gone if list(block.parameters())]:
+            raise InputError(
+                f"A map stands in for span {mapped[0]}, and a saved {type(self.model).__name__} has no place for it: "
+                "only dropped spans, translator 'identity', can be saved."
+            )
+        with self.encoder.block_list([block for block in self.encoder.blocks if block not in gone]):
+            model = copy.deepcopy(self.model)
+        shorten_config(model.config, len(self.encoder.blocks) - len(gone))
+        model.save_pretrained(folder)
+        self.encoder.tokenizer.save_pretrained(folder)
 
 
 def load_language_model(

@@ -135,7 +135,9 @@ def example_input(encoder: Encoder) -> Tensor:
         If the encoder reads texts: the saved form does not know them yet.
     """
     if encoder.reads_text:
-        raise InputError(f"{encoder.name} reads texts, and only encoders of images can be saved.")
+        raise InputError(
+            f"{encoder.name} reads texts, and only encoders of images can be saved; a LanguageModel saves itself."
+        )
     size = image_size(encoder.preprocessing, encoder.model.config)
     noise = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     return noise.to(encoder.device, encoder.dtype)
