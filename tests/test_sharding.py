@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from toastlib.checkpoints import load_encoder
+from toastlib.cli import main
 from toastlib.collecting import collect_moments
 from toastlib.data import load_images, load_split
 from toastlib.errors import InputError
-from toastlib.sharding import ShardedJob, collect_shards, write_shard
+from toastlib.sharding import ShardedJob, collect_shards, load_features, load_moments, write_shard
 
 SIZE = 23  # so that shards differ in length
 JOB = ShardedJob("vit-mini", "digits", size=SIZE, seed=3, features=True)
@@ -40,7 +41,8 @@ def test_shards_are_the_images_dealt_out(encoder, images):
 
 
 def test_merged_shards_are_one_workers_result(encoder, images, folder):
-    moments, features, labels = collect_shards(JOB, 3, folder)
+    file = collect_shards(JOB, 3, folder)
+    moments, (features, labels) = load_moments(file), load_features(file)
     whole = collect_moments(encoder, images)
     assert (moments.count, moments.blocks) == (whole.count, whole.blocks)
     for pair, product in whole.products.items():  # float64 sums in another order
@@ -52,12 +54,12 @@ def test_merged_shards_are_one_workers_result(encoder, images, folder):
 
 
 def test_what_is_there_is_read_and_what_is_missing_or_damaged_is_made(folder, monkeypatch):
-    first = collect_shards(JOB, 3, folder)[0]
+    first = load_moments(collect_shards(JOB, 3, folder))
     (folder / "shard-1-of-3.safetensors").unlink()
     (folder / "shard-2-of-3.safetensors").write_bytes(b"damaged")
     made = []
     monkeypatch.setattr("toastlib.sharding.write_shard", lambda *args: made.append(args[1]) or write_shard(*args))
-    again = collect_shards(JOB, 3, folder)[0]
+    again = load_moments(collect_shards(JOB, 3, folder))
     assert made == [1, 2]
     assert all(torch.equal(again.products[pair], product) for pair, product in first.products.items())
 
@@ -74,7 +76,27 @@ def test_a_shard_that_fails_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("toastlib.sharding.Path.replace", fail)
     with pytest.raises(OSError, match="full"):
         collect_shards(ShardedJob("vit-mini", "digits", size=4), 1, tmp_path)
-    assert not list(tmp_path.glob("*.safetensors"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_files_are_refused(tmp_path):
+    (tmp_path / "text").write_text("dear")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other")
+    with pytest.raises(InputError, match="is no file that toast moments wrote"):
+        load_moments(tmp_path / "text")
+    with pytest.raises(InputError, match="holds no moments"):
+        load_moments(tmp_path / "other")
+    with pytest.raises(InputError, match="holds no features: they are kept with --features"):
+        load_features(tmp_path / "other")
+
+
+def test_the_command_says_where_the_moments_lie(tmp_path, capsys):
+    settings = ["--shards", "2", "--size", "6", "--jobs", "1", "--device", "cpu", "--out", str(tmp_path)]
+    assert main(["moments", "vit-mini", "digits", *settings]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].strip() == str(tmp_path / "moments.safetensors")
+    assert load_moments(tmp_path / "moments.safetensors").count == 6 * 65
+    assert main(["moments", "vit-mini", "digits", *settings, "--seed", "1"]) == 2
+    assert "of another job" in capsys.readouterr().err
 
 
 def test_bad_numbers_are_refused(tmp_path):
@@ -88,8 +110,8 @@ def test_workers_of_their_own_give_the_same(folder, tmp_path):
     from joblib import Parallel
 
     job = ShardedJob("vit-mini", "digits", size=6)
-    apart = collect_shards(job, 2, tmp_path / "apart", Parallel(n_jobs=2))[0]
-    here = collect_shards(job, 2, tmp_path / "here")[0]
+    apart = load_moments(collect_shards(job, 2, tmp_path / "apart", Parallel(n_jobs=2)))
+    here = load_moments(collect_shards(job, 2, tmp_path / "here"))
     files = [load_file(tmp_path / where / "shard-0-of-2.safetensors") for where in ("apart", "here")]
     for pair, product in here.products.items():  # workers may have another number of threads
         torch.testing.assert_close(apart.products[pair], product, rtol=1e-6, atol=1e-6 * product.abs().max())

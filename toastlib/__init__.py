@@ -32,6 +32,7 @@ _HOMES = {
     "realignment": ["fold_into", "realign"],
     "saving": ["save_pretrained"],
     "selection": ["distance_to_best", "random_like", "random_plans", "rank_correlation", "select", "span_costs"],
+    "sharding": ["load_features", "load_moments"],
     "similarities": ["similarity"],
     "sweeps": ["predict", "sweep", "tabulate"],
     "take_away": ["TakeAway", "shrink"],

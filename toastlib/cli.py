@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from contextlib import nullcontext
+from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
 
@@ -80,6 +82,23 @@ def approximate(options: argparse.Namespace) -> int:
     return 0
 
 
+def moments(options: argparse.Namespace) -> int:
+    """Collect the moments of a large image set in shards, by several workers; what is there already is kept."""
+    from joblib import Parallel
+
+    from toastlib.cluster import connect, worker_pool
+    from toastlib.sharding import ShardedJob, collect_shards
+
+    job = ShardedJob(**{setting.name: getattr(options, setting.name) for setting in fields(ShardedJob)})
+    jobs = options.jobs or cli_runs.default_jobs()
+    options.out.mkdir(parents=True, exist_ok=True)
+    cluster = connect(options.dask, jobs, options.out.resolve()) if options.dask else nullcontext()
+    with cluster as workers, worker_pool(jobs, workers):
+        file = collect_shards(job, options.shards, options.out, Parallel(n_jobs=-1 if workers else jobs))
+    print(f"Moments for toastlib.load_moments lie in\n  {file}")
+    return 0
+
+
 def export(options: argparse.Namespace) -> int:
     """Write a saved model in another format, checked against the original."""
     from toastlib.exporting import export_onnx
@@ -118,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     command(params).add_argument("notebook", nargs="?", help="one notebook; all of them if not given")
     command(doctor)
     _add_approximate(command(approximate))
+    _add_moments(command(moments))
     export_parser = command(export)
     export_parser.add_argument("folder", type=Path, help="what save_pretrained wrote")
     export_parser.add_argument("--onnx", action="store_true", required=True, help="the format")
@@ -150,6 +170,22 @@ def _add_approximate(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws and of the head (0)")
+    parser.add_argument("--out", type=Path, required=True, help="the folder")
+
+
+def _add_moments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="alias, Hub id or folder")
+    parser.add_argument("data", help="alias, Hub id or folder of images")
+    parser.add_argument("--shards", type=cli_runs.positive, required=True, metavar="N", help="parts of the images")
+    parser.add_argument("--jobs", type=cli_runs.positive, metavar="N", help="shards at a time (see sweep)")
+    parser.add_argument("--dask", metavar="WHERE", help="a scheduler's address, local, or slurm")
+    parser.add_argument("--split", default="train", choices=["train", "test"], help="which images (train)")
+    parser.add_argument("--size", type=cli_runs.positive, metavar="N", help="how many of them (all)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw (0)")
+    parser.add_argument("--tokens", default="all", help="what a row is: all, patch, cls or mean (all)")
+    parser.add_argument("--features", action="store_true", help="keep the original's features and the labels too")
+    parser.add_argument("--batch-size", type=cli_runs.positive, default=32, help="images per forward pass (32)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
     parser.add_argument("--out", type=Path, required=True, help="the folder")
 
 

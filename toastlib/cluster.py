@@ -1,7 +1,8 @@
 """Dask in place of this machine's processes: a scheduler by its address, workers here, or jobs on Slurm."""
 
+import os
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -45,6 +46,16 @@ def connect(where: str, jobs: int, root: Path) -> Iterator[Any]:
             raise InputError(f"No Dask scheduler answers at {where!r}: start one, or take local or slurm.") from error
         with closing(client):
             yield _ready(client, root)
+
+
+def worker_pool(jobs: int, cluster: Any = None) -> AbstractContextManager:
+    """Where joblib's calls run inside the context: in Dask's workers, or in so many processes that share the cores."""
+    from joblib import parallel_config
+
+    if cluster:
+        return parallel_config(backend="dask", client=cluster)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return parallel_config(backend="loky", inner_max_num_threads=max(1, cores // jobs))
 
 
 def sbatch_script() -> str:

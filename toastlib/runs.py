@@ -6,7 +6,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from toastlib.batch import make_run
+from toastlib.cluster import worker_pool
 from toastlib.executing import TIMEOUT, Failure, RunError, explain_outside
 from toastlib.gpus import gpu_names, one_gpu
 from toastlib.manifests import all_parameters
@@ -131,18 +132,9 @@ def _parallel(runs: list[Run], orders: Orders, jobs: int, cluster: Any) -> Itera
 
     # With one job joblib would work in this process, which is to survive; so there are two, one of them idle.
     ahead = "all" if cluster else jobs
-    with _backend(jobs, cluster):
+    with worker_pool(jobs, cluster):
         workers = Parallel(n_jobs=max(2, jobs), pre_dispatch=ahead, batch_size=1, return_as="generator_unordered")
         yield from workers(delayed(_numbered)(number, run, orders) for number, run in enumerate(runs))
-
-
-def _backend(jobs: int, cluster: Any) -> AbstractContextManager:
-    from joblib import parallel_config
-
-    if cluster:
-        return parallel_config(backend="dask", client=cluster)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return parallel_config(backend="loky", inner_max_num_threads=max(1, cores // jobs))
 
 
 def _numbered(number: int, run: Run, orders: Orders) -> tuple[int, Outcome]:

@@ -7,7 +7,6 @@ that was killed goes on where it stopped, and shards may be made on different ma
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 
 from torch import Tensor
@@ -52,7 +51,7 @@ class ShardedJob:
 
 def collect_shards(
     job: ShardedJob, shards: int, folder: str | Path, run: Callable[[Iterable], Iterable] | None = None
-) -> tuple[Moments, Tensor | None, Tensor | None]:
+) -> Path:
     """Moments of all images of a job, equal to one worker's but for the rounding of sums.
 
     Parameters
@@ -62,15 +61,15 @@ def collect_shards(
     shards
         How many parts the images are dealt into.
     folder
-        Where the shards are kept, ``shard-0-of-4.safetensors`` and so on.
+        Where the shards are kept, ``shard-0-of-4.safetensors`` and so on, and what they merge to,
+        ``moments.safetensors``.
     run
         Runs delayed calls, such as a `joblib.Parallel`; one after the other in this process if `None`.
 
     Returns
     -------
-    tuple
-        The moments; features, float32, shape (images, width); and labels, int64, shape (images,), both in the order of
-        the images, or `None`.
+    Path
+        The merged file, for `load_moments` and `load_features`.
 
     Raises
     ------
@@ -81,20 +80,47 @@ def collect_shards(
 
     if shards < 1:
         raise InputError(f"{shards} shards cannot be made: take one or more.")
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"shard-{k}-of-{shards}.safetensors" for k in range(shards)]
     missing = [(k, file) for k, file in enumerate(files) if not _is_there(file, job)]
     calls = (delayed(write_shard)(job, k, shards, file) for k, file in missing)
     for _ in run(calls) if run else (function(*args) for function, args, _ in calls):
         pass
-    return merge_shards(files)
+    _write(folder / "moments.safetensors", _merged(files), job)
+    return folder / "moments.safetensors"
+
+
+def load_moments(file: str | Path) -> Moments:
+    """The moments in a file that `collect_shards` or ``toast moments`` wrote.
+
+    Raises
+    ------
+    InputError
+        If it is no such file.
+    """
+    kept = _read(file)
+    if "cosines" not in kept:
+        raise InputError(f"{file} holds no moments.")
+    return Moments.from_tensors(kept)
+
+
+def load_features(file: str | Path) -> tuple[Tensor, Tensor | None]:
+    """The features in such a file, float32, (images, width), and the labels, int64, (images,), in the images' order.
+
+    Raises
+    ------
+    InputError
+        If it is no such file, or was written without features.
+    """
+    kept = _read(file)
+    if FEATURES not in kept:
+        raise InputError(f"{file} holds no features: they are kept with --features.")
+    return kept[FEATURES], kept.get(LABELS)
 
 
 def write_shard(job: ShardedJob, k: int, shards: int, file: Path) -> None:
     """Collect shard `k` of `shards` and write it, whole or not at all."""
-    from safetensors.torch import save_file
-
     from toastlib.checkpoints import load_encoder
     from toastlib.collecting import collect_moments
     from toastlib.data import load_split
@@ -106,21 +132,39 @@ def write_shard(job: ShardedJob, k: int, shards: int, file: Path) -> None:
     if job.features:
         kept[FEATURES] = collect_features(encoder, images, [Variant(Plan(), ORIGINAL)], {}, job.batch_size)[0]
         kept |= {} if images.labels is None else {LABELS: images.labels}
+    _write(file, kept, job)
+
+
+def _write(file: Path, kept: dict[str, Tensor], job: ShardedJob) -> None:
+    from safetensors.torch import save_file
+
     part = file.with_suffix(f".{os.getpid()}.part")
-    save_file({name: tensor.cpu().contiguous() for name, tensor in kept.items()}, part, {"job": _key(job)})
-    part.replace(file)
+    try:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in kept.items()}, part, {"job": _key(job)})
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def merge_shards(files: Iterable[Path]) -> tuple[Moments, Tensor | None, Tensor | None]:
-    """Moments, features and labels of all shards, given in their order; see `collect_shards`."""
+def _read(file: str | Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    shards = [load_file(file) for file in files]
-    moments = reduce(Moments.merge, map(Moments.from_tensors, shards))
-    features, labels = (
-        _dealt([shard[name] for shard in shards]) if name in shards[0] else None for name in (FEATURES, LABELS)
-    )
-    return moments, features, labels
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file} is no file that toast moments wrote: {error}.") from error
+
+
+def _merged(files: list[Path]) -> dict[str, Tensor]:
+    """Moments added up, one shard in memory at a time; features and labels in the order of the images."""
+    total, rows = None, {FEATURES: [], LABELS: []}
+    for kept in map(_read, files):
+        for name, parts in rows.items():
+            parts += [kept[name]] if name in kept else []
+        moments = Moments.from_tensors(kept)
+        total = moments if total is None else total.merge(moments)
+    return total.tensors() | {name: _dealt(parts) for name, parts in rows.items() if parts}
 
 
 def _dealt(parts: list[Tensor]) -> Tensor:
