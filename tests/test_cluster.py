@@ -1,11 +1,15 @@
 """Dask: refused in one sentence where it cannot serve, and the Slurm script as dask-jobqueue writes it."""
 
+import re
 import sys
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from toastlib import cluster
+from toastlib.catalog import ROOT
+from toastlib.cli import main
 from toastlib.errors import InputError
 
 
@@ -63,14 +67,33 @@ def test_slurm_without_configuration_is_refused(monkeypatch):
         cluster.sbatch_script()
 
 
-def test_the_sbatch_script_is_shown_as_configured():
+def blocks(page, language):
+    """The pieces of code of that language on a page of docs/cluster."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "cluster" / page).read_text(), re.S)
+
+
+def test_the_sbatch_script_is_the_one_on_the_page():
     pytest.importorskip("dask_jobqueue")
     import dask
 
-    settings = {"cores": 1, "memory": "16GB", "walltime": "08:00:00", "job-extra-directives": ["--gres=gpu:1"]}
+    settings = yaml.safe_load(blocks("slurm.md", "yaml")[0])["jobqueue"]["slurm"]
     settings["scheduler-options"] = {"host": "127.0.0.1", "dashboard_address": None}
     with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in settings.items()}):
         script = cluster.sbatch_script()
     assert script.startswith("#!/")
-    for line in ("#SBATCH -t 08:00:00", "#SBATCH --gres=gpu:1", "--nthreads 1"):
-        assert line in script
+    assert blocks("slurm.md", "bash")[-1] in script
+    assert "--nthreads 1" in script
+    assert "--lifetime 7h" in script
+
+
+def test_the_kubernetes_manifest_is_whole_and_its_parts_find_each_other():
+    service, scheduler, worker, job = yaml.safe_load_all(blocks("kubernetes.md", "yaml")[0])
+    assert service["spec"]["selector"] == scheduler["spec"]["template"]["metadata"]["labels"]
+    address = f"tcp://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+    for part in (worker, job):
+        (container,) = part["spec"]["template"]["spec"]["containers"]
+        assert address in container["command"]
+        (mount,) = container["volumeMounts"]
+        assert mount["name"] in [volume["name"] for volume in part["spec"]["template"]["spec"]["volumes"]]
+    command = container["command"]
+    assert main([*command[1:3], "--results-dir", "nowhere", "--dry-run"]) == 0

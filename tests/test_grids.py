@@ -14,6 +14,9 @@ def grid(tmp_path, monkeypatch):
     """Factory: writes a grid over two small notebooks and reads it."""
     for name in ("00_first", "07_small"):
         write_notebook(tmp_path / "notebooks" / f"{name}.ipynb")
+    (tmp_path / "broken.ipynb").write_text("{")
+    (tmp_path / "empty.ipynb").write_text('{"cells": []}')
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(batch, "NOTEBOOKS", tmp_path / "notebooks")
 
     def read(text):
@@ -72,6 +75,22 @@ def test_combinations_are_excluded_and_included(grid):
         ("notebook: '07'\nexclude:\n  - {sise: 1}", "line 3: Unknown parameter of 07_small 'sise'"),
         ("- notebook: '07'\n- notebook: 07_small\n", "line 2: the same run is asked for on line 1 too"),
         ("notebook: '07'\nparameters:\n  size: [1, 1]", "line 1: the same run is asked for on line 1 too"),
+        (
+            "notebook: '07'\nparameters: {size: 1}\ninclude:\n  - {size: 1}",
+            "line 4: the same run is asked for on line 1",
+        ),
+        ("- notebook: '07'\n- notebook: '07'\n  parameters: {size: 4}", "line 2: the same run is asked for on line 1"),
+        ("notebook: '07'\nparameters:\n  size:\n    - 1\n    - two", "line 5: Parameter size takes a whole number"),
+        ("notebook: '07'\nparameters:\n  results_dir: x", "line 3: results_dir is for the command"),
+        ("notebook: '07'\nparameters:\n  size: !!python/name:os.system", "line 3: could not determine a constructor"),
+        ("notebook: ['07']", "line 1: 'notebook' takes a name, a number or a path"),
+        ("notebook: '07'\nparameters:\n  ? [a]\n  : 1", "line 3: a name is needed here"),
+        (
+            "notebook: '07'\nparameters: {size: &a 1}\ninclude:\n - rate: [*a, x]",
+            "line 4: Parameter rate takes a number",
+        ),
+        ("notebook: broken.ipynb", "line 1: 'broken.ipynb' cannot be read as a notebook"),
+        ("notebook: empty.ipynb", "line 1: empty.ipynb has no cell tagged 'parameters'"),
     ],
 )
 def test_a_mistake_is_one_sentence_with_its_line(grid, text, says):
@@ -80,6 +99,12 @@ def test_a_mistake_is_one_sentence_with_its_line(grid, text, says):
     assert says in str(error.value)
     assert str(error.value).startswith("grid.yaml")
     assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "grid.yaml").write_bytes(bytes(range(256)))
+    with pytest.raises(InputError, match=r"^grid\.yaml: not YAML \("):
+        read_grid(tmp_path / "grid.yaml")
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):

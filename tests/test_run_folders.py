@@ -9,7 +9,7 @@ from small_notebook import write_notebook
 
 from toastlib.errors import InputError
 from toastlib.executing import Failure
-from toastlib.run_folders import Busy, RunFolder, run_folder
+from toastlib.run_folders import Busy, RunFolder, code_hash, run_folder
 
 TOLD = Failure("exception", "ZeroDivisionError", "division by zero", 3)
 
@@ -118,10 +118,12 @@ def test_of_a_failure_stay_the_notebook_and_what_happened(place):
         part = make(place)
         (part / "results.csv").touch()
         (part / "folder").mkdir()
-        place.keep_failure(part, TOLD, {"host": "here"})
+        place.keep_failure(part, TOLD, {"code": code_hash(place.notebook)})
     assert sorted(path.name for path in place.failed.iterdir()) == ["07_small.ipynb", "failure.json"]
-    assert place.failure() == {"host": "here"} | TOLD.as_dict()
+    assert place.failure() == {"code": code_hash(place.notebook)} | TOLD.as_dict()
     assert str(place.failed) in (place.failed / "07_small.ipynb").read_text()
+    write_notebook(place.notebook, "size + 1")
+    assert place.failure() == {}
 
 
 def test_a_folder_of_something_else_is_refused(place):

@@ -127,8 +127,9 @@ class RunFolder:
             return False
 
     def failure(self) -> dict[str, Any]:
-        """What ``failure.json`` tells about the last attempt; empty if it did not fail."""
-        return read_json(self.failed / "failure.json")
+        """What ``failure.json`` tells about the last attempt; empty if it did not fail, or had other code."""
+        told = read_json(self.failed / "failure.json")
+        return told if told.get("code") == code_hash(self.notebook) else {}
 
     def parts(self, maker: str = "*") -> list[Path]:
         """What attempts have left, or are writing: of one maker, or of all."""

@@ -24,7 +24,8 @@ h2 { font-size: 1.1rem; margin: 2rem 0 .6rem } a { color: var(--running) } .soft
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: .7rem 1.2rem }
 .tile { min-width: 8rem } .table { overflow-x: auto } .runs { width: 100%; border-collapse: collapse }
 th, td { padding: .38rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
-th { color: var(--soft); font-size: .85rem } td.number { text-align: right } td { font-variant-numeric: tabular-nums }
+.dataframe { border-collapse: collapse; border: 0 } .dataframe th, .dataframe td { border-width: 0 0 1px }
+th { color: var(--soft); font-size: .85rem } .number { text-align: right } td { font-variant-numeric: tabular-nums }
 .done { color: var(--done) } .failed { color: var(--failed) }
 .running { color: var(--running) } .missing { color: var(--missing) }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0; max-width: 22rem }
@@ -61,7 +62,7 @@ def index_page(title: str, states: "pd.DataFrame", figures: dict[str, list[str]]
         '<a href="results.csv">results.csv</a>. How each run ended: <a href="runs.csv">runs.csv</a>.</p>',
         _failures(failed) if len(failed) else "",
         _runs(states),
-        _figures(figures),
+        _figures(states, figures),
     ]
     return _page(title, "\n".join(parts))
 
@@ -80,14 +81,17 @@ def notebook_page(notebook: Path, row: "pd.Series") -> str:
 
 def _failures(failed: "pd.DataFrame") -> str:
     rows = "".join(
-        f'<tr><td>{_link(row)}</td><td class="failed">{escape(describe(row))}</td></tr>' for _, row in failed.iterrows()
+        f'<tr><td>{_link(row)}<br><span class="soft">{_told(row)}</span></td>'
+        f'<td class="failed">{escape(describe(row))}</td></tr>'
+        for _, row in failed.iterrows()
     )
     return f'<h2>Failures</h2><table class="runs"><tr><th>run</th><th>what happened</th></tr>{rows}</table>'
 
 
 def _runs(states: "pd.DataFrame") -> str:
     knobs = [name for name in states if name not in FIXED]
-    head = "".join(f"<th>{escape(name)}</th>" for name in ("run", "state", "seconds", "host", *knobs))
+    head = '<th>run</th><th>state</th><th class="number">seconds</th><th>host</th>'
+    head += "".join(f"<th>{escape(name)}</th>" for name in knobs)
     rows = "".join(_run(row, knobs) for _, row in states.iterrows())
     return f'<h2>Runs</h2><div class="table"><table class="runs"><tr>{head}</tr>{rows}</table></div>'
 
@@ -101,15 +105,25 @@ def _run(row: "pd.Series", knobs: list[str]) -> str:
     )
 
 
-def _figures(figures: dict[str, list[str]]) -> str:
-    drawn = [_figure(run, name) for run, names in figures.items() for name in names if name.endswith(".png")]
+def _figures(states: "pd.DataFrame", figures: dict[str, list[str]]) -> str:
+    drawn = [
+        _figure(row, name)
+        for _, row in states.iterrows()
+        for name in figures.get(row["run"], [])
+        if name.endswith(".png")
+    ]
     return f'<h2>Figures</h2><div class="figures">{"".join(drawn)}</div>' if drawn else ""
 
 
-def _figure(run: str, name: str) -> str:
-    file, title = quote(f"runs/{run}/{name}"), f"{escape(run)}: {escape(Path(name).stem)}"
-    picture = f'<a href="{file}"><img loading="lazy" src="{file}" alt="{title}"></a>'
-    return f'<figure>{picture}<figcaption class="soft">{title}</figcaption></figure>'
+def _figure(row: "pd.Series", name: str) -> str:
+    file, title = quote(f"runs/{row['run']}/{name}"), escape(Path(name).stem)
+    picture = f'<a href="{file}"><img loading="lazy" src="{file}" alt="{title} of {escape(row["run"])}"></a>'
+    return f"<figure>{picture}<figcaption>{title} of {_link(row)} {_told(row)}</figcaption></figure>"
+
+
+def _told(row: "pd.Series") -> str:
+    """The parameters that tell a run from the others."""
+    return escape(", ".join(f"{name}={row[name]}" for name in row.index if name not in FIXED))
 
 
 def _link(row: "pd.Series") -> str:

@@ -39,22 +39,22 @@ def run_states(runs: Sequence[Run], root: Path) -> "pd.DataFrame":
 
     rows = [_row(run, RunFolder(run.notebook, run.given, root)) for run in runs]
     frame = pd.DataFrame(rows, columns=FIXED).astype({"cell": "Int64", "seconds": float})
-    frame = frame.fillna({name: "" for name in FIXED if name not in ("cell", "seconds")})
     return frame.join(_knobs(runs))
 
 
 def _row(run: Run, place: RunFolder) -> dict[str, object]:
-    row = {"run": place.folder.name, "notebook": run.notebook.stem, "state": "missing", "path": ""}
+    row = dict.fromkeys(FIXED, "") | {"cell": None, "seconds": None, "state": "missing"}
+    row |= {"run": place.folder.name, "notebook": run.notebook.stem}
     failure = place.failure()
     if place.is_done():
         told = read_json(place.folder / "manifest.json")
-        row |= {name: told.get(name) for name in TOLD} | {"ran_on": told.get("device")}
+        row |= {name: told[name] for name in TOLD if name in told} | {"ran_on": told.get("device", "")}
         row |= {"state": "done", "path": str(place.folder)}
     elif place.is_being_made():
         row["state"] = "running"
     elif failure:
         row |= {"state": "failed", "path": str(place.failed)}
-        row |= {name: failure.get(name) for name in (*TOLD, *FAILURE)}
+        row |= {name: failure[name] for name in (*TOLD, *FAILURE) if name in failure}
     return row
 
 
