@@ -66,13 +66,13 @@ def load_encoder(
     if model.config.model_type == "toast":
         preprocessing = _preprocessing(path, model.tower.config, trust_remote_code)
         return opened_encoder(model, features, preprocessing, alias).to(target, precision)
-    if reads_text(model):
+    tower = getattr(model, "vision_model", model)
+    if tower is model and reads_text(model):
         features = features or ("last" if is_causal(model) else "cls")
         _settle_pooler(model, missing, features, name)
         tokenizer = load_tokenizer(path, name)
         return Encoder(model, blocks, features, name=alias, tokenizer=tokenizer).to(target, precision)
     features = features or "cls"
-    tower = getattr(model, "vision_model", model)
     if tower is not model:  # a text tower may be missing
         missing = [key for key in missing if key.startswith("vision_model.")]
     _settle_pooler(tower, missing, features, name)

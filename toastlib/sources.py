@@ -244,7 +244,8 @@ def _is_large(path: str, config: str | None = None) -> bool:
     import datasets
 
     return (
-        not Path(path).is_dir() and (datasets.load_dataset_builder(path, config).info.download_size or 0) > STREAM_FROM
+        not Path(path).is_dir()
+        and (datasets.load_dataset_builder(path, *filter(None, [config])).info.download_size or 0) > STREAM_FROM
     )
 
 
