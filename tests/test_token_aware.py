@@ -112,7 +112,7 @@ def test_the_module_in_context_leaves_what_the_fit_says(tiny_model, tiny_images,
 def test_a_map_in_context_gives_back_what_the_image_as_a_whole_adds(tiny_encoder):
     """Targets that are the token plus a function of the mean patch: `Separate` cannot know it, the context says it."""
     draw = torch.Generator().manual_seed(0)
-    source, into = torch.randn(60, 17, 32, generator=draw), torch.randn(32, 32, generator=draw) / 6
+    source, into = torch.randn(200, 17, 32, generator=draw), torch.randn(32, 32, generator=draw) / 6
     target = source + (source[:, 1:].mean(1) @ into)[:, None]
     parts, means = {}, []
     for kind, part in (("special", slice(1)), ("patch", slice(1, None))):
