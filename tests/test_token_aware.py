@@ -113,7 +113,7 @@ def test_the_module_in_context_leaves_what_the_fit_says(tiny_model, tiny_images,
 def test_a_map_in_context_gives_back_what_the_image_as_a_whole_adds(tiny_encoder):
     """Targets that are the token plus a function of the mean patch: `Separate` cannot know it, the context says it."""
     draw = torch.Generator().manual_seed(0)
-    source, into = torch.randn(60, 17, 32, generator=draw), torch.randn(32, 32, generator=draw) / 6
+    source, into = torch.randn(200, 17, 32, generator=draw), torch.randn(32, 32, generator=draw) / 6
     target = source + (source[:, 1:].mean(1) @ into)[:, None]
     parts, means = {}, []
     for kind, part in (("special", slice(1)), ("patch", slice(1, None))):
@@ -131,3 +131,13 @@ def test_without_token_means_there_is_no_context(tiny_encoder, tiny_images):
     folds = replace(collect_folds(tiny_encoder, tiny_images.train[:20], PAIRS), means=())
     with pytest.raises(InputError, match="'context' needs the means of each image's tokens"):
         Contextual().fit(folds, SPAN)
+
+
+def test_a_large_penalty_drops_the_span_but_for_the_shift_of_its_mean(tiny_encoder, tiny_images):
+    fit = Contextual(penalty=1e9).fit(collect_folds(tiny_encoder, tiny_images.train[:20], PAIRS), SPAN)
+    assert fit.penalties_ == {"special": 1e9, "patch": 1e9}
+    for weight in fit.weights_.values():
+        torch.testing.assert_close(weight, torch.eye(*weight.shape).double(), rtol=0, atol=1e-6)
+    hidden = torch.randn(2, 17, 32)
+    shift = fit.module()(hidden) - hidden
+    torch.testing.assert_close(shift[0], shift[1], rtol=0, atol=1e-4)  # the same for every image

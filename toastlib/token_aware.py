@@ -93,6 +93,12 @@ class Contextual:
     token alone can know it. Every token becomes ``own W + context V + bias``, a ridge towards the identity in
     ``(W, V)``: the identity, and no context. The context is computed once per image, and costs next to nothing.
 
+    Parameters
+    ----------
+    penalty
+        For either kind of token, in units of the mean eigenvalue of its inputs' covariance; chosen on held-out folds if
+        `None`.
+
     Attributes
     ----------
     weights_, biases_
@@ -106,6 +112,9 @@ class Contextual:
     name = "context"
     needs_activations = False
     needs_folds = True
+
+    def __init__(self, penalty: float | None = None) -> None:
+        self.penalty = penalty
 
     def fit(self, moments: FoldedMoments, span: Span) -> Self:
         """Fit the maps of either kind of token.
@@ -121,7 +130,7 @@ class Contextual:
         self.weights_, self.biases_, self.penalties_, left, squares = {}, {}, {}, 0, 0
         for kind, parts in moments.parts.items():
             sums = [sums_in_context(*fold, span, kind) for fold in zip(parts, moments.means, strict=True)]
-            self.weights_[kind], self.biases_[kind], self.penalties_[kind], _ = fit_ridge(sums)
+            self.weights_[kind], self.biases_[kind], self.penalties_[kind], _ = fit_ridge(sums, penalty=self.penalty)
             whole = sum(sums[1:], start=sums[0])
             left += whole.centred().error(self.weights_[kind]).item()
             squares += whole.square.item()

@@ -1,0 +1,71 @@
+"""Points that each translator loses under a frozen head: the paper's plans, several calibration draws.
+
+python -m benchmarks.translators --dataset cifar10 [--draws 5] [--test 2000] [--translators identity linear ...]
+
+Draw k is judged on test images of its own, so that an interval over images is one over draws as well. The last row,
+the oracle, has maps in context that were fitted on all training images.
+"""
+
+import argparse
+from collections.abc import Iterable
+
+TRANSLATORS = ["identity", "linear", "separate", "context", "identity+realign", "context+realign"]
+ORACLE = "context, all training images"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", default="digits")
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--train", type=int, default=5000, help="images that heads and the oracle are fitted on")
+    parser.add_argument("--test", type=int, default=10000, help="test images of all draws together")
+    parser.add_argument("--calibration", type=int, default=500)
+    parser.add_argument("--translators", nargs="*", default=TRANSLATORS)
+    options = parser.parse_args()
+    correct = judged(
+        options.dataset, options.draws, options.train, options.test, options.calibration, options.translators
+    )
+    print(against_linear(correct).round(2).to_string(index=False))
+
+
+def judged(dataset: str, draws: int, train: int, test: int, calibration: int, translators: Iterable[str]) -> dict:
+    """Translator -> share of plans and seeds that classify each test image rightly, shape (images,)."""
+    import numpy as np
+
+    import toastlib as toast
+
+    encoder = toast.load_encoder("vit-mini", device="cpu")
+    images = toast.load_images(dataset, encoder, train_size=train, test_size=test, at_most=True)
+    plans = toast.paper.plan_list(12)
+    everything = toast.collect_folds(encoder, images.train, toast.moments.plan_pairs(plans))
+    settings = {"heads": "frozen", "head_min_steps": 1000, "calibration_size": calibration}
+    correct = {name: [] for name in ("original", *translators, ORACLE)}
+    for draw in range(draws):
+        part = toast.ImageSet(images.name, images.train, images.test[draw::draws])
+        drawn = toast.predict(encoder, part, plans, translators, calibration_seed=draw, **settings)
+        oracle = toast.predict(encoder, part, plans, ["context"], moments=everything, **settings)
+        for name in ("original", *translators):
+            correct[name].append(drawn.mean_correct(translator=name))
+        correct[ORACLE].append(oracle.mean_correct(translator="context"))
+    return {name: np.concatenate(parts) for name, parts in correct.items()}
+
+
+def against_linear(correct: dict):
+    """Points lost against the original and gained on the linear map, with 95 % intervals, and the share of its loss."""
+    import pandas as pd
+
+    import toastlib as toast
+
+    original, linear = correct["original"], correct["linear"]
+    rows = [
+        (name, *toast.paired_difference(original, some), *toast.paired_difference(some, linear))
+        for name, some in correct.items()
+        if name != "original"
+    ]
+    table = pd.DataFrame(rows, columns=["translator", "lost", "low", "high", "gain", "gain_low", "gain_high"])
+    return table.assign(share=table["lost"] / table.set_index("translator").loc["linear", "lost"])
+
+
+if __name__ == "__main__":
+    main()
