@@ -14,6 +14,7 @@ _HOMES = {
     "calibration": ["sample_size_curve", "saturation", "variance_split"],
     "card": ["Card"],
     "checkpoints": ["load_encoder"],
+    "choices": ["distance_to_best", "random_like", "rank_correlation", "standing"],
     "closed_forms": ["Affine", "Diagonal", "LowRank", "Orthogonal", "Ridge", "Scalar"],
     "data": ["ImageSet", "Images", "load_images"],
     "delivery": ["deliver"],
@@ -28,7 +29,7 @@ _HOMES = {
     "probe": ["Probe"],
     "realignment": ["fold_into", "realign"],
     "saving": ["save_pretrained"],
-    "selection": ["distance_to_best", "random_like", "random_plans", "rank_correlation", "select", "span_costs"],
+    "selection": ["random_plans", "select", "span_costs"],
     "similarities": ["similarity"],
     "sweeps": ["predict", "sweep", "tabulate"],
     "take_away": ["TakeAway", "shrink"],
@@ -37,6 +38,7 @@ _HOMES = {
     "trained": ["MLP", "FairMLP", "ResMLP"],
     "translators": ["Identity", "Linear"],
     "two_towers": ["TwoTowers", "add_text_tower"],
+    "verification": ["measured_costs"],
     "zero_shot": ["of_classes", "predict_zero_shot", "zero_shot_head"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
