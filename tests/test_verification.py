@@ -12,7 +12,7 @@ from toastlib.plan import Plan
 from toastlib.probe import Probe
 from toastlib.realignment import realign
 from toastlib.selection import every_plan, select
-from toastlib.verification import divergence, features_error, measured_costs
+from toastlib.verification import MEASURES, divergence, features_error, loss, measured_costs
 
 PLANS = [Plan.parse(text) for text in ("1->2", "0->3", "1->2 3->5")]
 
@@ -40,14 +40,20 @@ def test_plans_cost_what_their_encoders_answers_differ(tiny_encoder, parts, head
     calibration, images = parts
     name = translator.removesuffix("+realign")
     folds, original = collect_folds(tiny_encoder, calibration), features_of(tiny_encoder, images)
-    costs = measured_costs(tiny_encoder, images, PLANS, translator, folds, calibration, head)
+    costs = measured_costs(tiny_encoder, images, PLANS, translator, folds, calibration, head, MEASURES)
     assert list(costs.index) == list(map(str, PLANS))
+    assert list(costs) == list(MEASURES)
     for plan in PLANS:
         smaller = approximate(tiny_encoder, plan, name, folds)
         features = features_of(smaller, images)
         if name != translator:
             features = realign(smaller, tiny_encoder, calibration).module()(features)
-        assert costs[str(plan)] == pytest.approx(divergence(head, features, original), rel=1e-3)
+        expected = (
+            features_error(features, original),
+            divergence(head, features, original),
+            loss(head, features, images.labels),
+        )
+        assert tuple(costs.loc[str(plan)]) == pytest.approx(expected, rel=1e-3)  # float32 sums in another order
 
 
 def test_without_moments_those_of_the_plans_are_collected(tiny_encoder, parts):
@@ -55,7 +61,7 @@ def test_without_moments_those_of_the_plans_are_collected(tiny_encoder, parts):
     moments = collect_moments(tiny_encoder, calibration)
     given = measured_costs(tiny_encoder, images, PLANS, moments=moments)
     collected = measured_costs(tiny_encoder, images, PLANS, calibration=calibration)
-    assert collected.to_dict() == pytest.approx(given.to_dict(), rel=1e-4)
+    assert collected["features"].to_dict() == pytest.approx(given["features"].to_dict(), rel=1e-4)
 
 
 def test_divergence_is_that_of_kullback_and_leibler():
@@ -67,14 +73,26 @@ def test_divergence_is_that_of_kullback_and_leibler():
     assert divergence(head, original, original) == 0
 
 
+def test_loss_is_the_cross_entropy():
+    torch.manual_seed(0)
+    features, labels, head = torch.randn(7, 4), torch.arange(7) % 3, nn.Linear(4, 3)
+    expected = nn.functional.cross_entropy(head(features), labels).item()
+    assert loss(head, features, labels) == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_probe_answers_as_its_linear_layers_do(tiny_encoder, parts, head):
     original = features_of(tiny_encoder, parts[1])
-    features, each = original + torch.randn(original.shape, generator=torch.Generator().manual_seed(0)), []
+    features, labels = (
+        original + torch.randn(original.shape, generator=torch.Generator().manual_seed(0)),
+        parts[1].labels,
+    )
+    each = []
     for weight, bias in zip(head.weight_[0], head.bias_[0], strict=True):
         linear = nn.Linear(*weight.shape)
         linear.weight.data, linear.bias.data = weight.mT, bias[0]
-        each.append(divergence(linear, features, original))
-    assert divergence(head, features, original) == pytest.approx(sum(each) / 2, rel=1e-5)
+        each.append((divergence(linear, features, original), loss(linear, features, labels)))
+    expected = [sum(two) / 2 for two in zip(*each, strict=True)]
+    assert [divergence(head, features, original), loss(head, features, labels)] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_error_of_features_is_one_minus_the_explained_variance():
@@ -106,25 +124,26 @@ class Sealed:
         pytest.fail(f"{name} was looked at")
 
 
-@pytest.mark.parametrize("translator", ["linear", "separate+realign"])
-def test_a_verified_choice_looks_at_no_label(tiny_encoder, parts, head, translator):
+@pytest.mark.parametrize(("translator", "measure"), [("linear", "features"), ("separate+realign", "divergence")])
+def test_a_verified_choice_looks_at_no_label(tiny_encoder, parts, head, translator, measure):
     """Moments, maps, realignments and runs on sealed images: the same choice as with labels in sight."""
 
     def choose(calibration, images):
         folds = collect_folds(tiny_encoder, calibration)
 
         def verify(plans):
-            return measured_costs(tiny_encoder, images, plans, translator, folds, calibration, head)
+            costs = measured_costs(tiny_encoder, images, plans, translator, folds, calibration, head, [measure])
+            return costs[measure]
 
         return select(folds, remove=2, verify=verify, shortlist=6)
 
     assert choose(*map(Sealed, parts)) == choose(*parts)
 
 
-def test_a_choice_from_all_plans_is_the_best_of_all(tiny_encoder, parts, head):
+def test_a_choice_from_all_plans_is_the_best_of_all(tiny_encoder, parts):
     calibration, images = parts
     folds = collect_folds(tiny_encoder, calibration)
-    costs = measured_costs(tiny_encoder, images, every_plan(6, remove=2), "linear", folds, head=head)
+    costs = measured_costs(tiny_encoder, images, every_plan(6, remove=2), "linear", folds)["features"]
     chosen = select(folds, remove=2, verify=lambda plans: costs[list(map(str, plans))], shortlist=15)
     assert str(chosen) == costs.idxmin()
 
@@ -135,3 +154,15 @@ def test_maps_that_cannot_be_fitted_are_refused(tiny_encoder, parts, options):
         options = options | {"moments": collect_folds(tiny_encoder, parts[0])}
     with pytest.raises(InputError, match="are to be fitted: pass the calibration images"):
         measured_costs(tiny_encoder, parts[1], PLANS, **options)
+
+
+def test_measures_that_cannot_be_taken_are_refused(tiny_encoder, parts, head):
+    calibration, images = parts
+    unlabelled = Images(images.pixels, None, images.class_names, images.preprocessing)
+    for options, says in (
+        ({"measures": ["divergance"]}, "did you mean 'divergence'"),
+        ({"measures": ["divergence"]}, "'divergence' needs a head"),
+        ({"measures": ["loss"], "head": head}, "'loss' needs labels"),
+    ):
+        with pytest.raises(InputError, match=says):
+            measured_costs(tiny_encoder, unlabelled, PLANS, calibration=calibration, **options)

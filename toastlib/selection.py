@@ -3,7 +3,7 @@
 Moments know nothing of labels, and those of the training images nothing of the test images: nor does a plan chosen
 here. Each span gets a predicted cost, and a plan the sum of its spans' costs. Two spans that touch are one longer span,
 so a plan is told by the blocks that it removes. A sum over spans keeps off the blocks that matter, and cannot tell the
-others apart: for that the plans that it puts first are run on images without labels, see `toastlib.verification`.
+others apart: for that the plans that it puts first are run on more training images, see `toastlib.verification`.
 """
 
 import math
@@ -131,8 +131,8 @@ def select(
     Examples
     --------
     >>> def verify(plans):
-    ...     return toast.measured_costs(encoder, held_out_images, plans, "linear", folds, head=probe)
-    >>> toast.select(folds, remove=2, verify=verify)  # doctest: +SKIP
+    ...     return measured_costs(encoder, held_out, plans, moments=folds)["features"]
+    >>> select(folds, remove=2, verify=verify)  # doctest: +SKIP
     """
     costs = span_costs(moments, predictor)
     if verify is None:

@@ -1,4 +1,4 @@
-"""What plans cost when they are run: how far they lead from the original, on images whose labels play no part."""
+"""What plans cost when they are run: how far they lead from the original on images that no map was fitted on."""
 
 from collections.abc import Iterable
 
@@ -7,13 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from toastlib.data import Images
-from toastlib.errors import InputError
+from toastlib.errors import InputError, unknown
 from toastlib.models import Encoder
 from toastlib.moments import FoldedMoments, Moments
 from toastlib.plan import Plan
 from toastlib.probe import Probe
 from toastlib.translators import REALIGN
 from toastlib.walks import collect_calibration, collect_features, fit_maps, fit_realignments, variants_of
+
+MEASURES = ("features", "divergence", "loss")
+"""What a plan is judged by: its final features, the head's answers, or these and the labels; see `measured_costs`."""
 
 
 def measured_costs(
@@ -24,9 +27,10 @@ def measured_costs(
     moments: Moments | FoldedMoments | None = None,
     calibration: Images | None = None,
     head: Probe | nn.Module | None = None,
+    measures: Iterable[str] = ("features",),
     batch_size: int = 32,
-) -> pd.Series:
-    """How far plans lead from the original on images without labels: what `toastlib.selection.select` verifies by.
+) -> pd.DataFrame:
+    """Run plans and say how far each leads from the original: what `toastlib.selection.select` verifies by.
 
     Parameters
     ----------
@@ -42,21 +46,26 @@ def measured_costs(
     calibration
         Images that maps are fitted on where there are no moments, and realignments in any case.
     head
-        Fitted on the original's features, and kept. Without one, features are compared.
+        Fitted on the original's features, and kept: a `Probe`, over whose seeds the mean is taken, or a module from
+        features to logits. ``"features"`` needs none.
+    measures
+        Names of `MEASURES`. Labels are looked at for ``"loss"`` alone.
     batch_size
         Images per forward pass.
 
     Returns
     -------
-    Series
-        Plan -> with a head, the mean Kullback-Leibler divergence of its answers (in nats; over its seeds) from those
-        that it gives for the original's features; without, ``|f - f0|^2 / |f0 - mean f0|^2`` of the features.
+    DataFrame
+        One row per plan, by its name, and a column for each measure: ``"features"``, their `features_error`;
+        ``"divergence"``, how far the head's answers move, in nats; ``"loss"``, the head's cross-entropy.
 
     Raises
     ------
     InputError
-        If there are neither moments nor calibration images, or features are to be realigned without the latter.
+        If a measure is unknown, or there is no head, label, moments or calibration image where one is needed.
     """
+    measures = list(measures)
+    _check(measures, head, images)
     variants = variants_of(plans, [translator])
     if calibration is None and (moments is None or translator.endswith(REALIGN)):
         raise InputError(f"Maps {translator!r} are to be fitted: pass the calibration images.")
@@ -65,8 +74,13 @@ def measured_costs(
     maps = fit_maps(encoder, variants, moments)
     maps |= fit_realignments(encoder, calibration, variants, maps, batch_size)
     original, *features = collect_features(encoder, images, variants, maps, batch_size)
-    away = [features_error(one, original) if head is None else divergence(head, one, original) for one in features]
-    return pd.Series(away, index=[str(variant.plan) for variant in variants[1:]])
+    costs = {
+        "features": lambda rows: features_error(rows, original),
+        "divergence": lambda rows: divergence(head, rows, original),
+        "loss": lambda rows: loss(head, rows, images.labels),
+    }
+    names = [str(variant.plan) for variant in variants[1:]]
+    return pd.DataFrame({name: [costs[name](rows) for rows in features] for name in measures}, index=names)
 
 
 def features_error(features: Tensor, original: Tensor) -> float:
@@ -81,13 +95,32 @@ def divergence(head: Probe | nn.Module, features: Tensor, original: Tensor) -> f
     Parameters
     ----------
     head
-        A fitted `Probe`, over whose seeds the mean is taken, or a module from features to logits.
+        As for `measured_costs`.
     features, original
         Shape (images, width).
     """
-    told, expected = (_logits(head, rows).log_softmax(-1) for rows in (features, original))
+    told, expected = (_log_probabilities(head, rows) for rows in (features, original))
     return (expected.exp() * (expected - told)).sum(-1).mean().item()
 
 
-def _logits(head: Probe | nn.Module, features: Tensor) -> Tensor:
-    return features @ head.weight_[0] + head.bias_[0] if isinstance(head, Probe) else head(features)
+@torch.inference_mode()
+def loss(head: Probe | nn.Module, features: Tensor, labels: Tensor) -> float:
+    """Mean cross-entropy of a head's answers with labels, int64, shape (images,)."""
+    told, images = _log_probabilities(head, features), torch.arange(len(labels))
+    return -told[..., images, labels.to(told.device)].mean().item()
+
+
+def _log_probabilities(head: Probe | nn.Module, features: Tensor) -> Tensor:
+    """Shape (images, classes), or (seeds, images, classes)."""
+    logits = features @ head.weight_[0] + head.bias_[0] if isinstance(head, Probe) else head(features)
+    return logits.log_softmax(-1)
+
+
+def _check(measures: list[str], head: Probe | nn.Module | None, images: Images) -> None:
+    for name in measures:
+        if name not in MEASURES:
+            raise unknown("measure", name, MEASURES)
+        if name != "features" and head is None:
+            raise InputError(f"Measure {name!r} needs a head; 'features' needs none.")
+    if "loss" in measures and images.labels is None:
+        raise InputError("Measure 'loss' needs labels; 'divergence' needs a head alone.")

@@ -16,7 +16,9 @@ PREDICTOR_NAMES = {
     "fit": "fit",
     "held-out": "fit, held-out",
     "by-token": "fit, held-out, by token",
-    "run": "run on other images",
+    "features": "run: features",
+    "divergence": "run: answers",
+    "loss": "run: answers and labels",
 }
 
 
@@ -29,9 +31,9 @@ def predicted_against_lost(frame: pd.DataFrame) -> np.ndarray:
         One row per plan and predictor: ``predictor``, ``removed`` (blocks), ``predicted`` and ``lost`` (points).
     """
     predictors, sizes = frame["predictor"].unique(), sorted(frame["removed"].unique())
-    columns = min(3 if len(predictors) <= 6 else 4, len(predictors))
+    columns = min(3, len(predictors))
     rows = -(-len(predictors) // columns)
-    size = (min(3.8 * columns, 13), 2.9 * rows)
+    size = (3.8 * columns, 2.9 * rows)
     _, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
     colours = dict(zip(sizes, sns.color_palette("viridis_r", len(sizes) + 1)[1:], strict=True))
     markers = dict(zip(sizes, "osD^vP*X", strict=False))
