@@ -22,7 +22,7 @@ from toastlib.plan import Plan, Span, all_spans
 from toastlib.token_aware import Separate
 
 Costs = dict[Span, float]
-SHORTLIST = 30
+SHORTLIST = 20
 """How many plans are run where a choice is verified."""
 
 
