@@ -138,11 +138,14 @@ def test_a_verified_choice_is_the_best_of_the_shortlist(folds):
 
     assert select(folds, remove=3, verify=verify, shortlist=100) == next(iter(truth))  # brute force: all are run
     assert len(asked[0]) == 20
-    for shortlist in (1, 2, 7):
+    for shortlist in (2, 7):
         chosen = select(folds, remove=3, verify=verify, shortlist=shortlist)
         assert asked[-1] == best_plans(costs, shortlist, remove=3)
         assert truth[chosen] == min(truth[plan] for plan in asked[-1])
+    asked.clear()
     assert select(folds, remove=3, verify=verify, shortlist=1) == select(folds, remove=3)
+    assert select(folds, remove=0, verify=verify) == Plan()
+    assert not asked  # there is nothing to choose from
 
 
 @pytest.mark.parametrize("numbers", [[], [1.0], [float("nan")] * 5])

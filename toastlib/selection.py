@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from heapq import nsmallest
 from itertools import combinations, groupby
 
-import torch
-
 from toastlib import similarities
 from toastlib.closed_forms import Affine, Ridge
 from toastlib.errors import InputError, unknown
@@ -134,14 +132,13 @@ def select(
     ...     return measured_costs(encoder, held_out, plans, moments=folds)["features"]
     >>> select(folds, remove=2, verify=verify)  # doctest: +SKIP
     """
-    costs = span_costs(moments, predictor)
-    if verify is None:
-        return best_plan(costs, remove, budget)
-    plans = best_plans(costs, shortlist, remove, budget)
-    measured = torch.tensor([float(cost) for cost in verify(plans)])
-    if len(measured) != len(plans) or measured.isnan().any():
+    plans = best_plans(span_costs(moments, predictor), shortlist if verify else 1, remove, budget)
+    if len(plans) == 1:
+        return plans[0]
+    measured = [float(cost) for cost in verify(plans)]
+    if len(measured) != len(plans) or any(map(math.isnan, measured)):
         raise InputError(f"{len(plans)} plans were to be verified: that takes a number for each of them.")
-    return plans[int(measured.argmin())]
+    return plans[measured.index(min(measured))]
 
 
 def best_plan(costs: Costs, remove: int | None = None, budget: float | None = None) -> Plan:
