@@ -270,7 +270,7 @@ def test_choices_against_chance_shows_every_plan_and_the_chosen_with_its_interva
     chosen = pd.DataFrame({"removed": [1, 2], "lost": [0.5, 1.0], "low": [0.0, 0.5], "high": [1.0, 1.5]})
     ax = plots.choices_against_chance(drawn, chosen)
     assert labels(ax) == ("removed blocks", "accuracy lost (points)")
-    assert legend_texts(ax) == {"any plan, linear", "chosen from moments"}
+    assert legend_texts(ax) == {"any plan, linear", "chosen"}
     assert np.allclose(ax.collections[0].get_offsets()[:, 1], drawn["lost"])
     bars = next(bars for bars in ax.containers if bars.has_yerr)
     assert [tuple(segment[:, 1]) for segment in bars.lines[2][0].get_segments()] == [(0.0, 1.0), (0.5, 1.5)]

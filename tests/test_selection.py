@@ -1,4 +1,4 @@
-"""The best plan by its predicted cost, against all plans there are; and nothing but moments goes in."""
+"""The best plans by their predicted cost, against all plans there are; and no labels go in."""
 
 import inspect
 import random
@@ -7,26 +7,21 @@ from itertools import combinations
 from math import comb
 from typing import get_type_hints
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
-from scipy.stats import spearmanr
-from torch import nn
 
 from toastlib.collecting import collect_folds, collect_moments
 from toastlib.errors import InputError
-from toastlib.moments import FoldedMoments, plan_pairs
+from toastlib.moments import FoldedMoments, Moments, plan_pairs
 from toastlib.plan import Plan, Span, all_spans
 from toastlib.selection import (
+    NEED_FOLDS,
     PREDICTORS,
     best_plan,
-    distance_to_best,
+    best_plans,
     every_plan,
     plan_of,
-    random_like,
     random_plans,
-    rank_correlation,
     select,
     span_costs,
 )
@@ -52,6 +47,22 @@ def test_the_chosen_plan_is_the_best_of_all(block_count, seed):
         assert len(chosen.removed) == remove
         assert cost_of(chosen, costs) == pytest.approx(min(cost_of(plan, costs) for plan in plans))
         assert chosen == plan_of(chosen.removed)  # no two of its spans touch
+
+
+@pytest.mark.parametrize("block_count", [2, 4, 7])
+@pytest.mark.parametrize("n", [1, 5, 20, 1000])
+def test_the_shortlist_holds_the_best_of_all_in_order(block_count, n):
+    costs = random_costs(block_count, seed=n)
+    for remove in range(block_count + 1):
+        ranked = sorted(every_plan(block_count, remove), key=lambda plan: cost_of(plan, costs))
+        assert best_plans(costs, n, remove) == ranked[:n]  # random costs do not tie
+
+
+def test_a_span_of_infinite_cost_is_never_taken():
+    costs = random_costs(5, seed=0) | {span: float("inf") for span in all_spans(5) if span.start == -1}
+    assert best_plans(costs, 100, 2) == [p for p in best_plans(random_costs(5, seed=0), 100, 2) if 0 not in p.removed]
+    with pytest.raises(InputError, match="5 blocks cannot be removed"):
+        best_plans(costs, 100, 5)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -107,11 +118,51 @@ def test_a_block_that_does_nothing_goes_first(tiny_encoder, tiny_images):
         assert str(select(folds, remove=1, predictor=predictor)) == "2->3"
 
 
+@pytest.mark.parametrize("predictor", PREDICTORS)
+def test_plain_moments_are_enough_where_nothing_is_held_out(tiny_encoder, tiny_images, folds, predictor):
+    moments = collect_moments(tiny_encoder, tiny_images.train[:40])
+    if predictor in NEED_FOLDS:
+        with pytest.raises(InputError, match=f"{predictor}.* pass the moments of collect_folds"):
+            span_costs(moments, predictor)
+    else:
+        costs = span_costs(moments, predictor)
+        assert costs == pytest.approx(span_costs(folds, predictor), rel=1e-6, abs=1e-9)  # summed in another order
+
+
+def test_a_verified_choice_is_the_best_of_the_shortlist(folds):
+    costs, truth = span_costs(folds), {plan: cost for cost, plan in enumerate(random_plans(6, remove=3, n=20, seed=1))}
+    asked = []
+
+    def verify(plans):
+        asked.append(plans)
+        return [truth[plan] for plan in plans]
+
+    assert select(folds, remove=3, verify=verify, shortlist=100) == next(iter(truth))  # brute force: all are run
+    assert len(asked[0]) == 20
+    for shortlist in (2, 7):
+        chosen = select(folds, remove=3, verify=verify, shortlist=shortlist)
+        assert asked[-1] == best_plans(costs, shortlist, remove=3)
+        assert truth[chosen] == min(truth[plan] for plan in asked[-1])
+    asked.clear()
+    assert select(folds, remove=3, verify=verify, shortlist=1) == select(folds, remove=3)
+    assert select(folds, remove=0, verify=verify) == Plan()
+    assert not asked  # there is nothing to choose from
+
+
+@pytest.mark.parametrize("numbers", [[], [1.0], [float("nan")] * 5])
+def test_a_verdict_on_every_plan_is_asked_for(folds, numbers):
+    with pytest.raises(InputError, match="5 plans were to be verified"):
+        select(folds, remove=2, verify=lambda plans: numbers, shortlist=5)
+
+
 def test_a_choice_cannot_see_labels():
-    """Nothing but moments goes in, and moments are sums over the outputs of blocks."""
-    assert list(inspect.signature(select).parameters) == ["moments", "remove", "budget", "predictor"]
-    assert get_type_hints(select)["moments"] is FoldedMoments
+    """Nothing but moments goes in, sums over the outputs of blocks; what verifies is asked about plans alone."""
+    assert list(inspect.signature(select).parameters)[:4] == ["moments", "remove", "budget", "predictor"]
+    assert list(inspect.signature(select).parameters)[4:] == ["verify", "shortlist"]
+    assert get_type_hints(select)["moments"] == Moments | FoldedMoments
     assert set(get_type_hints(FoldedMoments)) == {"parts", "special_tokens", "activations", "means"}
+    fields = {"blocks", "count", "sums", "inner", "cosines", "products", "_spectra"}
+    assert set(get_type_hints(Moments)) == fields
 
 
 def test_the_choice_is_the_same_whatever_the_labels(tiny_encoder, tiny_images):
@@ -166,72 +217,3 @@ def test_every_plan_is_listed_once():
     assert set(plans) == set(random_plans(6, remove=3, n=20))
     assert len(plans) == 20
     assert every_plan(6, remove=0) == [Plan()]
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_a_random_map_has_the_scale_of_the_fitted_one_and_nothing_else(bias):
-    torch.manual_seed(0)
-    fitted = nn.Linear(8, 8, bias=bias)
-    eye = torch.eye(8)
-    random_map, near_identity = random_like(fitted), random_like(fitted, around="identity")
-
-    def values(weight):
-        return torch.linalg.svdvals(weight.detach())
-
-    assert torch.allclose(values(random_map.weight), values(fitted.weight), atol=1e-5)
-    assert torch.allclose(values(near_identity.weight - eye), values(fitted.weight - eye), atol=1e-5)
-    assert not torch.allclose(random_map.weight, random_like(fitted, seed=1).weight, atol=0.01)
-    assert torch.equal(random_map.weight, random_like(fitted, seed=0).weight)
-    assert (random_map.bias is None) if not bias else torch.equal(random_map.bias, fitted.bias)
-
-
-def test_random_directions_favour_none():
-    """Each entry of a random rotation has mean 0 and variance 1 / width."""
-    entries = torch.stack(
-        [random_like(nn.Linear(4, 4).requires_grad_(False), seed=seed).weight for seed in range(2000)]
-    )
-    assert entries.mean(0).abs().max() < 0.03
-    spread = entries.var(0)
-    assert spread.max() / spread.min() < 1.3
-
-
-@pytest.fixture
-def measured() -> pd.DataFrame:
-    """300 images, 6 plans of falling accuracy."""
-    draw = np.random.default_rng(0)
-    return pd.DataFrame({f"plan {k}": draw.random(300) < 0.95 - 0.1 * k for k in range(6)}).astype(float)
-
-
-def test_the_rank_correlation_is_spearmans_and_lies_in_its_interval(measured):
-    predicted = pd.Series([0.2, 0.1, 0.4, 0.3, 0.9, 0.5], index=measured.columns)
-    correlation, low, high = rank_correlation(predicted, measured)
-    assert correlation == pytest.approx(spearmanr(predicted, 1 - measured.mean()).statistic)
-    assert low <= correlation <= high <= 1
-    turned, _, _ = rank_correlation(-predicted, measured)
-    assert turned == pytest.approx(-correlation)
-    shuffled = predicted.sample(frac=1, random_state=0)  # plans are found by name
-    assert rank_correlation(shuffled, measured)[0] == pytest.approx(correlation)
-
-
-def test_plans_that_are_all_alike_have_no_rank_correlation():
-    alike = pd.DataFrame({name: [0.0, 1.0, 1.0] for name in "abc"})
-    assert rank_correlation(pd.Series({"a": 1.0, "b": 2.0, "c": 3.0}), alike) == (0, 0, 0)
-
-
-def test_the_distance_to_the_best_plan_is_that_of_the_means(measured):
-    distance = distance_to_best(measured, "plan 3")
-    means = 100 * measured.mean()
-    assert distance.best == "plan 0"
-    assert distance.points == pytest.approx(means["plan 0"] - means["plan 3"])
-    assert distance.low < distance.points < distance.high
-    assert distance.honest == pytest.approx(distance.points, abs=2)
-    assert distance_to_best(measured, "plan 0")[1:4] == (0, 0, 0)
-
-
-def test_the_luckiest_of_equal_plans_has_no_honest_lead():
-    draw, distances = np.random.default_rng(0), []
-    for _ in range(100):
-        equal = pd.DataFrame({f"plan {k}": (draw.random(200) < 0.9).astype(float) for k in range(20)})
-        distances.append(distance_to_best(equal, "plan 0", splits=10))
-    assert np.mean([distance.points for distance in distances]) > 2
-    assert abs(np.mean([distance.honest for distance in distances])) < 0.8  # a deviation of 2.5 or so over 100

@@ -14,8 +14,9 @@ _HOMES = {
     "calibration": ["sample_size_curve", "saturation", "variance_split"],
     "card": ["Card"],
     "checkpoints": ["load_encoder"],
-    "collecting": ["collect_folds", "collect_moments"],
+    "choices": ["distance_to_best", "random_like", "rank_correlation", "standing"],
     "closed_forms": ["Affine", "Diagonal", "LowRank", "Orthogonal", "Ridge", "Scalar"],
+    "collecting": ["collect_folds", "collect_moments"],
     "data": ["ImageSet", "Images", "load_images"],
     "delivery": ["deliver"],
     "errors": ["InputError"],
@@ -31,7 +32,7 @@ _HOMES = {
     "probe": ["Probe"],
     "realignment": ["fold_into", "realign"],
     "saving": ["save_pretrained"],
-    "selection": ["distance_to_best", "random_like", "random_plans", "rank_correlation", "select", "span_costs"],
+    "selection": ["random_plans", "select", "span_costs"],
     "sharding": ["load_features", "load_moments"],
     "similarities": ["similarity"],
     "sweeps": ["predict", "sweep", "tabulate"],
@@ -42,6 +43,7 @@ _HOMES = {
     "trained": ["MLP", "FairMLP", "ResMLP"],
     "translators": ["Identity", "Linear"],
     "two_towers": ["TwoTowers", "add_text_tower"],
+    "verification": ["measured_costs"],
     "zero_shot": ["of_classes", "predict_zero_shot", "zero_shot_head"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -16,6 +16,9 @@ PREDICTOR_NAMES = {
     "fit": "fit",
     "held-out": "fit, held-out",
     "by-token": "fit, held-out, by token",
+    "features": "run: features",
+    "divergence": "run: answers",
+    "loss": "run: answers and labels",
 }
 
 
@@ -36,7 +39,7 @@ def predicted_against_lost(frame: pd.DataFrame) -> np.ndarray:
     columns = min(3, len(predictors))
     rows = -(-len(predictors) // columns)
     size = (3.8 * columns, 2.9 * rows)
-    _, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
+    _, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
     colours = dict(zip(sizes, sns.color_palette("viridis_r", len(sizes) + 1)[1:], strict=True))
     markers = dict(zip(sizes, "osD^vP*X", strict=False))
     for ax in axes.flat[len(predictors) :]:
@@ -112,7 +115,7 @@ def choices_against_chance(drawn: pd.DataFrame, chosen: pd.DataFrame, ax: Axes |
     x = chosen["removed"].map(sizes.index) + 0.25 * len(translators) / 2
     ends = np.abs(chosen[["low", "high"]].to_numpy().T - chosen["lost"].to_numpy())
     style = {"color": "black", "fmt": "*", "markersize": 12, "elinewidth": 1}
-    ax.errorbar(x, chosen["lost"], yerr=ends, label="chosen from moments", **style)
+    ax.errorbar(x, chosen["lost"], yerr=ends, label="chosen", **style)
     ax.axhline(0, color="grey", linewidth=1, zorder=0)
     ax.set_xticks(range(len(sizes)), sizes)
     ax.set(xlabel="removed blocks", ylabel="accuracy lost (points)")
