@@ -9,7 +9,7 @@ import torch
 
 from toastlib.approximation import approximate
 from toastlib.card import Accuracy, Card, Counted
-from toastlib.collecting import collect_folds, collect_moments
+from toastlib.collecting import collect_moments
 from toastlib.data import Images, ImageSet
 from toastlib.errors import InputError
 from toastlib.evaluation import flops, paired_difference, parameter_count
@@ -28,11 +28,14 @@ from toastlib.judging import (
     score,
 )
 from toastlib.models import Encoder
+from toastlib.moments import Moments
 from toastlib.plan import Plan
+from toastlib.probe import Probe
 from toastlib.saving import example_input
-from toastlib.selection import best_plan, span_costs
+from toastlib.selection import best_plans, span_costs
 from toastlib.similarities import similarity
 from toastlib.translators import REALIGN, make_translator
+from toastlib.verification import measured_costs
 from toastlib.walks import collect_calibration
 
 if TYPE_CHECKING:
@@ -40,8 +43,10 @@ if TYPE_CHECKING:
 
 FOLDED = "folded"
 """The translator that leaves no map: see `toastlib.folding`."""
-CHOOSING_FOLDS = 2
-"""Blocks are chosen from the moments of all pairs, which are large: 1.7 GB in two folds at ViT-B's width."""
+SHORTLIST = 10
+"""So many plans of a size are run before one is chosen."""
+TRIED_ON = 200
+"""Training images that they are run on: neither those that maps are fitted on nor those that a drop is bounded on."""
 HELD_OUT = 5
 """One training image in so many is kept from maps, and from the head while spans are chosen."""
 MAX_DROP = 1.0  # points
@@ -114,7 +119,8 @@ def shrink(
     plan
         Which spans go. Or instead:
     remove
-        How many blocks go; which, `toastlib.selection` says from the calibration images.
+        How many blocks go; which, `toastlib.selection` says from the calibration images, and `toastlib.verification`
+        from training images beside them.
     max_drop
         As many blocks go as lose at most so many points on held-out training images; 1 if nothing is given.
     translator
@@ -143,21 +149,22 @@ def shrink(
     """
     _check(encoder, plan, remove, max_drop, translator)
     fitting, held_out = _part(dataset.train, seed)
-    calibration = fitting.sample(min(calibration_size, len(fitting)), seed)
+    drawn = fitting.sample(min(calibration_size + TRIED_ON, len(fitting)), seed)
+    calibration, trying = drawn[:calibration_size], drawn[calibration_size:]
 
     def make(chosen: Plan, head: Head) -> tuple[Encoder, Head]:
         return _make(encoder, head, chosen, translator, calibration, batch_size)
 
-    matrix = similarity(collect_moments(encoder, calibration, batch_size=batch_size), "cka")
+    moments = collect_moments(encoder, calibration, batch_size=batch_size)
     search = pd.DataFrame(columns=["removed", "plan", "lost"])
     if plan is not None:
         plan = Plan.parse(plan).check(len(encoder.blocks))
     else:
-        choose = _chooser(encoder, calibration, translator, batch_size)
+        trial = choose_head(encoder, replace(dataset, train=fitting), classifier, seed, batch_size)
+        choose = _chooser(encoder, moments, calibration, trying, trial, translator, batch_size)
         if remove is not None:
             plan = choose(remove)
         else:
-            trial = choose_head(encoder, replace(dataset, train=fitting), classifier, seed, batch_size)
             bound = MAX_DROP if max_drop is None else max_drop
             plan, search = search_plan(encoder, make, choose, trial, held_out, bound, batch_size)
     own_head = choose_head(encoder, dataset, classifier, seed, batch_size)
@@ -175,7 +182,7 @@ def shrink(
         measure_latency(models, dataset.test),
         device_name(encoder.device),
     )
-    lost = paired_difference(*scores)
+    lost, matrix = paired_difference(*scores), similarity(moments, "cka")
     return TakeAway(plan, translator, smaller, head, before, after, lost, classes, matrix, search, counted, card)
 
 
@@ -250,12 +257,35 @@ def _part(images: Images, seed: int) -> tuple[Images, Images]:
     return images[order[held_out:]], images[order[:held_out]]
 
 
-def _chooser(encoder: Encoder, calibration: Images, translator: str, batch_size: int) -> Callable[[int], Plan]:
-    """Number of blocks -> the plan of least predicted cost; a folded span needs a block before it."""
-    costs = span_costs(collect_folds(encoder, calibration, folds=CHOOSING_FOLDS, batch_size=batch_size))
-    if _form(translator) == FOLDED:
+def _chooser(
+    encoder: Encoder,
+    moments: Moments,
+    calibration: Images,
+    trying: Images,
+    head: Head,
+    translator: str,
+    batch_size: int,
+) -> Callable[[int], Plan]:
+    """Number of blocks -> of the plans that are predicted to cost least, the one that changes the answers least.
+
+    The labels of the images that they are tried on play no part. A folded span needs a block before it; folded plans
+    are tried with linear maps, which come near them.
+    """
+    costs, folded = span_costs(moments, "fit"), _form(translator) == FOLDED
+    if folded:
         costs = {span: float("inf") if span.start == -1 else cost for span, cost in costs.items()}
-    return lambda remove: best_plan(costs, remove)
+    probe = head.module if isinstance(head.module, Probe) else None
+    measure = "divergence" if probe else "features"
+
+    def choose(remove: int) -> Plan:
+        plans = best_plans(costs, SHORTLIST, remove)
+        if len(plans) == 1 or not len(trying):
+            return plans[0]
+        form = "linear" if folded else translator
+        settings = {"calibration": calibration, "head": probe, "measures": [measure], "batch_size": batch_size}
+        return plans[int(measured_costs(encoder, trying, plans, form, **settings)[measure].argmin())]
+
+    return choose
 
 
 def _make(
