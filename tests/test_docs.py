@@ -81,7 +81,8 @@ def desk(tmp_path, monkeypatch) -> Path:
     monkeypatch.setitem(catalog.MODELS, "vit-s", catalog.MODELS["vit-mini"])
     monkeypatch.setitem(catalog.DATASETS, "cifar10", catalog.DatasetEntry(str(tmp_path / "path/to/images")))
     timed = functools.partial(judging.measure_latency, sizes=(1,))
-    monkeypatch.setattr(take_away, "measure_latency", timed)  # which takes longest of all
+    monkeypatch.setattr(take_away, "measure_latency", timed)
+    monkeypatch.setattr(judging, "MIN_STEPS", 100)  # of heads
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     return tmp_path
@@ -127,7 +128,9 @@ def run_or_parse(words: list[str], page: Path) -> None:
         check_notebook_command(cli._parser().parse_args(rest))
     else:
         assert words[0] == "toast", f"{words[0]} is not run here: say why in PARSED"
-        few = ["--train-size=100", "--calibration-size=40"] if rest[0] == "approximate" else []
+        few = ["--train-size=250", "--calibration-size=60"] if rest[0] == "approximate" else []
+        if few and not {"--remove", "--plan"} & set(rest):
+            few.append("--max-drop=20")  # a point is half an image of so few
         assert cli.main([*rest, *few]) == 0, words
 
 
