@@ -130,7 +130,7 @@ def run_or_parse(words: list[str], page: Path) -> None:
         assert words[0] == "toast", f"{words[0]} is not run here: say why in PARSED"
         few = ["--train-size=250", "--calibration-size=60"] if rest[0] == "approximate" else []
         if few and not {"--remove", "--plan"} & set(rest):
-            few.append("--max-drop=20")  # a point is half an image of so few
+            few.append("--max-drop=20")  # of so few, one held-out image is two points
         assert cli.main([*rest, *few]) == 0, words
 
 
