@@ -6,11 +6,14 @@ import pytest
 import torch
 from conftest import TEXT_FAMILIES, make_tiny_model
 from test_language import letter_tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from toastlib.catalog import TEXTS, dataset_entry, text_entry
 from toastlib.checkpoints import load_encoder
 from toastlib.data import load_images
 from toastlib.errors import InputError
+from toastlib.language import load_language_model, perplexity_table, score
 from toastlib.models import Encoder
 from toastlib.texts import BOOKS, EMBEDDED, Texts, books, chunked, load_texts, passages, tokenised
 from toastlib.tokens import Tokens
@@ -167,6 +170,41 @@ class TestLoadTexts:
 def test_padding_stands_on_the_side_that_is_asked_for():
     tokens = tokenised(letter_tokenizer(), ["ab", "abcd"], 3, side="left")
     assert tokens.attention_mask.tolist() == [[0, 1, 1], [1, 1, 1]]
+
+
+def test_a_tokenizer_of_bert_puts_cls_first_and_padding_last_whatever_its_own_side_is(tmp_path):
+    words = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=50, special_tokens=special, show_progress=False)
+    words.train_from_iterator(passages("sonnets")[:2], trainer)
+    pair = [("[CLS]", 2), ("[SEP]", 3)]
+    words.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=pair)
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=words, padding_side="left", **names).save_pretrained(tmp_path / "tiny")
+    make_tiny_model("bert").save_pretrained(tmp_path / "tiny")
+    tokens = load_texts(
+        "lines", load_encoder(str(tmp_path / "tiny"), device="cpu"), length=40, test_size=20
+    ).test.tokens
+    lengths = tokens.attention_mask.sum(1)
+    assert lengths.min() < lengths.max()
+    assert (tokens.input_ids[:, 0] == 2).all()
+    assert (tokens.input_ids[torch.arange(20), lengths - 1] == 3).all()
+    assert (tokens.input_ids[tokens.attention_mask == 0] == 0).all()
+
+
+def test_a_byte_level_tokenizer_without_padding_serves_prompts_of_any_length(tmp_path):
+    pieces = Tokenizer(models.BPE())
+    pieces.pre_tokenizer, pieces.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<end>"], show_progress=False)
+    pieces.train_from_iterator(passages("alice"), trainer)
+    PreTrainedTokenizerFast(tokenizer_object=pieces, eos_token="<end>").save_pretrained(tmp_path / "tiny")
+    make_tiny_model("llama", head="ForCausalLM", vocab_size=300).save_pretrained(tmp_path / "tiny")
+    language = load_language_model(str(tmp_path / "tiny"), device="cpu")
+    prompts = ["Alice", "She ate a little bit, and said anxiously to herself"]
+    assert language.generate(prompts, 10) == [language.generate(prompt, 10)[0] for prompt in prompts]
+    chunks = load_texts("books", language.encoder, length=30, chunks=True)
+    assert perplexity_table(score(language, chunks, [], batch_size=32))["perplexity"].item() > 100  # it knows nothing
 
 
 def test_positions_are_counted_from_the_first_token_of_each_text():
