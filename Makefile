@@ -2,10 +2,10 @@
 PYTHON ?= python3
 STAMP := .venv/.stamp
 
-.PHONY: help study test notebooks lint lab clean
+.PHONY: help study test test-browser notebooks lint lab clean
 
 help:  ## list these targets
-	@sed -n 's/^\([a-z]*\):[^#]*## /make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):[^#]*## /make \1	/p' Makefile
 
 study: $(STAMP)  ## run all notebooks of the study; the results go to results/
 	.venv/bin/toast study
@@ -18,6 +18,9 @@ test: lint  ## lint, then the tests, then the notebooks against their committed 
 	.venv/bin/python -m pytest -n 2 tests
 	.venv/bin/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
 		-p no:cacheprovider notebooks
+
+test-browser: $(STAMP)  ## look at notebooks and site in headless Chromium; pictures go to build/screenshots/
+	.venv/bin/python -m pytest -rs -p no:cacheprovider tests/browser
 
 notebooks: export TQDM_DISABLE = 1
 notebooks: $(STAMP)  ## execute the committed notebooks anew, in place

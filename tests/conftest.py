@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,6 +39,13 @@ FAMILIES = {
     "beit-cls": ("Beit", {"use_mean_pooling": False}),
 }
 """Family -> the prefix of its classes in transformers, and what its configuration has beside `SIZES`."""
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave out what takes minutes and needs a Chromium, unless its folder is named: make test-browser."""
+    folder = Path(__file__).parent / "browser"
+    named = any(Path(name.split("::")[0]).resolve().is_relative_to(folder) for name in config.args)
+    return True if collection_path == folder and not named else None
 
 
 @pytest.fixture(autouse=True)
