@@ -49,6 +49,10 @@ def lab(tmp_path_factory):
         port = free.getsockname()[1]
     homes = {f"JUPYTER_{kind}_DIR": str(folder / f".{kind}") for kind in ("CONFIG", "DATA", "RUNTIME")}
     homes |= {"JUPYTERLAB_WORKSPACES_DIR": str(folder / ".workspaces"), "IPYTHONDIR": str(folder / ".ipython")}
+    quiet = folder / ".settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}', encoding="utf-8")  # no question, no request
+    homes["JUPYTERLAB_SETTINGS_DIR"] = str(folder / ".settings")
     environment = os.environ | homes | {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"}
     settings = [
         f"--port={port}",
@@ -57,8 +61,7 @@ def lab(tmp_path_factory):
         "--IdentityProvider.token=",
         "--ServerApp.ip=127.0.0.1",
     ]
-    news = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    command = [sys.executable, "-m", "jupyterlab", *settings, *news, f"--ServerApp.root_dir={folder}"]
+    command = [sys.executable, "-m", "jupyterlab", *settings, f"--ServerApp.root_dir={folder}"]
     with (
         (folder / "lab.log").open("w") as log,
         subprocess.Popen(command, env=environment, stdout=log, stderr=log) as server,
@@ -137,7 +140,8 @@ def _run_all(browser, address, figures):
     page = context.new_page()
     page.goto(address)
     page.wait_for_selector(".jp-Notebook", timeout=2 * MINUTES * 1000)
-    page.wait_for_selector(".jp-NotebookPanel-toolbar", timeout=MINUTES * 1000)
+    # Before its kernel has started, a notebook that is told to run asks which kernel it should take.
+    page.locator("#jp-bottom-panel", has_text=re.compile(r"Python 3.*\| Idle")).wait_for(timeout=2 * MINUTES * 1000)
     page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
     page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
     name = re.search(r"(\w+)\.ipynb", address)[1]
