@@ -81,7 +81,7 @@ class Panel:
     def _build(self) -> None:
         from ipywidgets import HTML, Dropdown, HBox, Layout, Text, ToggleButton, VBox
 
-        size = Layout(width="46px", margin="1px")
+        size = Layout(width="50px", padding="0px", margin="1px")  # room for a cross and two digits
         numbers = map(str, range(len(self.playground.encoder.blocks)))
         self.blocks = [ToggleButton(description=k, tooltip=f"remove block {k}", layout=size) for k in numbers]
         self.plan = Text(description="plan", continuous_update=False, placeholder="2->5 7->8")
