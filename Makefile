@@ -2,10 +2,10 @@
 PYTHON ?= python3
 STAMP := .venv/.stamp
 
-.PHONY: help study test faults notebooks lint site lab clean
+.PHONY: help study test test-browser faults notebooks lint site lab clean
 
 help:  ## list these targets
-	@sed -n 's/^\([a-z]*\):[^#]*## /make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):[^#]*## /make \1	/p' Makefile
 
 study: $(STAMP)  ## run all notebooks of the study; the results go to results/
 	.venv/bin/toast study
@@ -23,6 +23,9 @@ faults: export OMP_NUM_THREADS = 1
 faults: export TQDM_DISABLE = 1
 faults: $(STAMP)  ## break sweeps in every way we know: kills, hangs, full disks, two drivers, lost workers
 	.venv/bin/python -m pytest -p no:cacheprovider tests/faults/*.py
+
+test-browser: $(STAMP)  ## look at notebooks and site in headless Chromium; pictures go to build/screenshots/
+	.venv/bin/python -m pytest -rs -p no:cacheprovider tests/browser
 
 notebooks: export TQDM_DISABLE = 1
 notebooks: $(STAMP)  ## execute the committed notebooks anew, in place

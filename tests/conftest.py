@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,6 +49,13 @@ TEXT_FAMILIES = {
     "llama": ("Llama", READS | {"num_key_value_heads": 2}),
 }
 """The same for models of texts; token 0 is for padding."""
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave out what takes minutes and needs a Chromium, unless its folder is named: make test-browser."""
+    folder = Path(__file__).parent / "browser"
+    named = any(Path(name.split("::")[0]).resolve().is_relative_to(folder) for name in config.args)
+    return True if collection_path == folder and not named else None
 
 
 @pytest.fixture(autouse=True)

@@ -39,8 +39,8 @@ class Results:
         """Write the figure of these axes as ``name.png`` and ``name.svg``."""
         if self.folder:
             figure = getattr(axes, "figure", None) or axes.flat[0].figure
-            for suffix in ("png", "svg"):
-                figure.savefig(self.folder / f"{name}.{suffix}")
+            figure.savefig(self.folder / f"{name}.png")
+            figure.savefig(self.folder / f"{name}.svg", metadata={"Date": None})  # the same run, the same file
 
 
 def notebook_names() -> list[str]:

@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from toastlib.plots.style import COLOURS, MARKERS, METRIC_NAMES
+from toastlib.plots.style import CLASS_COLOURS, CLASS_MARKERS, COLOURS, MARKERS, METRIC_NAMES
 
 
 def similarity(frame: pd.DataFrame, ax: Axes | None = None, title: str = "", **heatmap) -> Axes:
@@ -117,11 +117,16 @@ def pca(frame: pd.DataFrame, titles: Iterable[str] | None = None) -> np.ndarray:
         The axes, one per panel.
     """
     panels = list(titles or frame["panel"].unique())
+    classes = frame["label"].unique()
+    looks = {
+        "palette": {name: CLASS_COLOURS[k % 10] for k, name in enumerate(classes)},
+        "markers": {name: CLASS_MARKERS[(k + k // 10) % 10] for k, name in enumerate(classes)},
+    }
     _, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3.2), sharex=True, sharey=True)
     for ax, panel in zip(np.atleast_1d(axes), panels, strict=True):
         last = panel == panels[-1]
         part = frame[frame["panel"] == panel]
-        sns.scatterplot(part, x="x", y="y", hue="label", palette="tab10", s=12, linewidth=0, legend=last, ax=ax)
+        sns.scatterplot(part, x="x", y="y", hue="label", style="label", s=14, linewidth=0, legend=last, ax=ax, **looks)
         ax.set(title=panel, xlabel="first component", ylabel="second component")
     sns.move_legend(ax, "center left", bbox_to_anchor=(1, 0.5), title="class", markerscale=2)
     return np.atleast_1d(axes)

@@ -42,6 +42,12 @@ MARKERS = {
 for name in [*COLOURS]:  # realigned features: the colour of their map, and letters for a marker
     if name != ORIGINAL:
         COLOURS[name + REALIGN], MARKERS[name + REALIGN] = COLOURS[name], f"${name[:2]}$"
+CLASS_COLOURS = (
+    *("#332288", "#88ccee", "#44aa99", "#117733", "#999933"),
+    *("#ddcc77", "#cc6677", "#882255", "#aa4499", "#000000"),
+)
+"""Tol's muted palette and black: ten classes."""
+CLASS_MARKERS = ("o", "X", "s", "P", "D", "^", "v", "<", ">", "p")
 METRIC_NAMES = {"mse": "MSE", "cosine": "cosine similarity", "cka": "linear CKA"}
 
 
@@ -57,5 +63,6 @@ def set_style() -> None:
             "figure.dpi": 90,
             "legend.frameon": False,
             "savefig.dpi": 200,
+            "svg.hashsalt": "toastlib",  # the same figure is the same file
         }
     )
