@@ -2,7 +2,7 @@
 PYTHON ?= python3
 STAMP := .venv/.stamp
 
-.PHONY: help study test notebooks lint lab clean
+.PHONY: help study test notebooks exercises lint lab clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /make \1	/p' Makefile
@@ -23,6 +23,10 @@ notebooks: export TQDM_DISABLE = 1
 notebooks: $(STAMP)  ## execute the committed notebooks anew, in place
 	.venv/bin/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 		notebooks/[0-9]*.ipynb
+
+exercises: export TQDM_DISABLE = 1
+exercises: $(STAMP)  ## execute the solutions of the exercises, and write the exercises from them
+	.venv/bin/python scripts/exercises.py --solutions
 
 lint: $(STAMP)  ## check style and formatting, notebooks included
 	.venv/bin/ruff check .
