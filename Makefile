@@ -2,7 +2,7 @@
 PYTHON ?= python3
 STAMP := .venv/.stamp
 
-.PHONY: help study test test-browser faults notebooks lint site lab clean
+.PHONY: help study test test-browser faults notebooks exercises lint site lab clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /make \1	/p' Makefile
@@ -17,7 +17,7 @@ test: lint  ## lint, then the tests, then the notebooks against their committed 
 	rm -rf .pytest_cache/toastlib
 	.venv/bin/python -m pytest -n 2 tests
 	.venv/bin/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
-		-p no:cacheprovider notebooks
+		-p no:cacheprovider notebooks/*.ipynb
 
 faults: export OMP_NUM_THREADS = 1
 faults: export TQDM_DISABLE = 1
@@ -31,6 +31,10 @@ notebooks: export TQDM_DISABLE = 1
 notebooks: $(STAMP)  ## execute the committed notebooks anew, in place
 	.venv/bin/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 		notebooks/[0-9]*.ipynb
+
+exercises: export TQDM_DISABLE = 1
+exercises: $(STAMP)  ## execute the solutions of the exercises, and write the exercises from them
+	.venv/bin/python scripts/exercises.py --solutions
 
 lint: $(STAMP)  ## check style and formatting, notebooks included
 	.venv/bin/ruff check .
