@@ -47,6 +47,20 @@ def connect(where: str, jobs: int, root: Path) -> Iterator[Any]:
             yield _ready(client, root)
 
 
+def dask_backend(client: Any) -> Any:
+    """joblib's Dask backend, that leaves the work to Dask even while there is one worker.
+
+    With a single one joblib would do everything in this process, and workers that come later would find nothing to do.
+    """
+    from joblib._dask import DaskDistributedBackend
+
+    class Backend(DaskDistributedBackend):
+        def effective_n_jobs(self, n_jobs: int) -> int:
+            return max(2, super().effective_n_jobs(n_jobs))
+
+    return Backend(client=client)
+
+
 def sbatch_script() -> str:
     """The script that is submitted for each worker, as dask-jobqueue's configuration makes it.
 

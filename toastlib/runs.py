@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from toastlib.batch import make_run
+from toastlib.cluster import dask_backend
 from toastlib.executing import TIMEOUT, Failure, RunError, explain_outside
 from toastlib.gpus import gpu_names, one_gpu
 from toastlib.manifests import all_parameters
@@ -140,7 +141,7 @@ def _backend(jobs: int, cluster: Any) -> AbstractContextManager:
     from joblib import parallel_config
 
     if cluster:
-        return parallel_config(backend="dask", client=cluster)
+        return parallel_config(backend=dask_backend(cluster))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return parallel_config(backend="loky", inner_max_num_threads=max(1, cores // jobs))
 
