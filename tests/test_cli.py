@@ -165,7 +165,7 @@ def test_a_sweep_with_a_failing_run_does_the_others_and_is_exit_code_1(study, ca
     assert main(["status", "grid.yaml"]) == 1
     out = capfd.readouterr().out
     assert "2 runs: 1 done, 1 failed, 0 running, 0 missing" in out
-    assert "cell 4: ZeroDivisionError: division by zero" in out
+    assert "cell 3: ZeroDivisionError: division by zero" in out
     assert main(["collect", "grid.yaml", "--out", "all"]) == 0
     assert "1 of 2 runs are done" in capfd.readouterr().out
     assert "ZeroDivisionError" in Path("all/index.html").read_text()

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from toastlib.collecting import collect_moments
 from toastlib.models import Encoder
-from toastlib.moments import collect_moments
 from toastlib.panel import Panel, plan_of, somebody_is_there
 from toastlib.plan import all_spans
 from toastlib.playground import Playground

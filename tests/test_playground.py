@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from toastlib.collecting import collect_folds, collect_moments
 from toastlib.data import ImageSet
 from toastlib.errors import InputError
 from toastlib.evaluation import plan_costs
 from toastlib.models import Encoder
-from toastlib.moments import collect_folds, collect_moments
 from toastlib.plan import Plan
 from toastlib.playground import Playground
 from toastlib.sweeps import predict, tabulate

@@ -53,9 +53,23 @@ def worker_pool(jobs: int, cluster: Any = None) -> AbstractContextManager:
     from joblib import parallel_config
 
     if cluster:
-        return parallel_config(backend="dask", client=cluster)
+        return parallel_config(backend=dask_backend(cluster))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return parallel_config(backend="loky", inner_max_num_threads=max(1, cores // jobs))
+
+
+def dask_backend(client: Any) -> Any:
+    """joblib's Dask backend, that leaves the work to Dask even while there is one worker.
+
+    With a single one joblib would do everything in this process, and workers that come later would find nothing to do.
+    """
+    from joblib._dask import DaskDistributedBackend
+
+    class Backend(DaskDistributedBackend):
+        def effective_n_jobs(self, n_jobs: int) -> int:
+            return max(2, super().effective_n_jobs(n_jobs))
+
+    return Backend(client=client)
 
 
 def sbatch_script() -> str:

@@ -19,7 +19,7 @@ Results(results_dir).table(pd.DataFrame({"number": range(3), "power": [size**n f
 
 @pytest.fixture
 def cluster(tmp_path):
-    """The scheduler's address, and the workers."""
+    """The scheduler's address, and what starts a worker."""
     pytest.importorskip("distributed")
     dask, processes, file = Path(sys.executable).with_name("dask"), [], tmp_path / "scheduler.json"
 
@@ -29,23 +29,26 @@ def cluster(tmp_path):
                 subprocess.Popen([dask, *arguments], env=ENVIRONMENT, stdout=out, stderr=subprocess.STDOUT)
             )
 
-    options = ["--host", "127.0.0.1", "--no-dashboard"]
-    start("scheduler", *options, "--port", "0", "--scheduler-file", str(file))
-    wait_until(file.exists)
-    for _ in range(2):
+    def start_worker():
         start("worker", "--scheduler-file", str(file), "--host", "127.0.0.1", *["--nthreads", "1", "--no-nanny"])
-    yield json.loads(file.read_text())["address"], processes[1:]
+        return processes[-1]
+
+    start("scheduler", "--host", "127.0.0.1", "--no-dashboard", "--port", "0", "--scheduler-file", str(file))
+    wait_until(file.exists)
+    yield json.loads(file.read_text())["address"], start_worker
     for process in reversed(processes):
         process.kill()
         process.wait()
 
 
 def test_a_killed_dask_worker_changes_nothing(tmp_path, cluster):
-    address, workers = cluster
+    address, start_worker = cluster
     study = Study(tmp_path, range(1, 7), cells=("import time\n\ntime.sleep(2)", TABLE))
-    driver = study.start("--dask", address)
-    busy = wait_until(lambda: [worker for worker in workers if family(worker.pid)["kernel"]])
-    kill(busy[0])
+    first, driver = start_worker(), study.start("--dask", address)
+    wait_until(lambda: family(first.pid)["kernel"], 120)
+    second = start_worker()  # when all runs are handed out
+    wait_until(lambda: family(second.pid)["kernel"], 120)
+    kill(first)
     assert driver.wait(timeout=200) == 0, study.said()
     assert study.run("--jobs", "2", results="local")[0] == 0
     tables = []

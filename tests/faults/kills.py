@@ -11,11 +11,14 @@ KILLS = 20
 
 
 def test_twenty_kills_change_nothing(tmp_path):
-    dice, sizes, killed, finished = random.Random(0), 24, Counter(), {}
-    study = Study(tmp_path, range(1, sizes + 1))
+    dice, sizes, killed, finished = random.Random(0), 12, Counter(), {}
+    study, start = Study(tmp_path, range(1, sizes + 1)), time.monotonic()
+    assert study.run("--jobs", "2", results="undisturbed")[0] == 0
+    study.log.write_text("")
+    a_run = (time.monotonic() - start) * 2 / sizes  # seconds, on this machine
     driver, everyone = study.start("--jobs", "2"), []
     while killed.total() < KILLS:
-        time.sleep(dice.uniform(0.2, 2.5))
+        time.sleep(dice.uniform(0, 1.5 * a_run))
         finished = study.done() | finished
         if driver.poll() is not None:
             if len(study.done()) == sizes:  # too quick for us: more to do
