@@ -107,10 +107,10 @@ def test_a_block_that_does_nothing_goes_first(tiny_encoder, tiny_images):
 
 
 def test_a_choice_cannot_see_labels():
-    """Nothing but moments goes in, and moments are sums over the outputs of blocks."""
+    """Nothing but moments goes in, and moments are sums and means over the outputs of blocks."""
     assert list(inspect.signature(select).parameters) == ["moments", "remove", "budget", "predictor"]
     assert get_type_hints(select)["moments"] is FoldedMoments
-    assert set(get_type_hints(FoldedMoments)) == {"parts", "special_tokens", "activations"}
+    assert set(get_type_hints(FoldedMoments)) == {"parts", "special_tokens", "activations", "means"}
 
 
 def test_the_choice_is_the_same_whatever_the_labels(tiny_encoder, tiny_images):
