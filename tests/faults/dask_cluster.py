@@ -45,9 +45,9 @@ def test_a_killed_dask_worker_changes_nothing(tmp_path, cluster):
     address, start_worker = cluster
     study = Study(tmp_path, range(1, 7), cells=("import time\n\ntime.sleep(2)", TABLE))
     first, driver = start_worker(), study.start("--dask", address)
-    wait_until(lambda: family(first.pid)["kernel"], 120)
+    wait_until(lambda: family(first.pid)["kernel"])
     second = start_worker()  # when all runs are handed out
-    wait_until(lambda: family(second.pid)["kernel"], 120)
+    wait_until(lambda: family(second.pid)["kernel"])
     kill(first)
     assert driver.wait(timeout=200) == 0, study.said()
     assert study.run("--jobs", "2", results="local")[0] == 0

@@ -87,7 +87,7 @@ def family(driver: int) -> dict[str, list[psutil.Process]]:
     return found
 
 
-def wait_until(condition, seconds: float = 60):
+def wait_until(condition, seconds: float = 120):
     """The first true value of a function; fails when it takes too long."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
