@@ -22,6 +22,10 @@ SITE = ROOT / "build" / "site"
 SCREENSHOTS = ROOT / "build" / "screenshots"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MINUTES = 60  # seconds
+SETTINGS = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},  # no question, no request
+    "notebook-extension/tracker": {"windowingMode": "none"},  # cells out of sight are in the page as well
+}
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt install chromium")
 
@@ -49,9 +53,10 @@ def lab(tmp_path_factory):
         port = free.getsockname()[1]
     homes = {f"JUPYTER_{kind}_DIR": str(folder / f".{kind}") for kind in ("CONFIG", "DATA", "RUNTIME")}
     homes |= {"JUPYTERLAB_WORKSPACES_DIR": str(folder / ".workspaces"), "IPYTHONDIR": str(folder / ".ipython")}
-    quiet = folder / ".settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-    quiet.parent.mkdir(parents=True)
-    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}', encoding="utf-8")  # no question, no request
+    for plugin, setting in SETTINGS.items():
+        file = folder / ".settings" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(setting), encoding="utf-8")
     homes["JUPYTERLAB_SETTINGS_DIR"] = str(folder / ".settings")
     environment = os.environ | homes | {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"}
     settings = [
@@ -146,7 +151,7 @@ def _run_all(browser, address, figures):
     page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
     name = re.search(r"(\w+)\.ipynb", address)[1]
     try:
-        _wait_until(lambda: _is_done(page), seconds=10 * MINUTES)
+        _wait_until(lambda: _is_done(page), seconds=10 * MINUTES, pause=1)
     finally:
         page.screenshot(path=_screenshot(name))
     pictures = page.locator(".jp-RenderedImage img")
@@ -163,15 +168,15 @@ def _is_done(page):
         '[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"]'
     )
     assert failed.count() == 0, failed.first.inner_text()
-    prompts = page.locator(".jp-CodeCell .jp-InputArea-prompt").all_inner_texts()
+    prompts = page.locator(".jp-CodeCell .jp-InputArea-prompt").all_text_contents()
     return bool(prompts) and all(re.fullmatch(r"\[\d+\]:", prompt.strip()) for prompt in prompts)
 
 
-def _wait_until(done, seconds):
+def _wait_until(done, seconds, pause=0.05):
     stop = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < stop, f"not done after {seconds} seconds"
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 def _wait_for(address, server, log):
