@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from small_notebook import write_notebook
 
-from toastlib import batch
 from toastlib.errors import InputError
-from toastlib.run_folders import RunFolder
+from toastlib.running import batch
+from toastlib.running.folders import RunFolder
 
 WRITE = """\
 import matplotlib.pyplot as plt, pandas as pd
-from toastlib.batch import Results
+from toastlib.running.batch import Results
 
 results = Results(results_dir)
 results.table(pd.DataFrame({"size": [size], "plan": [plans]}))

@@ -11,11 +11,12 @@ import pytest
 import torch
 from small_notebook import write_notebook
 
-from toastlib import batch, cli_runs, grids
 from toastlib.cache import default_cache
 from toastlib.cli import main
-from toastlib.executing import Failure
-from toastlib.runs import Outcome
+from toastlib.running import batch, grids
+from toastlib.running import commands as cli_runs
+from toastlib.running.executing import Failure
+from toastlib.running.runs import Outcome
 
 GRID = "notebook: {}\nparameters: {{size: [1, 2]}}\n"
 SLOW = 'speed = 0.5  # how fast\nresults_dir = ""'

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from toastlib import cluster
 from toastlib.catalog import ROOT
 from toastlib.cli import main
 from toastlib.errors import InputError
+from toastlib.running import cluster
 
 
 @pytest.mark.parametrize(("where", "module"), [("local", "distributed"), ("slurm", "dask_jobqueue")])

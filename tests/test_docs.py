@@ -17,8 +17,9 @@ from numpydoc.docscrape import NumpyDocString
 from PIL import Image
 
 import toastlib
-from toastlib import batch, catalog, cli, embedded, errors, judging, parameters, plots, take_away
-from toastlib.grids import paper_grid, read_grid
+from toastlib import catalog, cli, embedded, errors, judging, plots, take_away
+from toastlib.running import batch, parameters
+from toastlib.running.grids import paper_grid, read_grid
 from toastlib.sources import ArrayTable, digits
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from toastlib import gpus
-from toastlib.gpus import VISIBLE, gpu_names, one_gpu
+from toastlib.running import gpus
+from toastlib.running.gpus import VISIBLE, gpu_names, one_gpu
 
 
 @pytest.fixture

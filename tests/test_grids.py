@@ -4,9 +4,10 @@ import pytest
 import yaml
 from small_notebook import write_notebook
 
-from toastlib import batch, paper
+from toastlib import paper
 from toastlib.errors import InputError
-from toastlib.grids import GRIDS, paper_grid, read_grid
+from toastlib.running import batch
+from toastlib.running.grids import GRIDS, paper_grid, read_grid
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.patches import FancyBboxPatch
 
 from toastlib import plots
-from toastlib.batch import Results
 from toastlib.plan import Plan
 from toastlib.plots.style import CLASS_COLOURS, CLASS_MARKERS, COLOURS
+from toastlib.running.batch import Results
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "images" / "idea.svg"

@@ -10,7 +10,6 @@ from toastlib.registration import register_saved_form
 
 _HOMES = {
     "approximation": ["approximate", "fit_spans"],
-    "batch": ["Results", "run_notebook"],
     "calibration": ["sample_size_curve", "saturation", "variance_split"],
     "card": ["Card"],
     "checkpoints": ["load_encoder"],
@@ -33,6 +32,7 @@ _HOMES = {
     "preprocessing": ["Preprocessing"],
     "probe": ["Probe"],
     "realignment": ["fold_into", "realign"],
+    "running.batch": ["Results", "run_notebook"],
     "saving": ["save_pretrained"],
     "selection": ["random_plans", "select", "span_costs"],
     "sharding": ["load_features", "load_moments"],

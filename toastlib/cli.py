@@ -7,10 +7,11 @@ from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
 
-from toastlib import batch, cli_runs
 from toastlib.errors import InputError
-from toastlib.manifests import VERSIONS
-from toastlib.parameters import notebook_parameters
+from toastlib.running import batch
+from toastlib.running import commands as cli_runs
+from toastlib.running.manifests import VERSIONS
+from toastlib.running.parameters import notebook_parameters
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -86,7 +87,7 @@ def moments(options: argparse.Namespace) -> int:
     """Collect the moments of a large image set in shards, by several workers; what is there already is kept."""
     from joblib import Parallel
 
-    from toastlib.cluster import connect, worker_pool
+    from toastlib.running.cluster import connect, worker_pool
     from toastlib.sharding import ShardedJob, collect_shards
 
     job = ShardedJob(**{setting.name: getattr(options, setting.name) for setting in fields(ShardedJob)})

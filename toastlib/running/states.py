@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toastlib.executing import Failure
-from toastlib.manifests import all_parameters
-from toastlib.run_folders import RunFolder, read_json
-from toastlib.runs import Run
+from toastlib.running.executing import Failure
+from toastlib.running.folders import RunFolder, read_json
+from toastlib.running.manifests import all_parameters
+from toastlib.running.runs import Run
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,8 +11,8 @@ from typing import Any
 from uuid import uuid4
 
 from toastlib.errors import InputError
-from toastlib.executing import FULL, Failure
-from toastlib.parameters import notebook_parameters
+from toastlib.running.executing import FULL, Failure
+from toastlib.running.parameters import notebook_parameters
 
 WORKSHOP = ".toast"  # in the results folder: locks, and runs that are being made
 PATIENCE = 2.0  # seconds for a lock; `toast status` may hold it for a moment

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from toastlib.catalog import ROOT
-from toastlib.gpus import gpu_names
-from toastlib.parameters import notebook_parameters
-from toastlib.run_folders import code_hash
+from toastlib.running.folders import code_hash
+from toastlib.running.gpus import gpu_names
+from toastlib.running.parameters import notebook_parameters
 
 VERSIONS = ("toastlib", "torch", "transformers", "datasets", "numpy", "papermill")
 

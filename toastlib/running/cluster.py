@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from toastlib.errors import InputError
-from toastlib.run_folders import WORKSHOP
+from toastlib.running.folders import WORKSHOP
 
 KINDS = ("local", "slurm")
 ANSWER = 10  # seconds for a scheduler to answer

@@ -15,12 +15,12 @@ from threading import Thread
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from toastlib.batch import make_run
-from toastlib.cluster import worker_pool
-from toastlib.executing import TIMEOUT, Failure, RunError, explain_outside
-from toastlib.gpus import gpu_names, one_gpu
-from toastlib.manifests import all_parameters
-from toastlib.run_folders import PATIENCE, Busy, RunFolder, code_hash
+from toastlib.running.batch import make_run
+from toastlib.running.cluster import worker_pool
+from toastlib.running.executing import TIMEOUT, Failure, RunError, explain_outside
+from toastlib.running.folders import PATIENCE, Busy, RunFolder, code_hash
+from toastlib.running.gpus import gpu_names, one_gpu
+from toastlib.running.manifests import all_parameters
 
 LIVES = 3  # workers that a run may lose
 LOSSES = 20  # workers in a row that a sweep may lose before a run ends; they may die before they begin one

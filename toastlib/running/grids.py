@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 
-from toastlib.batch import find_notebook
 from toastlib.catalog import ROOT
 from toastlib.errors import InputError, unknown
-from toastlib.parameters import check_parameters, notebook_parameters
-from toastlib.run_folders import run_folder
-from toastlib.runs import Run
+from toastlib.running.batch import find_notebook
+from toastlib.running.folders import run_folder
+from toastlib.running.parameters import check_parameters, notebook_parameters
+from toastlib.running.runs import Run
 
 GRIDS = ROOT / "grids"
 KEYS = ("notebook", "parameters", "include", "exclude")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from toastlib.states import FIXED, STATES, describe
+from toastlib.running.states import FIXED, STATES, describe
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toastlib.errors import InputError
-from toastlib.manifests import all_parameters
-from toastlib.run_folders import RunFolder
-from toastlib.run_pages import index_page, notebook_page
-from toastlib.runs import Run
-from toastlib.states import plain, run_states
+from toastlib.running.folders import RunFolder
+from toastlib.running.manifests import all_parameters
+from toastlib.running.pages import index_page, notebook_page
+from toastlib.running.runs import Run
+from toastlib.running.states import plain, run_states
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,12 +9,12 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from toastlib import batch
 from toastlib.errors import InputError
-from toastlib.executing import TIMEOUT
-from toastlib.parameters import check_parameters, notebook_parameters
-from toastlib.run_folders import RunFolder
-from toastlib.runs import Orders, Outcome, Run, default_jobs, run_all
+from toastlib.running import batch
+from toastlib.running.executing import TIMEOUT
+from toastlib.running.folders import RunFolder
+from toastlib.running.parameters import check_parameters, notebook_parameters
+from toastlib.running.runs import Orders, Outcome, Run, default_jobs, run_all
 
 
 def add_commands(command: Any) -> None:
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 
 def study(options: argparse.Namespace) -> int:
     """Execute every notebook of the study, or the paper's own grid of runs."""
-    from toastlib.grids import paper_grid
+    from toastlib.running.grids import paper_grid
 
     given, on_paper = _given(options), options.full or options.table
     if on_paper:
@@ -73,7 +73,7 @@ def study(options: argparse.Namespace) -> int:
 
 def sweep(options: argparse.Namespace) -> int:
     """Execute the runs of a grid file that are not done yet."""
-    from toastlib.grids import read_grid
+    from toastlib.running.grids import read_grid
 
     runs = read_grid(options.grid)
     return _rehearse(runs, options) if options.dry_run else _execute(runs, options, again=False)
@@ -81,8 +81,8 @@ def sweep(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Say which runs of a grid are done, failed, running or missing; 1 if one has failed."""
-    from toastlib.grids import read_grid
-    from toastlib.states import STATES, describe, run_states
+    from toastlib.running.grids import read_grid
+    from toastlib.running.states import STATES, describe, run_states
 
     states = run_states(read_grid(options.grid), options.results_dir.resolve())
     counts = states["state"].value_counts()
@@ -97,8 +97,8 @@ def status(options: argparse.Namespace) -> int:
 
 def collect(options: argparse.Namespace) -> int:
     """Gather a grid's results: one table, all executed notebooks and figures, and the failures, as pages."""
-    from toastlib import collect as collecting
-    from toastlib.grids import read_grid
+    from toastlib.running import collect as collecting
+    from toastlib.running.grids import read_grid
 
     runs, root = read_grid(options.grid), options.results_dir.resolve()
     states = collecting.collect(runs, root, options.out, f"Runs of {Path(options.grid).stem}")
@@ -115,8 +115,8 @@ def positive(text: str) -> int:
 
 
 def _rehearse(runs: list[Run], options: argparse.Namespace) -> int:
-    from toastlib.cluster import sbatch_script
-    from toastlib.states import run_states
+    from toastlib.running.cluster import sbatch_script
+    from toastlib.running.states import run_states
 
     for _, row in run_states(runs, options.results_dir.resolve()).iterrows():
         print(f"{row['state']:8} {row['run']}")
@@ -127,7 +127,7 @@ def _rehearse(runs: list[Run], options: argparse.Namespace) -> int:
 
 def _execute(runs: list[Run], options: argparse.Namespace, again: bool) -> int:
     """Execute runs, each once; say how they end and where the results lie; 1 if one failed."""
-    from toastlib.cluster import connect
+    from toastlib.running.cluster import connect
 
     root = options.results_dir.resolve()
     places = [RunFolder(run.notebook, run.given, root) for run in runs]

@@ -7,10 +7,10 @@ from typing import Any
 
 from toastlib.catalog import ROOT
 from toastlib.errors import InputError, unknown
-from toastlib.executing import TIMEOUT, RunError, execute
-from toastlib.manifests import write_manifest
-from toastlib.parameters import check_parameters
-from toastlib.run_folders import RunFolder
+from toastlib.running.executing import TIMEOUT, RunError, execute
+from toastlib.running.folders import RunFolder
+from toastlib.running.manifests import write_manifest
+from toastlib.running.parameters import check_parameters
 
 NOTEBOOKS = ROOT / "notebooks"
 
