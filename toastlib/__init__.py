@@ -49,7 +49,15 @@ _HOMES = {
     "zero_shot": ["of_classes", "predict_zero_shot", "zero_shot_head"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = ("activations", "catalog", "paper", "plots", "walks", *_HOMES)
+_MODULES = (
+    "activations",
+    "catalog",
+    "paper",
+    "plots",
+    "running",
+    "walks",
+    *(home for home in _HOMES if "." not in home),
+)
 
 __all__ = sorted([*_MODULE_OF, *_MODULES])
 

@@ -81,12 +81,19 @@ def model_card(
     return "\n\n".join([*parts, _notes(card, features, plain), _how_to_load(classes, plain)]) + "\n"
 
 
+IN_WORDS = {
+    "Identity": "the identity",
+    "ByToken": "one map for special tokens, one for patches",
+    "InContext": "maps that also read the image's mean patch",
+}
+
+
 def in_words(description: list) -> str:
     """A map's description, ``["Linear", 96, 96, false]``, in words."""
     name, *arguments = description
     if name == "Linear":
         return "an affine map" if arguments[-1] else "a linear map"
-    return "the identity" if name == "Identity" else f"a map ({name})"
+    return IN_WORDS.get(name, f"a map ({name})")
 
 
 def _header(base: str, classes: int) -> str:
