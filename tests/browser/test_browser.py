@@ -39,25 +39,24 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+@pytest.fixture
+def lab(tmp_path):
     """The address of a JupyterLab of its own, in which copies of the first two notebooks lie without their outputs."""
-    folder = tmp_path_factory.mktemp("lab")
     for name in ("00_quickstart", "01_similarity"):
         notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
         for cell in notebook["cells"]:
             cell |= {"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {}
-        (folder / f"{name}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+        (tmp_path / f"{name}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    homes = {f"JUPYTER_{kind}_DIR": str(folder / f".{kind}") for kind in ("CONFIG", "DATA", "RUNTIME")}
-    homes |= {"JUPYTERLAB_WORKSPACES_DIR": str(folder / ".workspaces"), "IPYTHONDIR": str(folder / ".ipython")}
+    homes = {f"JUPYTER_{kind}_DIR": str(tmp_path / f".{kind}") for kind in ("CONFIG", "DATA", "RUNTIME")}
+    homes |= {"JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / ".workspaces"), "IPYTHONDIR": str(tmp_path / ".ipython")}
     for plugin, setting in SETTINGS.items():
-        file = folder / ".settings" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
+        file = tmp_path / ".settings" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps(setting), encoding="utf-8")
-    homes["JUPYTERLAB_SETTINGS_DIR"] = str(folder / ".settings")
+    homes["JUPYTERLAB_SETTINGS_DIR"] = str(tmp_path / ".settings")
     environment = os.environ | homes | {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"}
     settings = [
         f"--port={port}",
@@ -66,13 +65,13 @@ def lab(tmp_path_factory):
         "--IdentityProvider.token=",
         "--ServerApp.ip=127.0.0.1",
     ]
-    command = [sys.executable, "-m", "jupyterlab", *settings, f"--ServerApp.root_dir={folder}"]
+    command = [sys.executable, "-m", "jupyterlab", *settings, f"--ServerApp.root_dir={tmp_path}"]
     with (
-        (folder / "lab.log").open("w") as log,
+        (tmp_path / "lab.log").open("w") as log,
         subprocess.Popen(command, env=environment, stdout=log, stderr=log) as server,
     ):
         try:
-            _wait_for(f"http://127.0.0.1:{port}/api", server, folder / "lab.log")
+            _wait_for(f"http://127.0.0.1:{port}/api", server, tmp_path / "lab.log")
             yield f"http://127.0.0.1:{port}/lab/tree"
         finally:
             server.terminate()
