@@ -2,7 +2,7 @@
 PYTHON ?= python3
 STAMP := .venv/.stamp
 
-.PHONY: help study test test-browser faults notebooks exercises lint site lab clean
+.PHONY: help study test test-slow test-browser faults notebooks exercises lint site lab clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /make \1	/p' Makefile
@@ -15,7 +15,7 @@ test: export TQDM_DISABLE = 1
 test: export TOAST_CACHE = $(CURDIR)/.pytest_cache/toastlib
 test: lint  ## lint, then the tests, then the notebooks against their committed outputs
 	rm -rf .pytest_cache/toastlib
-	.venv/bin/python -m pytest -n 2 tests
+	.venv/bin/python -m pytest -n 2 -m "not slow" tests
 	.venv/bin/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
 		-p no:cacheprovider notebooks/*.ipynb
 
@@ -23,6 +23,11 @@ faults: export OMP_NUM_THREADS = 1
 faults: export TQDM_DISABLE = 1
 faults: $(STAMP)  ## break sweeps in every way we know: kills, hangs, full disks, two drivers, lost workers
 	.venv/bin/python -m pytest -p no:cacheprovider tests/faults/*.py
+
+test-slow: export OMP_NUM_THREADS = 1
+test-slow: export TQDM_DISABLE = 1
+test-slow: $(STAMP)  ## what takes long: every command of every page, the site, the exercises and their solutions
+	.venv/bin/python -m pytest -n 2 -m slow tests
 
 test-browser: $(STAMP)  ## look at notebooks and site in headless Chromium; pictures go to build/screenshots/
 	.venv/bin/python -m pytest -rs -p no:cacheprovider tests/browser

@@ -32,6 +32,9 @@ PARSED = {
     "toast run": "runs for minutes, and its notebook is run by nbval: read by toast's parser, its parameters checked",
     "toast study": "the same",
     "toast sweep": "the same, its grid read",
+    "toast status": "looks at a sweep's results: read by toast's parser, its grid read",
+    "toast collect": "the same",
+    "toast moments": "downloads a large set: read by toast's parser",
 }
 """Command -> why it is not run, and what is checked instead."""
 ON_CLUSTERS = re.compile(r"\btoast ((?:\\\n|[^&;>|#\n\"])*)")
@@ -89,6 +92,7 @@ def desk(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_everything_on_the_page_runs(page, desk, capsys):
     import matplotlib.pyplot as plt
@@ -168,7 +172,10 @@ def test_no_more_is_only_parsed_than_must_be():
     run = {kind for kind in used - PARSED.keys() if kind.startswith("toast ")}
     subcommands = {f"toast {name}" for name in cli._parser()._subparsers._group_actions[0].choices}
     assert {"toast approximate", "toast doctor"} <= run <= subcommands
-    assert {kind for kind in PARSED if kind.startswith("toast ")} == {"toast run", "toast study", "toast sweep"}
+    assert {kind for kind in PARSED if kind.startswith("toast ")} == {
+        *("toast run", "toast study", "toast sweep"),
+        *("toast status", "toast collect", "toast moments"),
+    }
 
 
 def test_wrong_commands_on_a_page_would_be_found(desk):

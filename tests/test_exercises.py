@@ -169,6 +169,7 @@ def all_source(notebook):
     return "\n".join(cell.source for cell in notebook.cells)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_solutions_pass_wrong_answers_do_not_and_exercises_wait(name, monkeypatch, shared_cache):
     module, own = checks_of(name)

@@ -83,7 +83,7 @@ def test_translators_that_need_folds_are_offered_with_folds_and_trained_ones_nev
     folds = collect_folds(encoder, tiny_images.train)
     with_folds = Playground(encoder, tiny_images, folds)
     assert set(TRANSLATORS) - set(with_folds.translators) == {"mlp", "res-mlp", "fair-mlp"}
-    assert set(with_folds.translators) - set(playground.translators) == {"ridge", "separate"}
+    assert set(with_folds.translators) - set(playground.translators) == {"ridge", "separate", "context"}
     for name in with_folds.translators:
         assert len(with_folds.answer("1->3", name).predicted) == 60
 

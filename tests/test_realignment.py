@@ -130,8 +130,8 @@ def test_what_is_kept_on_disk_is_not_realigned_twice(tiny_encoder, tiny_images, 
     assert (ours[0].predicted == ours[1].predicted).all()
     assert (ours[0].predicted[:3] == ours[2].predicted).all()
     # Original, identity and linear, each on the calibration and test images; the original on the training images too;
-    # and the heads, which are those of the original.
-    assert len(list(tmp_path.glob("*.safetensors"))) == 7 + 1
+    # and the heads, which are those of the original; and the moments.
+    assert len(list(tmp_path.glob("*.safetensors"))) == 7 + 1 + 1
 
 
 def test_trained_maps_folds_and_realignment_go_together(tiny_encoder, tiny_images):

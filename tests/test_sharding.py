@@ -106,6 +106,7 @@ def test_bad_numbers_are_refused(tmp_path):
         collect_shards(ShardedJob("vit-mini", "digits", size=1), 2, tmp_path)
 
 
+@pytest.mark.slow
 def test_workers_of_their_own_give_the_same(folder, tmp_path):
     from joblib import Parallel
 

@@ -13,6 +13,7 @@ import pytest
 import toastlib
 from toastlib import plots
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(path for path in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
 SPEC = spec_from_file_location("check_site", ROOT / "scripts/check_site.py")

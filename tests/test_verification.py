@@ -120,6 +120,10 @@ class Sealed:
     def batches(self, size=32):
         return ((pixel_values, None) for pixel_values, _ in self.images.batches(size))
 
+    @property
+    def contents(self):
+        return self.images.contents  # pixels, and what happens to them
+
     def __getattr__(self, name):
         pytest.fail(f"{name} was looked at")
 

@@ -160,6 +160,11 @@ def standing(correct: pd.DataFrame, chosen: str, splits: int = 200, seed: int = 
     splits, seed
         Random halves of the test images.
 
+    Returns
+    -------
+    Standing
+        Shares, from 0 to 1.
+
     Raises
     ------
     InputError

@@ -136,6 +136,11 @@ def load_language_model(
     device, dtype, blocks, trust_remote_code
         As for `toastlib.checkpoints.load_encoder`.
 
+    Returns
+    -------
+    LanguageModel
+        Frozen, on the device.
+
     Raises
     ------
     InputError
@@ -196,6 +201,11 @@ def score(
         Texts per forward pass.
     moments
         Fit the maps on these instead, see `toastlib.approximation.fit_spans`.
+
+    Returns
+    -------
+    Scores
+        What every variant gives for every test text.
 
     Raises
     ------

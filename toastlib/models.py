@@ -134,6 +134,11 @@ class Encoder(nn.Module):
 
         A decoder counts positions from each text's own first token, wherever padding stands, and keeps no cache: its
         blocks may be run in any order.
+
+        Raises
+        ------
+        InputError
+            If texts are padded before their CLS token.
         """
         if not isinstance(inputs, Tokens):
             return model(inputs)

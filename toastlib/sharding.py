@@ -94,6 +94,16 @@ def collect_shards(
 def load_moments(file: str | Path) -> Moments:
     """The moments in a file that `collect_shards` or ``toast moments`` wrote.
 
+    Parameters
+    ----------
+    file
+        ``moments.safetensors``, or one of the shards.
+
+    Returns
+    -------
+    Moments
+        float64, on the CPU.
+
     Raises
     ------
     InputError
@@ -107,6 +117,16 @@ def load_moments(file: str | Path) -> Moments:
 
 def load_features(file: str | Path) -> tuple[Tensor, Tensor | None]:
     """The features in such a file, float32, (images, width), and the labels, int64, (images,), in the images' order.
+
+    Parameters
+    ----------
+    file
+        As for `load_moments`.
+
+    Returns
+    -------
+    tuple
+        Features, shape (images, width), and labels, shape (images,), or `None`.
 
     Raises
     ------

@@ -32,6 +32,11 @@ class Texts:
         One name per class.
     device
         Of the batches that `batches` yields.
+
+    Raises
+    ------
+    InputError
+        If there are not as many labels as texts.
     """
 
     tokens: Tokens
@@ -76,7 +81,15 @@ class Texts:
 
 @dataclass(frozen=True)
 class TextSet:
-    """A data set: its texts for training (calibration and heads) and for testing."""
+    """A data set: its texts for training (calibration and heads) and for testing.
+
+    Parameters
+    ----------
+    name
+        How tables call it.
+    train, test
+        `Texts`.
+    """
 
     name: str
     train: Texts
@@ -120,6 +133,11 @@ def load_texts(
         Column names; found from their usual names and types if `None`.
     seed
         Of the draw, and of the split where the set has no test split.
+
+    Returns
+    -------
+    TextSet
+        Tokenised, on the CPU.
 
     Raises
     ------

@@ -26,6 +26,8 @@ def idea(frame: pd.DataFrame, plan: str | Plan, block_count: int, ax: Axes | Non
         Which blocks are removed.
     block_count
         How many the original has.
+    ax
+        Where to draw; a figure of its own if `None`.
 
     Returns
     -------

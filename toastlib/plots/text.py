@@ -19,6 +19,13 @@ def bits_lost(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ----------
     table
         From `toastlib.language.perplexity_table`.
+    ax
+        Where to draw; a figure of its own if `None`.
+
+    Returns
+    -------
+    Axes
+        The drawn axes.
     """
     plans = table[table["plan"] != ORIGINAL]
     ax = accuracy_lost(plans, ax or plt.subplots(figsize=(8, 1 + 0.3 * plans["plan"].nunique()))[1])
