@@ -337,6 +337,7 @@ def test_automatic_precision_is_bfloat16_where_the_hardware_gains(monkeypatch, d
     assert resolve_dtype("auto", torch.device(device)) == expected
 
 
+@pytest.mark.slow
 def test_bfloat16_changes_accuracy_by_little():
     accuracies = {}
     for dtype in ("float32", "bfloat16"):

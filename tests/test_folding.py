@@ -118,6 +118,7 @@ def draw_head():
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_plain_transformers_opens_every_family_bit_equal(folded, tiny_model, tiny_images, tmp_path, pixel_values):
     arguments, names = [], []
     for family, (_, small) in folded.items():

@@ -31,6 +31,7 @@ def pretrain(monkeypatch, tmp_path):
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_what_it_writes_opens_and_is_the_same_every_time(pretrain):
     first, second = pretrain("first"), pretrain("second")
     assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()

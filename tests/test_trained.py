@@ -211,6 +211,7 @@ def test_activations_that_are_not_finite_are_named(tiny_encoder, name):
         approximate(tiny_encoder, "1->3", name, rows)
 
 
+@pytest.mark.slow
 def test_costs_are_those_counted_on_the_smaller_encoder(tiny_encoder, tiny_images):
     inputs, plans = torch.randn(1, 3, 32, 32), parse_plans(["1->2 3->5"])
     calibration = collect_calibration(tiny_encoder, tiny_images.train[:5], plans, TRANSLATORS)
@@ -243,6 +244,7 @@ def test_removed_parameters_follow_the_map(tiny_encoder):
         assert removed_parameters(tiny_encoder, plan, "block", cls.name) == bare - 3 * count
 
 
+@pytest.mark.slow
 def test_a_sweep_takes_trained_maps_beside_closed_forms(tiny_encoder, tiny_images):
     table = sweep(tiny_encoder, tiny_images, ["1->2", "3->5"], translators=list(TRANSLATORS), **QUICK)
     assert len(table) == 1 + 2 * len(TRANSLATORS)
