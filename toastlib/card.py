@@ -83,8 +83,8 @@ def model_card(
 
 IN_WORDS = {
     "Identity": "the identity",
-    "ByToken": "one map for special tokens, one for patches",
-    "InContext": "maps that also read the image's mean patch",
+    "ByToken": "a map for special tokens beside one for patches",
+    "InContext": "a map that also reads the image's mean patch",
 }
 
 
