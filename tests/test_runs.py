@@ -132,7 +132,7 @@ def test_one_job_has_a_process_of_its_own_too(tmp_path):
 
 def test_a_worker_ends_with_its_driver():
     code = (
-        "from toastlib.running.runs import _end_with; import time; _end_with(1); time.sleep(60)"  # 1 is not its parent
+        "from toastlib.running.cluster import end_with; import time; end_with(1); time.sleep(60)"  # 1 is not its parent
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 1
 

@@ -1,9 +1,11 @@
 """Dask in place of this machine's processes: a scheduler by its address, workers here, or jobs on Slurm."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from uuid import uuid4
 
@@ -55,7 +57,19 @@ def worker_pool(jobs: int, cluster: Any = None) -> AbstractContextManager:
     if cluster:
         return parallel_config(backend=dask_backend(cluster))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return parallel_config(backend="loky", inner_max_num_threads=max(1, cores // jobs))
+    ending = {"initializer": end_with, "initargs": (os.getpid(),)}
+    return parallel_config(backend="loky", inner_max_num_threads=max(1, cores // jobs), **ending)
+
+
+def end_with(driver: int) -> None:
+    """Let this worker end when its driver is killed, as kernels end with their worker."""
+
+    def watch() -> None:
+        while os.getppid() == driver:
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def dask_backend(client: Any) -> Any:

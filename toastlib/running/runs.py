@@ -9,9 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
-from threading import Thread
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -50,7 +48,7 @@ class Orders:
 
     `root` is the results folder, `seconds` the time for one run; a run that is done is made again if `again`; `shares`
     runs may use a GPU at once. `maker` names the sweep, and `wait` is how many seconds it waits for a run that another
-    process is making (-1: as long as it takes). Workers on this machine end with the `driver` of that process id.
+    process is making (-1: as long as it takes).
     """
 
     root: Path
@@ -59,7 +57,6 @@ class Orders:
     shares: int = 1
     maker: str = ""
     wait: float = PATIENCE
-    driver: int = 0
 
 
 def default_jobs() -> int:
@@ -90,7 +87,7 @@ def run_all(runs: Sequence[Run], orders: Orders, jobs: int, cluster: Any = None)
     Outcome
         Of each run as it ends; one that fails does not keep the others from running.
     """
-    orders, busy = replace(orders, maker=uuid4().hex[:8], driver=0 if cluster else os.getpid()), []
+    orders, busy = replace(orders, maker=uuid4().hex[:8]), []
     try:
         for outcome in _until_none_is_lost(runs, orders, jobs, cluster):
             busy += [outcome.run] if outcome.busy else []
@@ -138,22 +135,8 @@ def _parallel(runs: list[Run], orders: Orders, jobs: int, cluster: Any) -> Itera
 
 
 def _numbered(number: int, run: Run, orders: Orders) -> tuple[int, Outcome]:
-    if orders.driver:
-        _end_with(orders.driver)
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it would say is in the outcome
     return number, attempt(run, orders)
-
-
-@cache
-def _end_with(driver: int) -> None:
-    """Let this worker end when its driver is killed, as kernels end with their worker."""
-
-    def watch() -> None:
-        while os.getppid() == driver:
-            time.sleep(1)
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
 
 
 def attempt(run: Run, orders: Orders) -> Outcome:
