@@ -312,6 +312,7 @@ def test_the_embedded_encoder_has_12_blocks_and_tells_images_apart(pixel_values)
     assert torch.pdist(features).min() > 0.1
 
 
+@pytest.mark.slow
 def test_loading_prints_nothing():
     program = """
 import toastlib as toast

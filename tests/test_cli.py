@@ -106,6 +106,7 @@ def test_a_keyboard_interrupt_is_exit_code_130(study, capfd, monkeypatch):
     assert capfd.readouterr().err == "toast: interrupted; finished runs are kept.\n"
 
 
+@pytest.mark.slow
 def test_a_study_that_fails_keeps_what_is_finished(study, capfd):
     write_notebook(batch.NOTEBOOKS / "07_small.ipynb", "1 / 0", parameters=SLOW)
     assert main(["study", "--jobs", "1"]) == 1
@@ -156,6 +157,7 @@ def test_a_sweep_runs_a_grid_and_then_only_what_is_missing(study, capfd):
     assert (folders[1] / "manifest.json").stat().st_mtime_ns == before[1]
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_failing_run_does_the_others_and_is_exit_code_1(study, capfd):
     write_notebook(batch.NOTEBOOKS / "00_first.ipynb", "1 / (size - 1)")
     Path("grid.yaml").write_text(GRID.format("'00'"))
@@ -193,6 +195,7 @@ def test_a_polite_kill_is_an_interrupt(study, capfd, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow
 def test_a_table_of_the_paper_runs_its_grid(study, capfd, monkeypatch):
     grid = study / "paper-table-8.yaml"
     grid.write_text(GRID.format("'07'").replace("size: [1, 2]", "speed: [1, 2]"))

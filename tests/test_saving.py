@@ -160,6 +160,7 @@ def environment_without_toastlib(folder: Path) -> Path:
     return Path(sysconfig.get_path("scripts", vars={"base": str(folder)})) / "python"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "trust", "module"),
     [
@@ -636,6 +637,7 @@ def test_without_onnx_it_says_what_to_install(folder):
         export_onnx(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not here")
 @pytest.mark.parametrize("kind", ["classifier", "encoder"])
 def test_onnxruntime_computes_what_torch_does(saved, folder, tmp_path, kind):

@@ -132,6 +132,7 @@ def test_residuals_are_those_of_the_module(cls):
     assert fitted.residual_ == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", TRAINED)
 def test_a_seed_decides_everything_and_the_callers_random_numbers_stay(cls):
     rows = bent_rows(200)

@@ -197,6 +197,7 @@ def test_held_out_classes_are_neither_seen_nor_named(tiny_encoder, tiny_images, 
     assert 1 not in towers.tokenizer("two")["input_ids"]  # its words may be in other names, so the tokenizer has them
 
 
+@pytest.mark.slow
 def test_the_embedded_encoder_gets_a_tuned_tower(tiny_encoder, tiny_images):
     tiny_encoder.name = "vit-mini"
     assert add_text_tower(tiny_encoder, "vit-mini", tiny_images.train).model.config.model_type == (
