@@ -108,7 +108,8 @@ def test_clips_mean_of_patches_is_normed_as_its_cls_token_is(tiny_model, pixel_v
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_pooler_is_what_the_plain_model_pools(tiny_model, pixel_values, family):
-    expected = tiny_model(family)(pixel_values).pooler_output
+    frozen = tiny_model(family).requires_grad_(False)  # as encoders are: torch rounds others differently on some CPUs
+    expected = frozen(pixel_values).pooler_output
     assert torch.equal(Encoder(tiny_model(family), features="pooler").features(pixel_values), expected)
 
 

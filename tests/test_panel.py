@@ -6,8 +6,7 @@ import pytest
 
 from toastlib.collecting import collect_moments
 from toastlib.models import Encoder
-from toastlib.panel import Panel, plan_of, somebody_is_there
-from toastlib.plan import all_spans
+from toastlib.panel import Panel, somebody_is_there
 from toastlib.playground import Playground
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -142,13 +141,3 @@ def test_names_in_the_page_are_escaped(playground, monkeypatch):
     page = Panel(playground, "1->3")._repr_mimebundle_()["text/html"]
     assert "&lt;i&gt;one" in page
     assert "<i>one" not in page
-
-
-@pytest.mark.parametrize("span", all_spans(4))
-def test_neighbouring_blocks_make_one_span(span):
-    assert str(plan_of(reversed(span.blocks))) == str(span)
-
-
-def test_blocks_apart_make_spans_of_their_own():
-    assert str(plan_of([9, 0, 4, 5])) == "-1->0 3->5 8->9"
-    assert str(plan_of([])) == "original"

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from toastlib.errors import InputError
-from toastlib.plan import Plan, Span, all_spans, parse_plans
+from toastlib.plan import Plan, Span, all_spans, parse_plans, plan_of
 
 
 @pytest.mark.parametrize("text", ["1->2", "-1->0", "0->11", "1->2 4->5", "-1->1 1->3 7->10", "original"])
@@ -91,3 +91,13 @@ def test_all_spans_are_every_ordered_pair_of_outputs():
     spans = all_spans(5)
     assert len(set(spans)) == 5 * 6 / 2
     assert all(-1 <= span.start < span.end < 5 for span in spans)
+
+
+@pytest.mark.parametrize("span", all_spans(4))
+def test_neighbouring_blocks_make_one_span(span):
+    assert plan_of(reversed(span.blocks)) == Plan((span,))
+
+
+def test_blocks_apart_make_spans_of_their_own():
+    assert str(plan_of([9, 0, 4, 5])) == "-1->0 3->5 8->9"
+    assert plan_of([]) == Plan()

@@ -13,14 +13,13 @@ import torch
 from toastlib.collecting import collect_folds, collect_moments
 from toastlib.errors import InputError
 from toastlib.moments import FoldedMoments, Moments, plan_pairs
-from toastlib.plan import Plan, Span, all_spans
+from toastlib.plan import Plan, Span, all_spans, plan_of
 from toastlib.selection import (
     NEED_FOLDS,
     PREDICTORS,
     best_plan,
     best_plans,
     every_plan,
-    plan_of,
     random_plans,
     select,
     span_costs,
@@ -73,12 +72,6 @@ def test_a_budget_removes_as_many_blocks_as_it_allows(seed):
         chosen = best_plan(costs, budget=budget)
         assert cost_of(chosen, costs) <= budget
         assert len(chosen.removed) == max(k for k in range(7) if cheapest[k] <= budget)
-
-
-def test_neighbours_are_one_span():
-    assert str(plan_of([7, 3, 2])) == "1->3 6->7"
-    assert plan_of([]) == Plan()
-    assert plan_of(range(4)) == Plan((Span(-1, 3),))
 
 
 @pytest.fixture

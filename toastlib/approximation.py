@@ -11,7 +11,7 @@ from toastlib.errors import InputError
 from toastlib.models import Encoder
 from toastlib.moments import FoldedMoments, Moments, plan_pairs
 from toastlib.plan import Plan, Span
-from toastlib.translators import REALIGN, Activations, Translator, make_translator, needs_folds
+from toastlib.translators import Activations, Translator, make_translator, needs_folds, split_realign
 
 
 class Replacement(nn.Module):
@@ -57,10 +57,10 @@ def fit_spans(
     InputError
         If the translator is unknown, or the calibration is of the wrong kind or lacks a block.
     """
-    if isinstance(translator, str) and translator.endswith(REALIGN):
+    if isinstance(translator, str) and split_realign(translator)[1]:
         raise InputError(
             f"{translator!r} realigns features after the last block, where no span is: approximate with "
-            f"{translator.removesuffix(REALIGN)!r} and give the result to toastlib.realign."
+            f"{split_realign(translator)[0]!r} and give the result to toastlib.realign."
         )
     prototype = make_translator(translator)
     return {span: copy.copy(prototype).fit(_suited(prototype, calibration, span), span) for span in spans}

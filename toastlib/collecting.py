@@ -10,8 +10,7 @@ from toastlib.cache import remembered
 from toastlib.errors import InputError
 from toastlib.models import Encoder
 from toastlib.moments import FoldedMoments, Moments, Pair, all_pairs
-from toastlib.token_means import token_means
-from toastlib.tokens import select_tokens, token_mask
+from toastlib.tokens import select_tokens, token_mask, token_means
 
 
 def collect_moments(

@@ -23,6 +23,9 @@ from toastlib.plan import Plan, Span
 from toastlib.saving import example_input
 from toastlib.translators import Linear
 
+FOLDED = "folded"
+"""Named as a translator: no map is left, for it is multiplied into the block before."""
+
 
 class FoldedEncoder(Encoder):
     """An encoder of the base architecture whose spans are folded away: fewer blocks, and nothing in their place.

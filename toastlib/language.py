@@ -25,7 +25,7 @@ from toastlib.progress import progress_bar
 from toastlib.saving import with_tower
 from toastlib.texts import Texts, TextSet, tokenised
 from toastlib.tokens import Tokens
-from toastlib.translators import REALIGN, Activations, make_translator
+from toastlib.translators import Activations, make_translator, split_realign
 from toastlib.walks import Variant, collect_calibration, fit_maps, variants_of, walk
 
 
@@ -215,7 +215,7 @@ def score(
     encoder, translators = language.encoder, list(dict.fromkeys(translators))
     for name in translators:
         make_translator(name)
-        if name.endswith(REALIGN):
+        if split_realign(name)[1]:
             raise InputError(f"{name!r} realigns the features of an image or text; a language model has none.")
     plans = [plan.check(len(encoder.blocks)) for plan in parse_plans(plans)]
     if moments is None and any(plans):

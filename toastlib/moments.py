@@ -16,7 +16,6 @@ from torch import Tensor
 
 from toastlib.errors import InputError
 from toastlib.plan import Plan
-from toastlib.token_means import merge_means
 
 Pair = tuple[int, int]
 
@@ -163,7 +162,7 @@ class FoldedMoments:
     activations
         The rows themselves, block -> (rows, width), where a trained map is fitted beside closed forms.
     means
-        For each fold block -> the means of each image's tokens, see `toastlib.token_means`: small, and so just kept.
+        For each fold block -> each image's `toastlib.tokens.token_means`: small, and so just kept.
     """
 
     parts: dict[str, tuple[Moments, ...]]
@@ -195,7 +194,7 @@ class FoldedMoments:
     def merge(self, other: Self) -> Self:
         """Moments of the union of two disjoint sets of images, fold by fold; activations are not kept."""
         parts = {kind: tuple(map(Moments.merge, folds, other.parts[kind])) for kind, folds in self.parts.items()}
-        means = tuple(map(merge_means, self.means, other.means))
+        means = tuple(map(_merge_means, self.means, other.means))
         return FoldedMoments(parts, self.special_tokens, means=means)
 
 
@@ -224,3 +223,8 @@ def _products(rows: Tensor, blocks: tuple[int, ...], pairs: list[Pair]) -> dict[
             of_i = two[offset * width : (offset + 1) * width].double().split(width, dim=1)
             products |= {(i, j): product.contiguous() for j, product in zip(blocks[first:], of_i) if (i, j) in wanted}
     return products
+
+
+def _merge_means(first: dict[int, Tensor], second: dict[int, Tensor]) -> dict[int, Tensor]:
+    """The means of two sets of images, the second below the first."""
+    return {block: torch.cat([rows, second[block]]) for block, rows in first.items()}

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from toastlib.errors import InputError
-from toastlib.plan import Plan, Span
+from toastlib.plan import Plan, plan_of
 from toastlib.playground import Answer, Playground
 from toastlib.plots.style import COLOURS
 
@@ -169,21 +169,6 @@ class Panel:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         page = {"text/html": self.page_without_widgets(), "text/plain": self.table().to_string(index=False)}
         return (self.widget()._repr_mimebundle_() if somebody_is_there() else {}) | page
-
-
-def plan_of(removed: Iterable[int]) -> Plan:
-    """The plan that removes these blocks, neighbours in one span.
-
-    Examples
-    --------
-    >>> print(plan_of([8, 3, 4, 5]))
-    2->5 7->8
-    """
-    spans: list[Span] = []
-    for block in sorted(removed):
-        start = spans.pop().start if spans and spans[-1].end == block - 1 else block - 1
-        spans.append(Span(start, block))
-    return Plan(tuple(spans))
 
 
 def somebody_is_there() -> bool:

@@ -14,7 +14,7 @@ from toastlib.errors import InputError
 from toastlib.evaluation import flops, parameter_count
 from toastlib.models import Encoder
 from toastlib.plan import Plan
-from toastlib.saving import Head, example_input, linear_head, processor_config, with_tower
+from toastlib.saving import Head, example_input, linear_head, with_tower
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,7 +57,7 @@ def save_plain(
     text = model_card(card or Card(), encoder.name, plan, maps, counted, encoder.feature_kind, classes, plain=True)
     files = {"README.md": text}
     if encoder.preprocessing is not None:
-        files["preprocessor_config.json"] = json.dumps(processor_config(encoder.preprocessing), indent=2)
+        files["preprocessor_config.json"] = json.dumps(encoder.preprocessing.to_config(), indent=2)
     model.save_pretrained(folder)
     for name, content in files.items():
         (Path(folder) / name).write_text(content, encoding="utf-8")

@@ -139,6 +139,19 @@ class Plan:
         return bool(self.spans)
 
 
+def plan_of(removed: Iterable[int]) -> Plan:
+    """The plan that removes these blocks, neighbours in one span.
+
+    Examples
+    --------
+    >>> print(plan_of([2, 3, 7]))
+    1->3 6->7
+    """
+    runs = itertools.groupby(enumerate(sorted(removed)), key=lambda item: item[1] - item[0])
+    blocks = [[block for _, block in run] for _, run in runs]
+    return Plan(tuple(Span(run[0] - 1, run[-1]) for run in blocks))
+
+
 def parse_plans(plans: "str | Plan | Iterable[str | Plan]") -> list[Plan]:
     """Read one plan or several, without repetitions, in the order given."""
     if isinstance(plans, str | Plan):

@@ -56,6 +56,28 @@ class Preprocessing:
             std=tuple(config["image_std"]) if normalise else (1.0, 1.0, 1.0),
         )
 
+    def to_config(self) -> dict[str, Any]:
+        """The contents of a ``preprocessor_config.json``; CLIP's processor is the one that knows all these steps."""
+        resize, crop = self.resize, self.crop
+
+        def edges(size: tuple[int, int]) -> dict[str, int]:
+            return {"height": size[0], "width": size[1]}
+
+        return {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_convert_rgb": True,
+            "do_resize": resize is not None,
+            "size": {"shortest_edge": resize} if isinstance(resize, int) else edges(resize or (224, 224)),
+            "resample": {mode: code for code, mode in MODES.items()}[self.mode],
+            "do_center_crop": crop is not None,
+            "crop_size": edges(crop or (224, 224)),
+            "do_rescale": True,
+            "rescale_factor": self.scale,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
+
     def resized(self, images: Tensor) -> Tensor:
         """Resize and crop uint8 images of shape (batch, 3, height, width), staying in uint8."""
         if self.resize is not None:
@@ -89,6 +111,13 @@ class Preprocessing:
         if height <= width:
             return self.resize, int(self.resize * width / height)
         return int(self.resize * height / width), self.resize
+
+
+def image_size(preprocessing: Preprocessing | None, config: Any) -> tuple[int, int]:
+    """Height and width of the images that a model is given: those of the preprocessing, if it fixes them."""
+    size = preprocessing and (preprocessing.crop or preprocessing.resize)
+    size = size or getattr(config, "image_size", 224)
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def _edges(size: Any) -> tuple[int, int] | int:

@@ -5,7 +5,7 @@ from html import escape
 from toastlib.judging import MEASURES
 from toastlib.plan import Plan
 from toastlib.take_away import TakeAway
-from toastlib.translators import REALIGN
+from toastlib.translators import split_realign
 
 STYLE = """
 :root { color-scheme: light dark; --page: #fbfaf7; --card: #fff; --ink: #1d2433; --soft: #667085; --line: #e4e2dc;
@@ -61,7 +61,7 @@ def _section(title: str, content: str) -> str:
 
 
 def _stand_in(taken: TakeAway) -> str:
-    form, realign, _ = taken.translator.partition(REALIGN)
+    form, realign = split_realign(taken.translator)
     features = ", and the classifier has taken in a map that brings the features back" if realign else ""
     if taken.folded:
         return f"folded into the blocks before: the base architecture with fewer blocks{features}"

@@ -14,7 +14,7 @@ from toastlib.errors import InputError
 from toastlib.evaluation import flops, parameter_count
 from toastlib.models import Encoder
 from toastlib.plan import Plan, Span
-from toastlib.preprocessing import MODES, Preprocessing
+from toastlib.preprocessing import Preprocessing, image_size
 from toastlib.probe import Probe
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def save_pretrained(
     text = model_card(card or Card(), encoder.name, Plan(tuple(spans)), maps, counted, encoder.feature_kind, classes)
     model.companions = {"README.md": text}
     if encoder.preprocessing is not None:
-        model.companions["preprocessor_config.json"] = json.dumps(processor_config(encoder.preprocessing), indent=2)
+        model.companions["preprocessor_config.json"] = json.dumps(encoder.preprocessing.to_config(), indent=2)
     model.save_pretrained(folder)
 
 
@@ -141,36 +141,6 @@ def example_input(encoder: Encoder) -> Tensor:
     size = image_size(encoder.preprocessing, encoder.model.config)
     noise = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     return noise.to(encoder.device, encoder.dtype)
-
-
-def image_size(preprocessing: Preprocessing | None, config: Any) -> tuple[int, int]:
-    """Height and width of the images that a model is given: those of the preprocessing, if it fixes them."""
-    size = preprocessing and (preprocessing.crop or preprocessing.resize)
-    size = size or getattr(config, "image_size", 224)
-    return (size, size) if isinstance(size, int) else tuple(size)
-
-
-def processor_config(preprocessing: Preprocessing) -> dict[str, Any]:
-    """The contents of a ``preprocessor_config.json``; CLIP's processor is the one that knows all these steps."""
-    resize, crop = preprocessing.resize, preprocessing.crop
-
-    def edges(size: tuple[int, int]) -> dict[str, int]:
-        return {"height": size[0], "width": size[1]}
-
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": resize is not None,
-        "size": {"shortest_edge": resize} if isinstance(resize, int) else edges(resize or (224, 224)),
-        "resample": {mode: code for code, mode in MODES.items()}[preprocessing.mode],
-        "do_center_crop": crop is not None,
-        "crop_size": edges(crop or (224, 224)),
-        "do_rescale": True,
-        "rescale_factor": preprocessing.scale,
-        "do_normalize": True,
-        "image_mean": list(preprocessing.mean),
-        "image_std": list(preprocessing.std),
-    }
 
 
 def _config(

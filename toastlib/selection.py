@@ -8,15 +8,15 @@ others apart: for that the plans that it puts first are run on more training ima
 
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from heapq import nsmallest
-from itertools import combinations, groupby
+from itertools import combinations
 
 from toastlib import similarities
 from toastlib.closed_forms import Affine, Ridge
 from toastlib.errors import InputError, unknown
 from toastlib.moments import FoldedMoments, Moments
-from toastlib.plan import Plan, Span, all_spans
+from toastlib.plan import Plan, Span, all_spans, plan_of
 from toastlib.token_aware import Separate
 
 Costs = dict[Span, float]
@@ -188,19 +188,6 @@ def _best_plans(costs: Costs, count: int, n: int) -> dict[int, list[tuple[float,
         best = {k: nsmallest(n, plans) for k, plans in best.items()}
         all_kept.append(kept)
     return best
-
-
-def plan_of(removed: Iterable[int]) -> Plan:
-    """The plan that removes these blocks, neighbours in one span.
-
-    Examples
-    --------
-    >>> print(plan_of([2, 3, 7]))
-    1->3 6->7
-    """
-    runs = groupby(enumerate(sorted(removed)), key=lambda item: item[1] - item[0])
-    blocks = [[block for _, block in run] for _, run in runs]
-    return Plan(tuple(Span(run[0] - 1, run[-1]) for run in blocks))
 
 
 def every_plan(block_count: int, remove: int) -> list[Plan]:

@@ -12,9 +12,13 @@ from pathlib import Path
 from torch import Tensor
 
 from toastlib.cache import fingerprint
+from toastlib.checkpoints import load_encoder
+from toastlib.collecting import collect_moments
+from toastlib.data import load_split
 from toastlib.errors import InputError
 from toastlib.moments import Moments
 from toastlib.plan import ORIGINAL, Plan
+from toastlib.walks import Variant, collect_features
 
 FEATURES = "features"
 LABELS = "labels"
@@ -141,11 +145,6 @@ def load_features(file: str | Path) -> tuple[Tensor, Tensor | None]:
 
 def write_shard(job: ShardedJob, k: int, shards: int, file: Path) -> None:
     """Collect shard `k` of `shards` and write it, whole or not at all."""
-    from toastlib.checkpoints import load_encoder
-    from toastlib.collecting import collect_moments
-    from toastlib.data import load_split
-    from toastlib.walks import Variant, collect_features
-
     encoder = load_encoder(job.model, device=job.device)
     images = load_split(job.data, encoder, job.split, size=job.size, seed=job.seed, shard=(k, shards))
     kept = collect_moments(encoder, images, tokens=job.tokens, batch_size=job.batch_size).tensors()

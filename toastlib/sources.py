@@ -12,16 +12,11 @@ import torch
 from torch import Tensor
 
 from toastlib.catalog import DatasetEntry
+from toastlib.columns import class_names, find_column, is_image, is_label, is_streamed
 from toastlib.decoding import check_labelled, decode, number_labels
-from toastlib.errors import InputError, unknown
+from toastlib.errors import InputError
 from toastlib.hub import not_loaded
 
-COLUMN_NAMES = {
-    "image": ("image", "img"),
-    "text": ("text", "sentence", "content", "review"),
-    "label": ("label", "labels", "class", "target"),
-}
-"""What columns are called where no column's type says that it holds images or classes."""
 STREAM_FROM = 10e9
 """Bytes of download above which a Hub set is streamed."""
 BUFFER = 1000
@@ -161,10 +156,10 @@ def open_table(
     `STREAM_FROM` are not downloaded but streamed.
     """
     rows, test_rows = _open_splits(entry)
-    image = _find_column(image or entry.image, rows.features, _is_image, "image", entry.path)
-    label = _find_column(label or entry.label, rows.features, _is_label, "label", entry.path)
-    names = _class_names(rows, label)
-    if _is_streamed(rows):
+    image = find_column(image or entry.image, rows.features, is_image, "image", entry.path)
+    label = find_column(label or entry.label, rows.features, is_label, "label", entry.path)
+    names = class_names(rows, label)
+    if is_streamed(rows):
         shares = (range(4), range(4, 5)) if test_rows is None else (range(5), range(5))
         parts = zip((rows, rows if test_rows is None else test_rows), shares, strict=True)
         return tuple(
@@ -187,11 +182,11 @@ class TextTable:
 def open_texts(entry: DatasetEntry, text: str | None, label: str | None, seed: int) -> tuple[TextTable, TextTable]:
     """Train and test texts of a Hub data set or a local folder; splits as for `open_table`, but nothing is streamed."""
     rows, test_rows = _open_splits(entry)
-    if _is_streamed(rows):
+    if is_streamed(rows):
         raise InputError(f"{entry.path} takes more than {STREAM_FROM / 1e9:.0f} GB: only images are streamed.")
-    text = _find_column(text or entry.text, rows.features, lambda feature: False, "text", entry.path)
-    label = _find_column(label or entry.label, rows.features, _is_label, "label", entry.path)
-    names = _class_names(rows, label)
+    text = find_column(text or entry.text, rows.features, lambda feature: False, "text", entry.path)
+    label = find_column(label or entry.label, rows.features, is_label, "label", entry.path)
+    names = class_names(rows, label)
 
     def table(part: Any) -> TextTable:
         labels = None if label is None else number_labels(list(part[label]), range(len(part)), names)
@@ -247,54 +242,6 @@ def _is_large(path: str, config: str | None = None) -> bool:
         not Path(path).is_dir()
         and (datasets.load_dataset_builder(path, *filter(None, [config])).info.download_size or 0) > STREAM_FROM
     )
-
-
-def _is_streamed(rows: Any) -> bool:
-    import datasets
-
-    return isinstance(rows, datasets.IterableDataset)
-
-
-def _is_image(feature: Any) -> bool:
-    return type(feature).__name__ == "Image"
-
-
-def _is_label(feature: Any) -> bool:
-    return type(feature).__name__ == "ClassLabel"
-
-
-def _find_column(name: str | None, features: Any, fits: Any, kind: str, path: str) -> str | None:
-    if name is not None:
-        if name not in features:
-            raise unknown(f"{kind} column", name, features)
-        return name
-    found = [column for column, feature in features.items() if fits(feature)]
-    found = found or [column for column in COLUMN_NAMES[kind] if column in features]
-    if len(found) > 1:
-        raise InputError(
-            f"{path} has the {kind} columns {', '.join(found)}: name one"
-            + (f", for example '{path}:{found[-1]}'." if kind == "label" else f" by {kind}_column=...")
-        )
-    if not found and kind != "label":
-        raise InputError(f"{path} has no {kind} column, only {', '.join(features)}.")
-    return found[0] if found else None
-
-
-def _class_names(rows: Any, label: str | None) -> tuple[str, ...]:
-    if label is None:
-        return ()
-    feature = rows.features[label]
-    if _is_label(feature):
-        return tuple(feature.names)
-    dtype = getattr(feature, "dtype", type(feature).__name__)
-    if _is_streamed(rows):
-        raise InputError(f"The label column {label!r} of a streamed set must say its class names, and holds {dtype}.")
-    if "string" not in dtype and "int" not in dtype and dtype != "bool":
-        raise InputError(f"The label column {label!r} holds {dtype} values, and not class names or whole numbers.")
-    values = [value for value in rows.unique(label) if value is not None]
-    if "string" in dtype:
-        return tuple(sorted(values))
-    return tuple(str(value) for value in range(max(values, default=-1) + 1))
 
 
 def _undecoded(rows: Any, image: str, label: str | None) -> Any:

@@ -1,6 +1,5 @@
 """From a checkpoint and images to a smaller model in a folder: which blocks go, and what that costs."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,11 +12,10 @@ from toastlib.collecting import collect_moments
 from toastlib.data import Images, ImageSet
 from toastlib.errors import InputError
 from toastlib.evaluation import flops, paired_difference, parameter_count
-from toastlib.folding import fold_spans
+from toastlib.folding import FOLDED, fold_spans
 from toastlib.judging import (
     MEASURES,
     Head,
-    answers,
     choose_head,
     compare,
     device_name,
@@ -25,26 +23,18 @@ from toastlib.judging import (
     measure_latency,
     percent,
     realigned,
-    score,
 )
 from toastlib.models import Encoder
-from toastlib.moments import Moments
 from toastlib.plan import Plan
-from toastlib.probe import Probe
 from toastlib.saving import example_input
-from toastlib.selection import best_plans, span_costs
+from toastlib.searching import chooser, search_plan
 from toastlib.similarities import similarity
-from toastlib.translators import REALIGN, make_translator
-from toastlib.verification import measured_costs
+from toastlib.translators import make_translator, split_realign
 from toastlib.walks import collect_calibration
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FOLDED = "folded"
-"""The translator that leaves no map: see `toastlib.folding`."""
-SHORTLIST = 10
-"""So many plans of a size are run before one is chosen."""
 TRIED_ON = 200
 """Training images that they are run on: neither those that maps are fitted on nor those that a drop is bounded on."""
 HELD_OUT = 5
@@ -95,7 +85,7 @@ class TakeAway:
     @property
     def folded(self) -> bool:
         """Whether no layer stands where the blocks stood."""
-        return _form(self.translator) == FOLDED
+        return split_realign(self.translator)[0] == FOLDED
 
 
 def shrink(
@@ -161,7 +151,7 @@ def shrink(
         plan = Plan.parse(plan).check(len(encoder.blocks))
     else:
         trial = choose_head(encoder, replace(dataset, train=fitting), classifier, seed, batch_size)
-        choose = _chooser(encoder, moments, calibration, trying, trial, translator, batch_size)
+        choose = chooser(encoder, moments, calibration, trying, trial, translator, batch_size)
         if remove is not None:
             plan = choose(remove)
         else:
@@ -186,40 +176,6 @@ def shrink(
     return TakeAway(plan, translator, smaller, head, before, after, lost, classes, matrix, search, counted, card)
 
 
-def search_plan(
-    encoder: Encoder,
-    make: Callable[[Plan, Head], tuple[Encoder, Head]],
-    choose: Callable[[int], Plan],
-    head: Head,
-    images: Images,
-    max_drop: float,
-    batch_size: int = 32,
-) -> tuple[Plan, pd.DataFrame]:
-    """Remove one block more, and one more, until the images lose more than `max_drop` points.
-
-    Returns
-    -------
-    tuple
-        The last plan within the bound, and the table of all that were tried, see `TakeAway`.
-    """
-    original, best, rows = answers(form(encoder, head), images, batch_size), None, []
-    before = score(original, original, images, head)
-    for removed in range(1, len(encoder.blocks)):
-        plan = choose(removed)
-        after = score(answers(form(*make(plan, head)), images, batch_size), original, images, head)
-        lost = 100 * float((before - after).mean())
-        rows.append((removed, str(plan), lost))
-        if lost > max_drop:
-            break
-        best = plan
-    if best is None:
-        raise InputError(
-            f"Removing one block ({rows[0][1]}) loses {rows[0][2]:.1f} points on held-out training images, more than "
-            f"{max_drop:g}: allow a larger drop, or say how many blocks go."
-        )
-    return best, pd.DataFrame(rows, columns=["removed", "plan", "lost"])
-
-
 def summary(taken: TakeAway) -> str:
     """A few lines for the terminal."""
     score = "{:.1f} % -> {:.1f} % [{:.1f}, {:.1f}]".format(taken.before[0], *taken.after)
@@ -239,15 +195,10 @@ def _check(encoder: Encoder, plan, remove: int | None, max_drop: float | None, t
         raise InputError(
             f"{encoder.name} was made smaller already: start from the original, with all spans in one plan."
         )
-    if _form(translator) != FOLDED:
+    if split_realign(translator)[0] != FOLDED:
         make_translator(translator)
     if remove is not None and not 0 < remove < len(encoder.blocks):
         raise InputError(f"{remove} blocks cannot be removed: the model has {len(encoder.blocks)}, and keeps one.")
-
-
-def _form(translator: str) -> str:
-    """What stands in for a span, whether or not features are realigned after it."""
-    return translator.removesuffix(REALIGN)
 
 
 def _part(images: Images, seed: int) -> tuple[Images, Images]:
@@ -257,48 +208,17 @@ def _part(images: Images, seed: int) -> tuple[Images, Images]:
     return images[order[held_out:]], images[order[:held_out]]
 
 
-def _chooser(
-    encoder: Encoder,
-    moments: Moments,
-    calibration: Images,
-    trying: Images,
-    head: Head,
-    translator: str,
-    batch_size: int,
-) -> Callable[[int], Plan]:
-    """Number of blocks -> of the plans that are predicted to cost least, the one that changes the answers least.
-
-    The labels of the images that they are tried on play no part. A folded span needs a block before it; folded plans
-    are tried with linear maps, which come near them.
-    """
-    costs, folded = span_costs(moments, "fit"), _form(translator) == FOLDED
-    if folded:
-        costs = {span: float("inf") if span.start == -1 else cost for span, cost in costs.items()}
-    probe = head.module if isinstance(head.module, Probe) else None
-    measure = "divergence" if probe else "features"
-
-    def choose(remove: int) -> Plan:
-        plans = best_plans(costs, SHORTLIST, remove)
-        if len(plans) == 1 or not len(trying):
-            return plans[0]
-        form = "linear" if folded else translator
-        settings = {"calibration": calibration, "head": probe, "measures": [measure], "batch_size": batch_size}
-        return plans[int(measured_costs(encoder, trying, plans, form, **settings)[measure].argmin())]
-
-    return choose
-
-
 def _make(
     encoder: Encoder, head: Head, plan: Plan, translator: str, calibration: Images, batch_size: int
 ) -> tuple[Encoder, Head]:
     """The smaller encoder, and the head that belongs to it."""
-    kind = _form(translator)
+    kind, realign = split_realign(translator)
     if kind == FOLDED:
         smaller = fold_spans(encoder, plan, calibration, batch_size)
     else:
         fitted_on = collect_calibration(encoder, calibration, [plan], [kind], batch_size)
         smaller = approximate(encoder, plan, kind, fitted_on)
-    if kind != translator:
+    if realign:
         head = realigned(head, smaller, encoder, calibration, batch_size)
     return smaller, head
 

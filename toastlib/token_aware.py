@@ -14,7 +14,7 @@ from toastlib.errors import InputError
 from toastlib.least_squares import Sums, fit_ridge
 from toastlib.moments import FoldedMoments, Moments
 from toastlib.plan import Span
-from toastlib.token_means import token_means
+from toastlib.tokens import token_means
 from toastlib.translators import linear_module, needs_folds
 
 
@@ -201,7 +201,7 @@ def sums_in_context(moments: Moments, means: dict[int, Tensor], span: Span, kind
     moments
         Of the tokens of one kind.
     means
-        Token means of the same images, see `toastlib.token_means`.
+        Token means of the same images, see `toastlib.tokens.token_means`.
     span
         From which block to which.
     kind

@@ -94,6 +94,25 @@ def select_tokens(hidden: Tensor, tokens: str, special_tokens: int, mask: Tensor
     return hidden[:, part].flatten(0, 1)
 
 
+def token_means(hidden: Tensor, special_tokens: int) -> Tensor:
+    """What images say as a whole: mean special token and mean patch side by side, or the mean patch alone.
+
+    Parameters
+    ----------
+    hidden
+        Shape (batch, tokens, width).
+    special_tokens
+        How many tokens stand before the patches.
+
+    Returns
+    -------
+    Tensor
+        Shape (batch, 2 width), or (batch, width).
+    """
+    parts = (hidden[:, :special_tokens], hidden[:, special_tokens:])
+    return torch.cat([part.mean(1) for part in parts if part.shape[1]], dim=-1)
+
+
 def _of_texts(hidden: Tensor, tokens: str, special_tokens: int, mask: Tensor) -> Tensor:
     """`select_tokens` of texts, on whichever side their padding stands."""
     place = mask.cumsum(1)  # of a token in its text, counted from 1

@@ -145,6 +145,12 @@ REALIGN = "+realign"
 """Behind a name, as in ``"linear+realign"``: the same maps, and the final features realigned (toastlib.realignment)."""
 
 
+def split_realign(translator: str) -> tuple[str, bool]:
+    """The name of the maps alone, and whether the final features are realigned after them."""
+    name = translator.removesuffix(REALIGN)
+    return name, name != translator
+
+
 def needs_folds(translator: Translator) -> bool:
     """Whether a translator is fitted on moments in folds, `toastlib.moments.FoldedMoments`."""
     return getattr(translator, "needs_folds", False)
@@ -160,7 +166,7 @@ def make_translator(translator: "str | Translator") -> Translator:
     """
     if not isinstance(translator, str):
         return translator
-    name = translator.removesuffix(REALIGN)
+    name, _ = split_realign(translator)
     if name not in TRANSLATORS:
         raise unknown("translator", name, TRANSLATORS)
     kind = TRANSLATORS[name]

@@ -12,7 +12,7 @@ from toastlib.models import Encoder
 from toastlib.moments import FoldedMoments, Moments
 from toastlib.plan import Plan
 from toastlib.probe import Probe
-from toastlib.translators import REALIGN
+from toastlib.translators import split_realign
 from toastlib.walks import collect_calibration, collect_features, fit_maps, fit_realignments, variants_of
 
 MEASURES = ("features", "divergence", "loss")
@@ -67,7 +67,7 @@ def measured_costs(
     measures = list(measures)
     _check(measures, head, images)
     variants = variants_of(plans, [translator])
-    if calibration is None and (moments is None or translator.endswith(REALIGN)):
+    if calibration is None and (moments is None or split_realign(translator)[1]):
         raise InputError(f"Maps {translator!r} are to be fitted: pass the calibration images.")
     if moments is None:
         moments = collect_calibration(encoder, calibration, [v.plan for v in variants], [translator], batch_size)

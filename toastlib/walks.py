@@ -18,7 +18,7 @@ from toastlib.plan import ORIGINAL, Plan, Span
 from toastlib.progress import progress_bar
 from toastlib.realignment import fit_realignment
 from toastlib.tokens import Inputs
-from toastlib.translators import REALIGN, Activations, make_translator, needs_folds
+from toastlib.translators import Activations, make_translator, needs_folds, split_realign
 
 Exit = tuple[Span, str]
 """A span and the name of the translator that takes its place."""
@@ -37,12 +37,12 @@ class Variant:
     @property
     def realigned(self) -> bool:
         """Whether its features are."""
-        return self.translator.endswith(REALIGN)
+        return split_realign(self.translator)[1]
 
     @property
     def plain(self) -> "Variant":
         """The variant before realignment."""
-        return replace(self, translator=self.translator.removesuffix(REALIGN))
+        return replace(self, translator=split_realign(self.translator)[0])
 
     @property
     def exits(self) -> list[Exit]:

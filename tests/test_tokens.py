@@ -6,7 +6,7 @@ import torch
 from toastlib.activations import collect_activations
 from toastlib.collecting import collect_folds
 from toastlib.models import Encoder
-from toastlib.token_means import token_means
+from toastlib.tokens import token_means
 
 
 @pytest.mark.parametrize(("family", "special"), [("vit", 1), ("deit", 2), ("siglip", 0)])
