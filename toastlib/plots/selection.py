@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from toastlib.plots.style import COLOURS, MARKERS
 
@@ -50,6 +50,8 @@ def predicted_against_lost(frame: pd.DataFrame) -> np.ndarray:
         sns.scatterplot(part, x="predicted", y="lost", legend=ax is axes.flat[0], ax=ax, **style)
         ax.axhline(0, color="grey", linewidth=1, zorder=0)
         ax.set(xscale="log", title=PREDICTOR_NAMES.get(predictor, predictor), xlabel="predicted cost", ylabel="")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_formatter(NullFormatter())
         _points_axis(ax)
     for ax in axes[:, 0]:
