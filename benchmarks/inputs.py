@@ -6,9 +6,11 @@ import toastlib as toast
 from toastlib.embedded import shapes
 
 
-def load(train_size: int, test_size: int, dataset: str = "") -> tuple[toast.Encoder, toast.ImageSet]:
+def load(
+    train_size: int, test_size: int, dataset: str = "", dtype: str = "float32"
+) -> tuple[toast.Encoder, toast.ImageSet]:
     """vit-mini on the CPU, and images: those of a data set, or shapes drawn by the library where none is named."""
-    encoder = toast.load_encoder("vit-mini", device="cpu")
+    encoder = toast.load_encoder("vit-mini", device="cpu", dtype=dtype)
     if dataset:
         return encoder, toast.load_images(dataset, encoder, train_size=train_size, test_size=test_size)
     splits = [

@@ -2,9 +2,10 @@
 
     python -m benchmarks.sweep [--train 5000] [--test 2000] [--dataset NAME]
 
-The paper's 20 plans and the original, linear maps from 500 images, retrained heads with 3 seeds, float32. Of the plain
-way the original and three plans are run, each with its heads and one head in a process of its own; the rest is
-counted from them, features by the number of blocks and heads by their number. The cache is off.
+The paper's 20 plans and the original, linear maps from 500 images, retrained heads with 3 seeds, float32; and once
+more with `dtype="auto"` where that is bfloat16. Of the plain way the original and three plans are run, each with its
+heads and one head in a process of its own; the rest is counted from them, features by the number of blocks and heads
+by their number. The cache is off.
 """
 
 import argparse
@@ -29,23 +30,24 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=5000)
     parser.add_argument("--test", type=int, default=2000)
     parser.add_argument("--dataset", default="")
+    parser.add_argument("--dtype", default="float32", help="of the engine, where it is run alone")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ |= {"TOAST_CACHE": "off", "TQDM_DISABLE": "1"}
     if options.child:
-        print(json.dumps(ours(options.train, options.test, options.dataset)))
+        print(json.dumps(ours(options.train, options.test, options.dataset, options.dtype)))
         return
     print(HEADER)
     show(against_reference(options.train, options.test, options.dataset))
     show(against_hardware(512, 64, options.dataset))
 
 
-def ours(train_size: int, test_size: int, dataset: str) -> dict[str, float]:
+def ours(train_size: int, test_size: int, dataset: str, dtype: str) -> dict[str, float]:
     """Plan -> mean accuracy over seeds of the engine's whole job."""
     import toastlib as toast
     from benchmarks.inputs import load
 
-    encoder, images = load(train_size, test_size, dataset)
+    encoder, images = load(train_size, test_size, dataset, dtype)
     plans = toast.paper.plan_list(len(encoder.blocks))
     table = toast.sweep(
         encoder, images, plans, translators=["linear"], seeds=range(SEEDS), calibration_size=CALIBRATION
@@ -55,12 +57,11 @@ def ours(train_size: int, test_size: int, dataset: str) -> dict[str, float]:
 
 def against_reference(train_size: int, test_size: int, dataset: str = "") -> list[Row]:
     """The engine in a process of its own, everything included, and the plain way, sampled."""
-    command = [sys.executable, "-m", "benchmarks.sweep", "--child"]
-    command += ["--train", str(train_size), "--test", str(test_size), "--dataset", dataset]
-    start = time.perf_counter()
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    engine_seconds, engine = time.perf_counter() - start, json.loads(printed)
+    import torch
 
+    from toastlib.checkpoints import resolve_dtype
+
+    engine_seconds, engine = _engine(train_size, test_size, dataset, "float32")
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import datasets, torch, transformers; transformers.AutoModel"], check=True)
     start_seconds = time.perf_counter() - start
@@ -70,11 +71,30 @@ def against_reference(train_size: int, test_size: int, dataset: str = "") -> lis
     apart = max(abs(plain["accuracies"][plan] - engine[plan]) for plan in plain["accuracies"])
     seconds = f"ours {engine_seconds:.0f}, plain {one_process:.0f}, plain with a process per head {per_head:.0f}"
     print(f"<!-- seconds: {seconds} -->")
-    return [
+    rows = [
         Row("plain way, a process per head / ours", per_head / engine_seconds, 6, at_least=True),
         Row("plain way, all in one process / ours", one_process / engine_seconds, 2.5, at_least=True),
         Row("largest difference of their accuracies (points)", apart, 0.3),
     ]
+    if resolve_dtype("auto", torch.device("cpu")) == torch.float32:
+        return rows
+    auto_seconds, auto = _engine(train_size, test_size, dataset, "auto")
+    apart = statistics.mean(auto[plan] - engine[plan] for plan in engine)
+    return [
+        *rows,
+        Row('plain way, a process per head / ours, dtype="auto"', per_head / auto_seconds, 15, at_least=True),
+        Row('plain way, all in one process / ours, dtype="auto"', one_process / auto_seconds, 6, at_least=True),
+        Row("mean change of accuracy by bfloat16 (points)", abs(apart), 0.3),
+    ]
+
+
+def _engine(train_size: int, test_size: int, dataset: str, dtype: str) -> tuple[float, dict[str, float]]:
+    """Seconds of the engine's whole job in a process of its own, and plan -> its mean accuracy."""
+    command = [sys.executable, "-m", "benchmarks.sweep", "--child", "--dtype", dtype]
+    command += ["--train", str(train_size), "--test", str(test_size), "--dataset", dataset]
+    start = time.perf_counter()
+    printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return time.perf_counter() - start, json.loads(printed)
 
 
 def _plain(train_size: int, test_size: int, dataset: str) -> dict:

@@ -325,16 +325,18 @@ encoder(next(images.train.batches(2))[0])
 
 
 @pytest.mark.parametrize(
-    ("device", "amx", "gpu", "expected"),
+    ("device", "cpu_has_it", "gpu_has_it", "expected"),
     [
         *(("cpu", True, False, torch.bfloat16), ("cpu", False, True, torch.float32)),
         *(("cuda", False, True, torch.bfloat16), ("cuda", True, False, torch.float32)),
         ("mps", True, True, torch.float32),
     ],
 )
-def test_automatic_precision_is_bfloat16_where_the_hardware_gains(monkeypatch, device, amx, gpu, expected):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu)
+def test_automatic_precision_is_bfloat16_where_the_hardware_gains(
+    monkeypatch, device, cpu_has_it, gpu_has_it, expected
+):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: cpu_has_it)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu_has_it)
     assert resolve_dtype("auto", torch.device(device)) == expected
 
 

@@ -99,7 +99,9 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype of that name; ``"auto"`` is bfloat16 on GPUs that have it and CPUs with AMX, float32 elsewhere.
+    """The dtype of that name; ``"auto"`` is bfloat16 on GPUs and CPUs whose products gain by it, float32 elsewhere.
+
+    CPUs with AVX512-BF16 do, and so do those with AMX, which have it too.
 
     Raises
     ------
@@ -108,7 +110,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """
     if dtype == "auto":
         on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        on_cpu = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+        on_cpu = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
         return torch.bfloat16 if on_gpu or on_cpu else torch.float32
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, ("auto", *DTYPES))
