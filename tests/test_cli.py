@@ -17,6 +17,7 @@ from toastlib.running import batch, grids
 from toastlib.running import commands as cli_runs
 from toastlib.running.executing import Failure
 from toastlib.running.runs import Outcome
+from toastlib.translators import RECOMMENDED
 
 GRID = "notebook: {}\nparameters: {{size: [1, 2]}}\n"
 SLOW = 'speed = 0.5  # how fast\nresults_dir = ""'
@@ -229,7 +230,7 @@ def test_approximate_writes_a_model_and_a_report(tmp_path, capsys):
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert err == ""
-    assert lines[0] == "plan 2->5 (3 blocks, linear)"
+    assert lines[0] == f"plan 2->5 (3 blocks, {RECOMMENDED})"
     assert lines[1].startswith("parameters ")
     assert lines[2].startswith("accuracy ")
     assert lines[-1].strip() == str(tmp_path / "smaller")

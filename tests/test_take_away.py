@@ -16,6 +16,7 @@ from toastlib.probe import Probe
 from toastlib.realignment import realign
 from toastlib.report import report
 from toastlib.take_away import _part, shrink, summary
+from toastlib.translators import RECOMMENDED
 
 
 @pytest.fixture(autouse=True)
@@ -240,6 +241,6 @@ def test_a_folder_that_fails_leaves_nothing_behind(taken, tmp_path, monkeypatch)
 
 def test_the_summary_says_what_went_and_what_it_cost(taken):
     text = summary(taken)
-    assert text.startswith(f"plan {Plan.parse('0->2 3->4')} (3 blocks, linear)\n")
+    assert text.startswith(f"plan {Plan.parse('0->2 3->4')} (3 blocks, {RECOMMENDED})\n")
     assert f"-> {taken.counted.parameters[1]:,}" in text
     assert "accuracy" in text

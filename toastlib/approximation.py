@@ -11,7 +11,7 @@ from toastlib.errors import InputError
 from toastlib.models import Encoder
 from toastlib.moments import FoldedMoments, Moments, plan_pairs
 from toastlib.plan import Plan, Span
-from toastlib.translators import Activations, Translator, make_translator, needs_folds, split_realign
+from toastlib.translators import RECOMMENDED, Activations, Translator, make_translator, needs_folds, split_realign
 
 
 class Replacement(nn.Module):
@@ -69,7 +69,7 @@ def fit_spans(
 def approximate(
     encoder: Encoder,
     plan: str | Plan,
-    translator: str | Translator = "linear",
+    translator: str | Translator = RECOMMENDED,
     calibration: Moments | FoldedMoments | Activations | None = None,
 ) -> Encoder:
     """A copy of the encoder in which maps stand in for the spans of a plan.
@@ -83,7 +83,8 @@ def approximate(
     translator
         A name of `toastlib.translators.TRANSLATORS`, or a translator.
     calibration
-        What the maps are fitted on, see `fit_spans`; needed by any plan that is not empty.
+        What the maps are fitted on, see `fit_spans`: for the default the moments of `collect_folds`. Needed by any plan
+        that is not empty.
 
     Returns
     -------
@@ -98,7 +99,7 @@ def approximate(
     """
     plan = Plan.parse(plan).check(len(encoder.blocks))
     if plan and calibration is None:
-        raise InputError(f"Plan {plan} needs moments to fit its maps on: pass those of collect_moments.")
+        raise InputError(f"Plan {plan} needs moments to fit its maps on: pass those of collect_folds.")
     fitted = fit_spans(plan, translator, calibration)
     return replace_spans(encoder, {span: fit.module() for span, fit in fitted.items()})
 

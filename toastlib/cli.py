@@ -160,7 +160,7 @@ def _add_approximate(parser: argparse.ArgumentParser) -> None:
         help="as many blocks as lose at most so many points on held-out training images (1, if nothing is said)",
     )
     parser.add_argument(
-        "--translator", default="linear", help="what stands in for them (linear); folded leaves no layer"
+        "--translator", default="context", help="what stands in: context (default), linear, the paper's, folded, ..."
     )
     parser.add_argument("--features", help="cls, mean or pooler (cls)")
     sizes = {"train": (3000, "training images at most"), "test": (2000, "test images at most")}

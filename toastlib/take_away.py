@@ -29,7 +29,7 @@ from toastlib.plan import Plan
 from toastlib.saving import example_input
 from toastlib.searching import chooser, search_plan
 from toastlib.similarities import similarity
-from toastlib.translators import make_translator, split_realign
+from toastlib.translators import RECOMMENDED, make_translator, split_realign
 from toastlib.walks import collect_calibration
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def shrink(
     plan: str | Plan | None = None,
     remove: int | None = None,
     max_drop: float | None = None,
-    translator: str = "linear",
+    translator: str = RECOMMENDED,
     classifier: "PreTrainedModel | None" = None,
     calibration_size: int = 500,
     seed: int = 0,

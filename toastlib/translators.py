@@ -141,6 +141,8 @@ TRANSLATORS: dict[str, str | type[Translator]] = {
     "fair-mlp": "toastlib.trained:FairMLP",
 }
 """Name -> the class, or where it lies: then it is imported when it is asked for. Add your own here."""
+RECOMMENDED = "context"
+"""What stands in where no translator is named: it loses least, see 06_translators; the paper's map is ``"linear"``."""
 REALIGN = "+realign"
 """Behind a name, as in ``"linear+realign"``: the same maps, and the final features realigned (toastlib.realignment)."""
 
