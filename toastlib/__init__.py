@@ -46,6 +46,7 @@ _HOMES = {
     "translators": ["Identity", "Linear"],
     "two_towers": ["TwoTowers", "add_text_tower"],
     "verification": ["measured_costs"],
+    "views": ["Views"],
     "zero_shot": ["of_classes", "predict_zero_shot", "zero_shot_head"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -1,6 +1,7 @@
 """The one pass over calibration images, or texts, that collects moments; what a pass found is kept on disk."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +52,12 @@ def collect_moments(
 
 
 def collect_folds(
-    encoder: Encoder, images, pairs: Iterable[Pair] | None = None, folds: int = 5, batch_size: int = 32
+    encoder: Encoder,
+    images,
+    pairs: Iterable[Pair] | None = None,
+    folds: int = 5,
+    batch_size: int = 32,
+    views: Callable[[Any, int], Any] | None = None,
 ) -> FoldedMoments:
     """Stream images through the encoder once and accumulate moments in folds, special tokens and patches apart.
 
@@ -61,6 +67,8 @@ def collect_folds(
         As for `collect_moments`; the images must allow slicing, as `toastlib.data.Images` do.
     folds
         Image i belongs to fold ``i % folds``.
+    views
+        What to see in the images of a fold, such as `toastlib.views.Views`: all copies of an image stay in its fold.
 
     Returns
     -------
@@ -76,7 +84,10 @@ def collect_folds(
         raise InputError(f"{len(images)} images cannot be parted into {folds} folds: take 2 folds up to one per image.")
     pairs = all_pairs(len(encoder.blocks)) if pairs is None else list(pairs)
     kinds = ["special", "patch"] if encoder.special_tokens else ["patch"]
-    streamed = [_stream(encoder, images[fold::folds], pairs, kinds, batch_size, True) for fold in range(folds)]
+    dealt = [images[fold::folds] for fold in range(folds)]
+    if views is not None:
+        dealt = [views(part, fold) for fold, part in enumerate(dealt)]
+    streamed = [_stream(encoder, part, pairs, kinds, batch_size, True) for part in dealt]
     parts = {kind: tuple(moments[kind] for moments, _ in streamed) for kind in kinds}
     means = tuple(means for _, means in streamed if means)
     return FoldedMoments(parts, encoder.special_tokens, means=means)
