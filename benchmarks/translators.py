@@ -2,14 +2,16 @@
 
 python -m benchmarks.translators --dataset cifar10 [--draws 5] [--test 2000] [--translators identity linear ...]
 
-Draw k is judged on test images of its own, so that an interval over images is one over draws as well. The last row,
-the oracle, has maps in context that were fitted on all training images.
+Draw k is judged on test images of its own, so that an interval over images is one over draws as well. Two rows more
+have maps in context: fitted on cropped copies of the same calibration images too, and, the oracle, on all training
+images.
 """
 
 import argparse
 from collections.abc import Iterable
 
 TRANSLATORS = ["identity", "linear", "separate", "context", "identity+realign", "context+realign"]
+VIEWS = "context, four crops each"
 ORACLE = "context, all training images"
 
 
@@ -38,16 +40,19 @@ def judged(dataset: str, draws: int, train: int, test: int, calibration: int, tr
     encoder = toast.load_encoder("vit-mini", device="cpu")
     images = toast.load_images(dataset, encoder, train_size=train, test_size=test, at_most=True)
     plans = toast.paper.plan_list(12)
-    everything = toast.collect_folds(encoder, images.train, toast.moments.plan_pairs(plans))
+    pairs = toast.moments.plan_pairs(plans)
+    everything = toast.collect_folds(encoder, images.train, pairs)
     settings = {"heads": "frozen", "head_min_steps": 1000, "calibration_size": calibration}
-    correct = {name: [] for name in ("original", *translators, ORACLE)}
+    correct = {name: [] for name in ("original", *translators, VIEWS, ORACLE)}
     for draw in range(draws):
         part = toast.ImageSet(images.name, images.train, images.test[draw::draws])
         drawn = toast.predict(encoder, part, plans, translators, calibration_seed=draw, **settings)
-        oracle = toast.predict(encoder, part, plans, ["context"], moments=everything, **settings)
         for name in ("original", *translators):
             correct[name].append(drawn.mean_correct(translator=name))
-        correct[ORACLE].append(oracle.mean_correct(translator="context"))
+        seen = toast.collect_folds(encoder, images.train.sample(calibration, draw), pairs, views=toast.Views())
+        for name, moments in ((VIEWS, seen), (ORACLE, everything)):
+            better = toast.predict(encoder, part, plans, ["context"], moments=moments, **settings)
+            correct[name].append(better.mean_correct(translator="context"))
     return {name: np.concatenate(parts) for name, parts in correct.items()}
 
 

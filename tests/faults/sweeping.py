@@ -47,7 +47,13 @@ class Study:
         call = [sys.executable, "-m", "toastlib.cli", command, "grid.yaml", "--results-dir", results, *options]
         with (self.folder / "out.txt").open("a") as out:
             return subprocess.Popen(
-                call, cwd=self.folder, env=ENVIRONMENT, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+                call,
+                cwd=self.folder,
+                env=ENVIRONMENT,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_hear_ctrl_c,
             )
 
     def run(self, *options: str, command: str = "sweep", results: str = "results") -> tuple[int, str]:
@@ -71,6 +77,11 @@ class Study:
     def left_over(self, results: str = "results") -> list[str]:
         """What lies where runs are made, except locks."""
         return [path.name for path in (self.folder / results / ".toast").glob("*/*") if path.name != "lock"]
+
+
+def _hear_ctrl_c() -> None:
+    """As at a terminal: what a shell starts in the background ignores it, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def family(driver: int) -> dict[str, list[psutil.Process]]:
