@@ -144,11 +144,11 @@ class InContext(nn.Module):
     def forward(self, hidden):
         first, rest = hidden[:, : self.special_tokens], hidden[:, self.special_tokens :]
         context = torch.cat([part.mean(1) for part in (first, rest) if part.shape[1]], dim=-1)[:, None]
-        added = self.patches(context).expand_as(rest)
+        mapped = self.tokens(hidden)
+        mapped[:, self.special_tokens :] += self.patches(context)
         if self.special is not None:
-            mean_patch = context[..., -hidden.shape[-1] :]
-            added = torch.cat([self.special(mean_patch).expand_as(first), added], dim=1)
-        return self.tokens(hidden) + added
+            mapped[:, : self.special_tokens] += self.special(context[..., -hidden.shape[-1] :])  # the mean patch
+        return mapped
 
 
 class Replacement(nn.Module):

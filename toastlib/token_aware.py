@@ -178,13 +178,12 @@ class InContext(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Shape (batch, tokens, width) to the same."""
-        first, rest = hidden[:, : self.special_tokens], hidden[:, self.special_tokens :]
         context = token_means(hidden, self.special_tokens)[:, None]
-        added = self.patches(context).expand_as(rest)
+        mapped = self.tokens(hidden)
+        mapped[:, self.special_tokens :] += self.patches(context)
         if self.special is not None:
-            mean_patch = context[..., -hidden.shape[-1] :]
-            added = torch.cat([self.special(mean_patch).expand_as(first), added], dim=1)
-        return self.tokens(hidden) + added
+            mapped[:, : self.special_tokens] += self.special(context[..., -hidden.shape[-1] :])  # the mean patch
+        return mapped
 
     def extra_repr(self) -> str:
         """Where the tokens are parted."""
