@@ -1,4 +1,4 @@
-"""All measured claims, one after the other: ``python -m benchmarks [--dataset NAME]``, about 13 minutes on 2 cores."""
+"""All measured claims, one after the other: ``python -m benchmarks [--dataset NAME]``, about 10 minutes on 2 cores."""
 
 import argparse
 import os
