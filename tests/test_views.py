@@ -53,8 +53,8 @@ def test_half_of_the_copies_are_mirrored_or_none_is(tiny_images):
     images = replace(tiny_images.train, pixels=ramp, labels=None)
     for mirror, low, high in ((True, 70, 130), (False, 0, 0)):  # of 200 coins 100 fall, give or take four deviations
         seen = Views(copies=1, mirror=mirror)(images).pixels[200:].float()
-        middle = seen[:, :, :, 18:22].mean((1, 2, 3)) < seen[:, :, :, 10:14].mean((1, 2, 3))
-        assert low <= int(middle.sum()) <= high
+        mirrored = seen[:, :, :, 18:22].mean((1, 2, 3)) < seen[:, :, :, 10:14].mean((1, 2, 3))
+        assert low <= int(mirrored.sum()) <= high
 
 
 def test_colours_are_drawn_for_each_copy_and_channel(tiny_images):
@@ -76,6 +76,11 @@ def test_copies_stay_in_the_fold_of_their_image(tiny_encoder, tiny_images):
         assert fold.count == alone.count
         torch.testing.assert_close(fold.product(1, 3), alone.product(1, 3))
     assert [len(means[1]) for means in folds.means] == [3 * len(images[k::5]) for k in range(5)]
+
+
+def test_what_is_no_set_of_images_has_no_views():
+    with pytest.raises(InputError, match="These are list: only images have views"):
+        Views()([1, 2])
 
 
 def test_fewer_copies_than_none_are_refused(tiny_images):

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from toastlib.errors import InputError
-from toastlib.preprocessing import Preprocessing
-from toastlib.saving import image_size
+from toastlib.preprocessing import Preprocessing, image_size
 
 TOLERANCE = 1e-4
 """How far onnxruntime's outputs may be from eager torch's, as a share of the largest of these."""

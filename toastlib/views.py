@@ -62,8 +62,10 @@ class Views:
         Raises
         ------
         InputError
-            If there are fewer copies than none.
+            If these are no images, or there are fewer copies than none.
         """
+        if not isinstance(images, Images):
+            raise InputError(f"These are {type(images).__name__}: only images have views.")
         if self.copies < 0:
             raise InputError(f"{self.copies} copies cannot be made: take none or more.")
         seeds = torch.randint(2**31, (part + 1,), generator=torch.Generator().manual_seed(self.seed))
