@@ -4,15 +4,19 @@ python -m benchmarks.translators --dataset cifar10 [--draws 5] [--test 2000] [--
 
 Draw k is judged on test images of its own, so that an interval over images is one over draws as well. Two rows more
 have maps in context: fitted on cropped copies of the same calibration images too, and, the oracle, on all training
-images.
+images. In the last rows MLPs alone are replaced, for each plan so many that at least as many parameters go as with the
+paper's map, those nearest to the plan's blocks.
 """
 
 import argparse
 from collections.abc import Iterable
+from math import ceil
+from statistics import mean
 
 TRANSLATORS = ["identity", "linear", "separate", "context", "identity+realign", "context+realign"]
 VIEWS = "context, four crops each"
 ORACLE = "context, all training images"
+OF_MLPS = ["ridge", "separate"]
 
 
 def main() -> None:
@@ -43,7 +47,10 @@ def judged(dataset: str, draws: int, train: int, test: int, calibration: int, tr
     pairs = toast.moments.plan_pairs(plans)
     everything = toast.collect_folds(encoder, images.train, pairs)
     settings = {"heads": "frozen", "head_min_steps": 1000, "calibration_size": calibration}
-    correct = {name: [] for name in ("original", *translators, VIEWS, ORACLE)}
+    sublayers = toast.split_blocks(encoder)
+    of_mlps = {kind: [mlps_instead(encoder, sublayers, plan, kind) for plan in plans] for kind in OF_MLPS}
+    rows = ["original", *translators, VIEWS, ORACLE, *(f"{kind} for MLPs alone" for kind in OF_MLPS)]
+    correct = {name: [] for name in rows}
     for draw in range(draws):
         part = toast.ImageSet(images.name, images.train, images.test[draw::draws])
         drawn = toast.predict(encoder, part, plans, translators, calibration_seed=draw, **settings)
@@ -53,7 +60,23 @@ def judged(dataset: str, draws: int, train: int, test: int, calibration: int, tr
         for name, moments in ((VIEWS, seen), (ORACLE, everything)):
             better = toast.predict(encoder, part, plans, ["context"], moments=moments, **settings)
             correct[name].append(better.mean_correct(translator="context"))
+        for kind, instead in of_mlps.items():
+            finer = toast.predict(sublayers, part, instead, [kind], calibration_seed=draw, **settings)
+            right = [finer.mean_correct(plan=str(plan)) for plan in instead]  # one may stand for several of the paper's
+            correct[f"{kind} for MLPs alone"].append(np.mean(right, axis=0))
     return {name: np.concatenate(parts) for name, parts in correct.items()}
+
+
+def mlps_instead(encoder, sublayers, plan, kind: str):
+    """The plan that maps the MLPs nearest to a plan's blocks, and removes at least as many parameters."""
+    from toastlib.evaluation import removed_parameters
+    from toastlib.plan import Plan, Span, plan_of
+
+    one = removed_parameters(sublayers, Plan((Span(0, 1),)), translator=kind)
+    count = ceil(removed_parameters(encoder, plan) / one)
+    middle = mean(plan.removed)
+    nearest = sorted(range(len(encoder.blocks)), key=lambda block: (abs(block - middle), -block))[:count]
+    return plan_of(2 * block + 1 for block in nearest)
 
 
 def against_linear(correct: dict):

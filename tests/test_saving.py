@@ -31,7 +31,7 @@ from toastlib.translators import Identity, Linear
 
 PREPROCESSING = Preprocessing(resize=(32, 32))
 PLAN = Plan.parse("0->2 3->4")
-FILES = {"README.md", "config.json", "model.safetensors", "modeling_toast.py", "preprocessor_config.json"}
+FILES = {"README.md", "config.json", "model.safetensors", "modeling_toast.py", "parting.py", "preprocessor_config.json"}
 WITHOUT_CLASSIFIER = {"dinov3"}
 TEXT = SIZES | {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2}
 ARCHITECTURES = [Identity(), Linear(), MLP(), ResMLP(), FairMLP()]
@@ -599,7 +599,7 @@ def test_the_card_says_what_was_made_and_measured(tiny_encoder, tmp_path):
 
 def test_nothing_in_a_folder_says_where_it_was_made(saved):
     for _, folder in saved.values():
-        for name in FILES - {"model.safetensors", "modeling_toast.py"}:
+        for name in FILES - {"model.safetensors", "modeling_toast.py", "parting.py"}:
             assert os.sep + "tmp" not in (folder / name).read_text()
             assert str(Path.home()) + os.sep not in (folder / name).read_text()
 

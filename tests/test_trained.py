@@ -1,5 +1,8 @@
 """Trained maps: the paper's architectures, training that lowers the error, and the same map from the same seed."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -228,6 +231,17 @@ def test_costs_of_one_map():
     assert map_costs("identity", 96, 65) == (0, 0)
     assert map_costs("linear", 96, 65) == (96**2, 2 * 65 * 96**2)
     assert map_costs("mlp", 96, 65) == (2 * 96 * 48 + 48 + 96, 2 * 65 * 2 * 96 * 48)
+
+
+def test_counting_first_leaves_fits_as_they_are():
+    """Maps are counted on the meta device, where what is imported on the way must not end up."""
+    program = """
+from toastlib.evaluation import map_costs
+map_costs("context", 32, 5)
+from toastlib.least_squares import PENALTIES
+print(PENALTIES.device)
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "cpu\n"
 
 
 def test_counting_costs_draws_no_random_numbers():

@@ -37,6 +37,7 @@ _HOMES = {
     "selection": ["random_plans", "select", "span_costs"],
     "sharding": ["load_features", "load_moments"],
     "similarities": ["similarity"],
+    "sublayers": ["split_blocks"],
     "sweeps": ["predict", "sweep", "tabulate"],
     "take_away": ["TakeAway", "shrink"],
     "texts": ["TextSet", "Texts", "load_texts"],

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from toastlib.plan import Plan
+from toastlib.parting import IN_SUBLAYERS, block_name
+from toastlib.plan import Plan, Span
 
 Accuracy = tuple[float, float, float]
 """Percent, and the ends of its 95 % interval."""
@@ -77,7 +78,7 @@ def model_card(
     """
     base = card.base or name
     title = f"{base}, plan {plan}" if plan else base
-    parts = [_header(base, classes), f"# {title}", _made_of(card, base, plan, maps), _table(card, counted)]
+    parts = [_header(base, classes), f"# {title}", _made_of(card, base, name, plan, maps), _table(card, counted)]
     return "\n\n".join([*parts, _notes(card, features, plain), _how_to_load(classes, plain)]) + "\n"
 
 
@@ -99,23 +100,31 @@ def in_words(description: list) -> str:
 def _header(base: str, classes: int) -> str:
     task = "image-classification" if classes else "image-feature-extraction"
     lines = ["library_name: transformers", f"pipeline_tag: {task}", "tags:", "- toast"]
-    if base.count("/") == 1 and not Path(base).exists():
-        lines.append(f"base_model: {base}")
+    checkpoint = base.removesuffix(IN_SUBLAYERS)
+    if checkpoint.count("/") == 1 and not Path(checkpoint).exists():
+        lines.append(f"base_model: {checkpoint}")
     return "\n".join(["---", *lines, "---"])
 
 
-def _made_of(card: Card, base: str, plan: Plan, maps: list[str]) -> str:
+def _made_of(card: Card, base: str, name: str, plan: Plan, maps: list[str]) -> str:
     if not plan:
         return f"All blocks of {base}, none replaced."
+    sublayers = name.endswith(IN_SUBLAYERS)
     spans = [
-        f"- `{span}`: block{'s' if len(span.blocks) > 1 else ''} {', '.join(map(str, span.blocks))} "
-        f"removed; {kind} takes the output of {f'block {span.start}' if span.start >= 0 else 'the embedding'} "
-        f"to an approximation of that of block {span.end}"
+        f"- `{span}`: {_removed(span, sublayers)} removed; {kind} takes the output of "
+        f"{block_name(span.start, sublayers)} to an approximation of that of {block_name(span.end, sublayers)}"
         for span, kind in zip(plan, maps, strict=True)
     ]
     fitted = f"\n\nThe maps were fitted on {card.calibration}; no block was trained." if card.calibration else ""
-    intro = f"{base} with spans of its blocks replaced (blocks count from 0):"
+    kinds = "; 2k is the attention of a block k, 2k + 1 its MLP" if sublayers else ""
+    intro = f"{base} with spans of its blocks replaced (blocks count from 0{kinds}):"
     return "\n".join([intro, "", *spans]) + fitted
+
+
+def _removed(span: Span, sublayers: bool) -> str:
+    if sublayers:
+        return ", ".join(block_name(block, sublayers) for block in span.blocks)
+    return f"block{'s' if len(span.blocks) > 1 else ''} {', '.join(map(str, span.blocks))}"
 
 
 def _table(card: Card, counted: Counted) -> str:

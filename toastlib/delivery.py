@@ -9,7 +9,8 @@ from toastlib.judging import names_of
 from toastlib.report import report
 from toastlib.take_away import TakeAway
 
-WRITTEN = ("README.md", "config.json", "modeling_toast.py", "preprocessor_config.json", "report.html", "*.onnx*")
+CODE = ("modeling_toast.py", "parting.py")
+WRITTEN = ("README.md", "config.json", *CODE, "preprocessor_config.json", "report.html", "*.onnx*")
 """What lies in such a folder beside the weights, ``model*.safetensors`` and their index."""
 
 

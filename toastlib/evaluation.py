@@ -260,8 +260,9 @@ def _blank(encoder: Encoder) -> Encoder:
 
 def _blank_map(translator: str | Translator, width: int) -> torch.nn.Module:
     """The map without values: nothing is allocated, and nothing drawn."""
+    kind = make_translator(translator)
     with torch.device("meta"):
-        return make_translator(translator).architecture(width)
+        return kind.architecture(width)
 
 
 @torch.no_grad()

@@ -72,6 +72,8 @@ def fold_spans(encoder: Encoder, plan: str | Plan, images, batch_size: int = 32)
     InputError
         If the plan does not fit the model or cannot be folded, or the model's blocks have no MLP to fold into.
     """
+    if encoder.parting is not None:
+        raise InputError("Sublayers cannot be folded, for the base architecture has none: fold the original's blocks.")
     plan = _check(Plan.parse(plan).check(len(encoder.blocks)))
     maps = _fit(encoder, plan, images, batch_size)
     kept = [k for k in range(len(encoder.blocks)) if k not in plan.removed]

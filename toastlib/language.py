@@ -104,8 +104,13 @@ class LanguageModel:
         Raises
         ------
         InputError
-            If maps stand in for spans, for which the architecture has no place; nothing has been written then.
+            If maps stand in for spans, or blocks were split into sublayers, for which the architecture has no place;
+            nothing has been written then.
         """
+        if self.encoder.parting is not None:
+            raise InputError(
+                f"A saved {type(self.model).__name__} has no place for sublayers: save one of whole blocks."
+            )
         gone = [block for block in self.encoder.blocks if isinstance(block, Replacement)]
         if mapped := [block.span for block in gone if list(block.parameters())]:
             raise InputError(

@@ -14,7 +14,7 @@ from torch import Tensor
 from toastlib.moments import Moments
 from toastlib.plan import Span
 
-PENALTIES = torch.logspace(-8, 4, 25, dtype=torch.float64)
+PENALTIES = torch.logspace(-8, 4, 25, dtype=torch.float64, device="cpu")
 """What a ridge chooses from, in units of the mean eigenvalue of ``X'X``: from least squares to hardly any map."""
 
 

@@ -1,7 +1,7 @@
 """The saved form: a transformer in which maps stand in for spans of blocks, as a Hugging Face model type of its own.
 
-This file imports torch and transformers alone, and travels in the folder of every model that toastlib saves: with
-``import toastlib``, or without toastlib by ``trust_remote_code=True``, `AutoModel`,
+This file imports torch and transformers alone, and parting.py beside it; both travel in the folder of every model that
+toastlib saves: with ``import toastlib``, or without toastlib by ``trust_remote_code=True``, `AutoModel`,
 `AutoModelForImageClassification` and `pipeline` open the folder.
 """
 
@@ -14,13 +14,16 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
-FORMAT = 1
+from .parting import Parting, part
+
+FORMAT = 2
 """Raised when older code could no longer read what is written."""
 AUTO_MAP = {
     "AutoConfig": "modeling_toast.ToastConfig",
     "AutoModel": "modeling_toast.ToastModel",
     "AutoModelForImageClassification": "modeling_toast.ToastForImageClassification",
 }
+CODE = ("modeling_toast.py", "parting.py")
 COMPANIONS = ("README.md", "preprocessor_config.json")
 """Files that go with a model wherever it is saved or pushed to."""
 
@@ -36,6 +39,8 @@ class ToastConfig(PreTrainedConfig):
         Where the encoder lies in the base model; ``""`` if it is all of it.
     blocks
         Where the block list lies in the encoder.
+    parting
+        Where blocks were split into sublayers before spans of these were replaced: the arguments of `Parting`.
     without
         Parts of the encoder that the original has not, such as a pooler without weights.
     spans
@@ -63,6 +68,7 @@ class ToastConfig(PreTrainedConfig):
         base=None,
         tower="",
         blocks="",
+        parting=None,
         without=(),
         spans=(),
         features="cls",
@@ -82,6 +88,7 @@ class ToastConfig(PreTrainedConfig):
         self.base = base
         self.tower = tower
         self.blocks = blocks
+        self.parting = parting
         self.without = list(without)
         self.spans = list(spans)
         self.features = features
@@ -208,6 +215,12 @@ def _is_layer(part):
     return isinstance(part, list) and bool(part) and isinstance(part[0], str)
 
 
+def split(blocks, parting):
+    """The block list with the attention and the MLP of each block in its place."""
+    sublayers = [sublayer for block in blocks for sublayer in part(block, parting)]
+    return nn.Sequential(*sublayers) if isinstance(blocks, nn.Sequential) else nn.ModuleList(sublayers)
+
+
 def shorten(blocks, spans):
     """The block list with one map in place of each span."""
     maps = {span["start"] + 1: span for span in spans}
@@ -270,7 +283,8 @@ class ToastPreTrainedModel(PreTrainedModel):
         self.config.auto_map = dict(AUTO_MAP)
         super().save_pretrained(save_directory, **kwargs)
         folder = Path(save_directory)
-        shutil.copyfile(__file__, folder / "modeling_toast.py")
+        for file in CODE:
+            shutil.copyfile(Path(__file__).with_name(file), folder / file)
         for name, text in self.companions.items():
             (folder / name).write_text(text, encoding="utf-8")
 
@@ -300,9 +314,10 @@ class ToastModel(ToastPreTrainedModel):
                 f"The {type(self.tower).__name__} of this transformers has no block list {config.blocks!r}: the model "
                 f"was saved with transformers {config.transformers_version}."
             ) from error
-        self.tower.set_submodule(config.blocks, shorten(blocks, config.spans))
-        for part in config.without:
-            setattr(self.tower, part, None)
+        sublayers = split(blocks, Parting(**config.parting)) if config.parting else blocks
+        self.tower.set_submodule(config.blocks, shorten(sublayers, config.spans))
+        for name in config.without:
+            setattr(self.tower, name, None)
         self.post_init()
 
     @property

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from toastlib.errors import InputError, unknown
+from toastlib.parting import Parting
 from toastlib.preprocessing import Preprocessing
 from toastlib.tokens import Inputs, Tokens, select_tokens, token_mask
 
@@ -73,6 +74,7 @@ class Encoder(nn.Module):
         self.reads_text = reads_text(model)
         self.is_causal = self.reads_text and is_causal(model)
         self.special_tokens = _count_special_tokens(model)
+        self.parting: Parting | None = None  # of its blocks into sublayers, see toastlib.sublayers
         if features not in FEATURES:
             raise unknown("features", features, FEATURES)
         if features == "cls" and hasattr(model, "config") and not self.special_tokens:

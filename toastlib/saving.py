@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from toastlib.card import Card, Counted, in_words, model_card
 from toastlib.errors import InputError
 from toastlib.evaluation import flops, parameter_count
 from toastlib.models import Encoder
+from toastlib.parting import Parting
 from toastlib.plan import Plan, Span
 from toastlib.preprocessing import Preprocessing, image_size
 from toastlib.probe import Probe
@@ -123,7 +125,9 @@ def opened_encoder(
 ) -> Encoder:
     """The encoder in a model that `AutoModel` opened; `features` as it was saved if `None`."""
     config = model.config
-    return Encoder(model.tower, config.blocks, features or config.features, preprocessing, name)
+    encoder = Encoder(model.tower, config.blocks, features or config.features, preprocessing, name)
+    encoder.parting = config.parting and Parting(**config.parting)
+    return encoder
 
 
 def example_input(encoder: Encoder) -> Tensor:
@@ -150,7 +154,8 @@ def _config(
     from toastlib.modeling_toast import ToastConfig, describe_map
 
     base, tower, skeleton = _skeleton(encoder, whole)
-    spans = _spans(encoder, len(skeleton.get_submodule(encoder.blocks_path)))
+    block_count = len(skeleton.get_submodule(encoder.blocks_path))
+    spans = _spans(encoder, block_count if encoder.parting is None else 2 * block_count)
     try:
         maps = {span: describe_map(module) for span, module in spans.items()}
     except ValueError as error:
@@ -167,6 +172,7 @@ def _config(
         base=base,
         tower=tower,
         blocks=encoder.blocks_path,
+        parting=encoder.parting and asdict(encoder.parting),
         without=[part for part, _ in skeleton.named_children() if getattr(encoder.model, part, None) is None],
         spans=[{"start": span.start, "end": span.end, "map": maps[span]} for span in spans],
         features=encoder.feature_kind,
