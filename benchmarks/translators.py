@@ -4,8 +4,8 @@ python -m benchmarks.translators --dataset cifar10 [--draws 5] [--test 2000] [--
 
 Draw k is judged on test images of its own, so that an interval over images is one over draws as well. Two rows more
 have maps in context: fitted on cropped copies of the same calibration images too, and, the oracle, on all training
-images. In the last rows MLPs alone are replaced, for each plan so many that at least as many parameters go as with the
-paper's map, those nearest to the plan's blocks.
+images. In the last rows blocks are parted: their MLPs alone are replaced, their attentions alone, and, of the MLPs
+nearest to them, so many that at least as many parameters go as with the paper's map.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from statistics import mean
 TRANSLATORS = ["identity", "linear", "separate", "context", "identity+realign", "context+realign"]
 VIEWS = "context, four crops each"
 ORACLE = "context, all training images"
-OF_MLPS = ["ridge", "separate"]
+PARTS = {"their MLPs alone": "ridge", "their attentions alone": "context", "MLPs, as many parameters": "separate"}
 
 
 def main() -> None:
@@ -48,9 +48,8 @@ def judged(dataset: str, draws: int, train: int, test: int, calibration: int, tr
     everything = toast.collect_folds(encoder, images.train, pairs)
     settings = {"heads": "frozen", "head_min_steps": 1000, "calibration_size": calibration}
     sublayers = toast.split_blocks(encoder)
-    of_mlps = {kind: [mlps_instead(encoder, sublayers, plan, kind) for plan in plans] for kind in OF_MLPS}
-    rows = ["original", *translators, VIEWS, ORACLE, *(f"{kind} for MLPs alone" for kind in OF_MLPS)]
-    correct = {name: [] for name in rows}
+    finer = dict(zip(PARTS, zip(*(parts_instead(encoder, sublayers, plan) for plan in plans)), strict=True))
+    correct = {name: [] for name in ("original", *translators, VIEWS, ORACLE, *PARTS)}
     for draw in range(draws):
         part = toast.ImageSet(images.name, images.train, images.test[draw::draws])
         drawn = toast.predict(encoder, part, plans, translators, calibration_seed=draw, **settings)
@@ -60,23 +59,25 @@ def judged(dataset: str, draws: int, train: int, test: int, calibration: int, tr
         for name, moments in ((VIEWS, seen), (ORACLE, everything)):
             better = toast.predict(encoder, part, plans, ["context"], moments=moments, **settings)
             correct[name].append(better.mean_correct(translator="context"))
-        for kind, instead in of_mlps.items():
-            finer = toast.predict(sublayers, part, instead, [kind], calibration_seed=draw, **settings)
-            right = [finer.mean_correct(plan=str(plan)) for plan in instead]  # one may stand for several of the paper's
-            correct[f"{kind} for MLPs alone"].append(np.mean(right, axis=0))
+        for name, instead in finer.items():
+            predicted = toast.predict(sublayers, part, instead, [PARTS[name]], calibration_seed=draw, **settings)
+            right = [
+                predicted.mean_correct(plan=str(plan)) for plan in instead
+            ]  # some stand for several of the paper's
+            correct[name].append(np.mean(right, axis=0))
     return {name: np.concatenate(parts) for name, parts in correct.items()}
 
 
-def mlps_instead(encoder, sublayers, plan, kind: str):
-    """The plan that maps the MLPs nearest to a plan's blocks, and removes at least as many parameters."""
+def parts_instead(encoder, sublayers, plan) -> tuple:
+    """What `PARTS` replace in place of a plan's blocks."""
     from toastlib.evaluation import removed_parameters
     from toastlib.plan import Plan, Span, plan_of
 
-    one = removed_parameters(sublayers, Plan((Span(0, 1),)), translator=kind)
-    count = ceil(removed_parameters(encoder, plan) / one)
-    middle = mean(plan.removed)
+    one = removed_parameters(sublayers, Plan((Span(0, 1),)), translator=PARTS["MLPs, as many parameters"])
+    count, middle = ceil(removed_parameters(encoder, plan) / one), mean(plan.removed)
     nearest = sorted(range(len(encoder.blocks)), key=lambda block: (abs(block - middle), -block))[:count]
-    return plan_of(2 * block + 1 for block in nearest)
+    parts = ((1, plan.removed), (0, plan.removed), (1, nearest))
+    return tuple(plan_of(2 * block + offset for block in blocks) for offset, blocks in parts)
 
 
 def against_linear(correct: dict):

@@ -242,6 +242,14 @@ def test_approximate_writes_a_model_and_a_report(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["smaller"]
 
 
+def test_approximate_counts_sublayers_where_it_is_told_to(tmp_path, capsys):
+    sizes = ["--train-size", "60", "--test-size", "30", "--calibration-size", "30", "--device", "cpu"]
+    command = ["approximate", "vit-mini", "--data", "digits", "--sublayers", "--plan", "4->5 6->7", *sizes]
+    assert main([*command, "--out", str(tmp_path / "smaller")]) == 0
+    assert capsys.readouterr().out.startswith(f"plan 4->5 6->7 (2 sublayers, {RECOMMENDED})\n")
+    assert "2k is the attention of block k" in (tmp_path / "smaller" / "report.html").read_text()
+
+
 def test_params_lists_names_defaults_and_comments(study, capsys):
     assert main(["params", "07"]) == 0
     assert capsys.readouterr().out == "07_small\n  speed = 0.5  # how fast\n  results_dir = ''\n"

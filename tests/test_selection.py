@@ -153,7 +153,7 @@ def test_a_choice_cannot_see_labels():
     assert list(inspect.signature(select).parameters)[:4] == ["moments", "remove", "budget", "predictor"]
     assert list(inspect.signature(select).parameters)[4:] == ["verify", "shortlist"]
     assert get_type_hints(select)["moments"] == Moments | FoldedMoments
-    assert set(get_type_hints(FoldedMoments)) == {"parts", "special_tokens", "activations", "means"}
+    assert set(get_type_hints(FoldedMoments)) == {"parts", "special_tokens", "activations", "summaries"}
     fields = {"blocks", "count", "sums", "inner", "cosines", "products", "_spectra"}
     assert set(get_type_hints(Moments)) == fields
 

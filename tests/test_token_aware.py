@@ -16,6 +16,7 @@ from toastlib.models import Encoder
 from toastlib.moments import FoldedMoments, Moments
 from toastlib.plan import Span
 from toastlib.token_aware import Contextual, Separate
+from toastlib.tokens import summarise
 
 SPAN = Span(1, 3)
 PAIRS = [(1, 1), (1, 3)]
@@ -79,11 +80,11 @@ def test_maps_in_context_are_ridges_on_rows_made_by_hand(tiny_model, tiny_images
     encoder, images = Encoder(tiny_model(family), features="mean"), tiny_images.train[:40]
     fit = Contextual().fit(collect_folds(encoder, images, PAIRS), SPAN)
     source, target = tokens_of(encoder, images, special).values()
-    mean_patch = source[:, special:].mean(1, keepdim=True)
-    mean_special = [source[:, :special].mean(1, keepdim=True)] * bool(special)
-    kinds = {"patch": (slice(special, None), torch.cat([*mean_special, mean_patch], -1))}
+    patches = source[:, special:]
+    context = torch.cat([patches.mean(1, keepdim=True), patches.std(1, keepdim=True, correction=0)], -1)
+    kinds = {"patch": (slice(special, None), context[..., : 0 if special else None])}
     if special:
-        kinds["special"] = (slice(None, special), mean_patch)
+        kinds["special"] = (slice(None, special), context)
     assert fit.weights_.keys() == kinds.keys()
     for kind, (part, context) in kinds.items():
         x, y = source[:, part], target[:, part]
@@ -110,26 +111,28 @@ def test_the_module_in_context_leaves_what_the_fit_says(tiny_model, tiny_images,
     assert torch.isfinite(features).all()
 
 
-def test_a_map_in_context_gives_back_what_the_image_as_a_whole_adds(tiny_encoder):
-    """Targets that are the token plus a function of the mean patch: `Separate` cannot know it, the context says it."""
+def test_a_map_in_context_gives_back_what_the_image_as_a_whole_adds():
+    """A function of the patches' mean and spread is added to CLS: `Separate` cannot know it, the context says it."""
     draw = torch.Generator().manual_seed(0)
-    source, into = torch.randn(200, 17, 32, generator=draw), torch.randn(32, 32, generator=draw) / 6
-    target = source + (source[:, 1:].mean(1) @ into)[:, None]
-    parts, means = {}, []
+    source, into = torch.randn(300, 17, 32, generator=draw), torch.randn(64, 32, generator=draw) / 6
+    context = torch.cat([source[:, 1:].mean(1), source[:, 1:].std(1, correction=0)], -1)
+    target = source.clone()
+    target[:, 0] += context @ into
+    parts, summaries = {}, []
     for kind, part in (("special", slice(1)), ("patch", slice(1, None))):
         rows = [{1: source[k::5, part].flatten(0, 1), 3: target[k::5, part].flatten(0, 1)} for k in range(5)]
         parts[kind] = tuple(Moments.of(row, [*PAIRS, (3, 3)]) for row in rows)
     for k in range(5):
-        means.append({b: torch.cat([h[k::5, 0], h[k::5, 1:].mean(1)], 1) for b, h in ((1, source), (3, target))})
-    folds = FoldedMoments(parts, 1, means=tuple(means))
+        summaries.append({block: summarise(h[k::5], 1) for block, h in ((1, source), (3, target))})
+    folds = FoldedMoments(parts, 1, summaries=tuple(summaries))
     assert Contextual().fit(folds, SPAN).residual_ < 1e-6
     assert Separate().fit(folds, SPAN).residual_ > 1e-3
     torch.testing.assert_close(Contextual().fit(folds, SPAN).module()(source), target, rtol=0, atol=1e-3)
 
 
-def test_without_token_means_there_is_no_context(tiny_encoder, tiny_images):
-    folds = replace(collect_folds(tiny_encoder, tiny_images.train[:20], PAIRS), means=())
-    with pytest.raises(InputError, match="'context' needs the means of each image's tokens"):
+def test_without_summaries_there_is_no_context(tiny_encoder, tiny_images):
+    folds = replace(collect_folds(tiny_encoder, tiny_images.train[:20], PAIRS), summaries=())
+    with pytest.raises(InputError, match="'context' needs summaries of the images"):
         Contextual().fit(folds, SPAN)
 
 

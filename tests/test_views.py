@@ -75,7 +75,7 @@ def test_copies_stay_in_the_fold_of_their_image(tiny_encoder, tiny_images):
         alone = collect_moments(tiny_encoder, views(images[k::5], k), pairs)
         assert fold.count == alone.count
         torch.testing.assert_close(fold.product(1, 3), alone.product(1, 3))
-    assert [len(means[1]) for means in folds.means] == [3 * len(images[k::5]) for k in range(5)]
+    assert [len(summaries[1]) for summaries in folds.summaries] == [3 * len(images[k::5]) for k in range(5)]
 
 
 def test_what_is_no_set_of_images_has_no_views():

@@ -85,7 +85,7 @@ def model_card(
 IN_WORDS = {
     "Identity": "the identity",
     "ByToken": "a map for special tokens beside one for patches",
-    "InContext": "a map that also reads the image's mean patch",
+    "InContext": "a map that also reads the patches of the image as a whole",
 }
 
 

@@ -60,12 +60,14 @@ def doctor(options: argparse.Namespace) -> int:
 
 def approximate(options: argparse.Namespace) -> int:
     """Make a checkpoint smaller: a folder with the model and a page that says what it costs."""
-    from toastlib import checkpoints, data, delivery, judging, take_away
+    from toastlib import checkpoints, data, delivery, judging, sublayers, take_away
 
     folder = delivery.check_folder(options.out)
     encoder = checkpoints.load_encoder(options.model, features=options.features, device=options.device)
     sizes = {"train_size": options.train_size, "test_size": options.test_size, "seed": options.seed}
     images = data.load_images(options.data, encoder, **sizes, at_most=True)
+    if options.sublayers:
+        encoder = sublayers.split_blocks(encoder)
     taken = take_away.shrink(
         encoder,
         images,
@@ -161,6 +163,11 @@ def _add_approximate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--translator", default="context", help="what stands in: context (default), linear, the paper's, folded, ..."
+    )
+    parser.add_argument(
+        "--sublayers",
+        action="store_true",
+        help="count attentions and MLPs in place of blocks: 2k is the attention of block k, 2k+1 its MLP",
     )
     parser.add_argument("--features", help="cls, mean or pooler (cls)")
     sizes = {"train": (3000, "training images at most"), "test": (2000, "test images at most")}

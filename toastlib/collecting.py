@@ -11,7 +11,7 @@ from toastlib.cache import remembered
 from toastlib.errors import InputError
 from toastlib.models import Encoder
 from toastlib.moments import FoldedMoments, Moments, Pair, all_pairs
-from toastlib.tokens import select_tokens, token_mask, token_means
+from toastlib.tokens import select_tokens, summarise, token_mask
 
 
 def collect_moments(
@@ -89,44 +89,44 @@ def collect_folds(
         dealt = [views(part, fold) for fold, part in enumerate(dealt)]
     streamed = [_stream(encoder, part, pairs, kinds, batch_size, True) for part in dealt]
     parts = {kind: tuple(moments[kind] for moments, _ in streamed) for kind in kinds}
-    means = tuple(means for _, means in streamed if means)
-    return FoldedMoments(parts, encoder.special_tokens, means=means)
+    summaries = tuple(summaries for _, summaries in streamed if summaries)
+    return FoldedMoments(parts, encoder.special_tokens, summaries=summaries)
 
 
 def _stream(
-    encoder: Encoder, images, pairs: list[Pair], kinds: list[str], batch_size: int, with_means: bool = False
+    encoder: Encoder, images, pairs: list[Pair], kinds: list[str], batch_size: int, with_summaries: bool = False
 ) -> tuple[dict[str, Moments], dict[int, Tensor]]:
-    """Moments for each choice of tokens, and each block's token means where they are asked for and are images'.
+    """Moments for each choice of tokens, and each block's summaries where they are asked for and are images'.
 
     From one pass, or from that of an earlier call with the same of everything.
     """
 
     def compute() -> dict[str, Tensor]:
-        moments, means = _pass(encoder, images, pairs, kinds, batch_size, with_means)
+        moments, summaries = _pass(encoder, images, pairs, kinds, batch_size, with_summaries)
         kept = {f"{kind}/{name}": tensor for kind in kinds for name, tensor in moments[kind].tensors().items()}
-        return kept | {f"means/{block}": rows for block, rows in means.items()}
+        return kept | {f"summaries/{block}": rows for block, rows in summaries.items()}
 
     if hasattr(images, "contents"):
         read_out = (encoder.blocks_path, encoder.special_tokens)
-        settings = (pairs, kinds, batch_size, with_means)
+        settings = (pairs, kinds, batch_size, with_summaries)
         kept = remembered(compute, "moments", encoder, read_out, *images.contents, *settings)
     else:
         kept = compute()
-    parts: dict[str, dict[str, Tensor]] = {"means": {}}
+    parts: dict[str, dict[str, Tensor]] = {"summaries": {}}
     for name, tensor in kept.items():
         part, _, name = name.partition("/")
         parts.setdefault(part, {})[name] = tensor.to(encoder.device)
-    means = {int(block): rows for block, rows in parts["means"].items()}
-    return {kind: Moments.from_tensors(parts[kind]) for kind in kinds}, means
+    summaries = {int(block): rows for block, rows in parts["summaries"].items()}
+    return {kind: Moments.from_tensors(parts[kind]) for kind in kinds}, summaries
 
 
 @torch.inference_mode()
 def _pass(
-    encoder: Encoder, images, pairs: list[Pair], kinds: list[str], batch_size: int, with_means: bool
+    encoder: Encoder, images, pairs: list[Pair], kinds: list[str], batch_size: int, with_summaries: bool
 ) -> tuple[dict[str, Moments], dict[int, Tensor]]:
     blocks = sorted({block for pair in pairs for block in pair})
     totals: dict[str, Moments] = {}
-    means: dict[int, list[Tensor]] = {}
+    summaries: dict[int, list[Tensor]] = {}
     with record(encoder, blocks) as h:
         for inputs, _ in images.batches(batch_size):
             encoder(inputs)
@@ -134,13 +134,13 @@ def _pass(
                 rows = {k: select_tokens(h[k], kind, encoder.special_tokens, token_mask(inputs)) for k in blocks}
                 moments = Moments.of(rows, pairs, product_dtype(encoder))
                 totals[kind] = totals[kind].merge(moments) if kind in totals else moments
-            for k in blocks if with_means and token_mask(inputs) is None else ():
-                means.setdefault(k, []).append(token_means(h[k], encoder.special_tokens).float())
+            for k in blocks if with_summaries and token_mask(inputs) is None else ():
+                summaries.setdefault(k, []).append(summarise(h[k], encoder.special_tokens).float())
     if not totals:
         raise InputError("There are no images to collect moments from.")
     for moments in totals.values():
         _check_finite(moments)
-    return totals, {block: torch.cat(rows) for block, rows in means.items()}
+    return totals, {block: torch.cat(rows) for block, rows in summaries.items()}
 
 
 def product_dtype(encoder: Encoder) -> torch.dtype:

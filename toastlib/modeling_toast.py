@@ -139,22 +139,23 @@ class ByToken(nn.Module):
 
 
 class InContext(nn.Module):
-    """A map of each token, and what the means of the image's tokens add to it."""
+    """A map of each token, and what mean and standard deviation of the patches add to the special tokens.
 
-    def __init__(self, special_tokens, tokens, special, patches):
+    Where no token stands before the patches, they add to the patches.
+    """
+
+    def __init__(self, special_tokens, tokens, context):
         super().__init__()
         self.special_tokens = special_tokens
         self.tokens = tokens
-        self.special = special
-        self.patches = patches
+        self.context = context
 
     def forward(self, hidden):
-        first, rest = hidden[:, : self.special_tokens], hidden[:, self.special_tokens :]
-        context = torch.cat([part.mean(1) for part in (first, rest) if part.shape[1]], dim=-1)[:, None]
+        patches = hidden[:, self.special_tokens :]
+        mean = patches.mean(1, keepdim=True)
+        spread = (patches - mean).square().mean(1, keepdim=True).sqrt()
         mapped = self.tokens(hidden)
-        mapped[:, self.special_tokens :] += self.patches(context)
-        if self.special is not None:
-            mapped[:, : self.special_tokens] += self.special(context[..., -hidden.shape[-1] :])  # the mean patch
+        mapped[:, : self.special_tokens or None] += self.context(torch.cat([mean, spread], dim=-1))
         return mapped
 
 
@@ -181,7 +182,7 @@ LAYERS = {
     "Sum": (Sum, lambda layer: (layer.straight, layer.bent)),
     "Scale": (Scale, lambda layer: (len(layer.weight), len(layer.bias))),
     "ByToken": (ByToken, lambda layer: (layer.special_tokens, layer.special, layer.patches)),
-    "InContext": (InContext, lambda layer: (layer.special_tokens, layer.tokens, layer.special, layer.patches)),
+    "InContext": (InContext, lambda layer: (layer.special_tokens, layer.tokens, layer.context)),
 }
 """What maps are made of: name -> its class, and the arguments that make a layer like the one given."""
 

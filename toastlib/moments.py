@@ -161,14 +161,14 @@ class FoldedMoments:
         How many tokens stand before the patches.
     activations
         The rows themselves, block -> (rows, width), where a trained map is fitted beside closed forms.
-    means
-        For each fold block -> each image's `toastlib.tokens.token_means`: small, and so just kept.
+    summaries
+        For each fold block -> what `toastlib.tokens.summarise` says of each image: small, and so just kept.
     """
 
     parts: dict[str, tuple[Moments, ...]]
     special_tokens: int
     activations: dict[int, Tensor] | None = None
-    means: tuple[dict[int, Tensor], ...] = ()
+    summaries: tuple[dict[int, Tensor], ...] = ()
 
     @property
     def folds(self) -> tuple[Moments, ...]:
@@ -188,14 +188,14 @@ class FoldedMoments:
         """Moments of these blocks alone, see `Moments.restrict`."""
         blocks = tuple(blocks)
         parts = {kind: tuple(fold.restrict(blocks) for fold in folds) for kind, folds in self.parts.items()}
-        means = tuple({block: fold[block] for block in blocks} for fold in self.means)
-        return FoldedMoments(parts, self.special_tokens, means=means)
+        summaries = tuple({block: fold[block] for block in blocks} for fold in self.summaries)
+        return FoldedMoments(parts, self.special_tokens, summaries=summaries)
 
     def merge(self, other: Self) -> Self:
         """Moments of the union of two disjoint sets of images, fold by fold; activations are not kept."""
         parts = {kind: tuple(map(Moments.merge, folds, other.parts[kind])) for kind, folds in self.parts.items()}
-        means = tuple(map(_merge_means, self.means, other.means))
-        return FoldedMoments(parts, self.special_tokens, means=means)
+        summaries = tuple(map(_merge_summaries, self.summaries, other.summaries))
+        return FoldedMoments(parts, self.special_tokens, summaries=summaries)
 
 
 def all_pairs(block_count: int) -> list[Pair]:
@@ -225,6 +225,6 @@ def _products(rows: Tensor, blocks: tuple[int, ...], pairs: list[Pair]) -> dict[
     return products
 
 
-def _merge_means(first: dict[int, Tensor], second: dict[int, Tensor]) -> dict[int, Tensor]:
-    """The means of two sets of images, the second below the first."""
+def _merge_summaries(first: dict[int, Tensor], second: dict[int, Tensor]) -> dict[int, Tensor]:
+    """The summaries of two sets of images, the second below the first."""
     return {block: torch.cat([rows, second[block]]) for block, rows in first.items()}

@@ -3,7 +3,6 @@
 from html import escape
 
 from toastlib.judging import MEASURES
-from toastlib.plan import Plan
 from toastlib.take_away import TakeAway
 from toastlib.translators import split_realign
 
@@ -42,7 +41,7 @@ def report(taken: TakeAway) -> str:
         f"<h1>{escape(title)}</h1>",
         f'<p class="soft">Plan {escape(str(taken.plan))}, {_stand_in(taken)}.</p>',
         _tiles(taken),
-        _section("Which blocks are gone", _strip(taken.plan, len(taken.encoder.blocks), taken.folded)),
+        _section("Which blocks are gone", _strip(taken)),
         '<div class="two">',
         _section("How alike the blocks are", _matrix(taken)),
         f"<div>{_section('Cost', _costs(taken))}{_section('How to load it', _how_to_load(taken))}</div>",
@@ -100,10 +99,11 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:.3g} M"
 
 
-def _strip(plan: Plan, left: int, folded: bool) -> str:
+def _strip(taken: TakeAway) -> str:
     """The original's blocks in a row: kept ones filled, removed ones dashed, an arc over each span."""
-    kept_maps = 0 if folded else len(plan)
-    count, size = left - kept_maps + len(plan.removed), 46
+    plan = taken.plan
+    kept_maps = 0 if taken.folded else len(plan)
+    count, size = len(taken.encoder.blocks) - kept_maps + len(plan.removed), 46
     gone, drawn = set(plan.removed), []
     for k in range(count):
         look = (
@@ -125,7 +125,9 @@ def _strip(plan: Plan, left: int, folded: bool) -> str:
         )
     width = 32 + count * size
     note = "Filled blocks are kept as they were; a map carries the states over the dashed ones."
-    if folded:
+    if taken.encoder.parting is not None:
+        note += " They are sublayers: 2k is the attention of block k, and 2k + 1 its MLP."
+    if taken.folded:
         note = "Dashed blocks are gone; the block where an arc begins has taken the map into its weights."
     return (
         f'<svg viewBox="0 0 {width} 80" role="img" aria-label="plan {plan}" style="max-width:{width * 1.3:.0f}px">'

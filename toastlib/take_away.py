@@ -105,7 +105,7 @@ def shrink(
     Parameters
     ----------
     encoder, dataset
-        The original, and images with or without labels.
+        The original, whole or from `toastlib.sublayers.split_blocks`, and images with or without labels.
     plan
         Which spans go. Or instead:
     remove
@@ -179,9 +179,10 @@ def shrink(
 def summary(taken: TakeAway) -> str:
     """A few lines for the terminal."""
     score = "{:.1f} % -> {:.1f} % [{:.1f}, {:.1f}]".format(taken.before[0], *taken.after)
+    removed = "blocks" if taken.encoder.parting is None else "sublayers"
     return "\n".join(
         [
-            f"plan {taken.plan} ({len(taken.plan.removed)} blocks, {taken.translator})",
+            f"plan {taken.plan} ({len(taken.plan.removed)} {removed}, {taken.translator})",
             "parameters {:,} -> {:,}".format(*taken.counted.parameters),
             f"{MEASURES[taken.head.measure]} {score}",
         ]

@@ -1,6 +1,6 @@
 """Maps that tell tokens apart: the CLS token, one of many, decides the classes, and one map for all hardly sees it.
 
-`Separate` gives it a map of its own, `Contextual` a look at the patches as well, which is what attention gives it.
+`Separate` gives it a map of its own, `Contextual` a look at the patches as well, as attention does.
 """
 
 import copy
@@ -14,7 +14,7 @@ from toastlib.errors import InputError
 from toastlib.least_squares import Sums, fit_ridge
 from toastlib.moments import FoldedMoments, Moments
 from toastlib.plan import Span
-from toastlib.tokens import token_means
+from toastlib.tokens import summarise
 from toastlib.translators import linear_module, needs_folds
 
 
@@ -87,11 +87,12 @@ class ByToken(nn.Module):
 
 
 class Contextual:
-    """Separate maps that also read the image's context: the mean patch, and for the patches the mean special token.
+    """Separate maps, of which that of the special tokens also reads the image: its mean patch and how patches vary.
 
-    What a removed block adds to the CLS token it gathers from the patches, and mostly by averaging them: no map of the
-    token alone can know it. Every token becomes ``own W + context V + bias``, a ridge towards the identity in
-    ``(W, V)``: the identity, and no context. The context is computed once per image, and costs next to nothing.
+    What a removed block adds to the CLS token it gathers from the patches: no map of the token alone can know it, and
+    their mean and standard deviation say much of it. Every special token becomes ``own W + context V + bias``, a ridge
+    towards the identity in ``(W, V)``: the identity, and no context. Patches get a ridge of their own; where no token
+    stands before them, it is they that read the context. It is computed once per image, and costs next to nothing.
 
     Parameters
     ----------
@@ -102,7 +103,8 @@ class Contextual:
     Attributes
     ----------
     weights_, biases_
-        Kind of token -> float64 tensors, shapes (width + context, width) and (width,).
+        Kind of token -> float64 tensors; weights have shape (3 width, width) for the tokens that read the context, in
+        the order own, mean, standard deviation, and (width, width) for others; biases (width,).
     penalties_
         Kind of token -> its penalty, see `toastlib.least_squares.fit_ridge`.
     residual_
@@ -122,14 +124,19 @@ class Contextual:
         Raises
         ------
         InputError
-            If the moments hold no means of each image's tokens.
+            If the moments hold no summaries of the images.
         """
-        if not moments.means:
-            raise InputError(f"Translator {self.name!r} needs the means of each image's tokens: pass collect_folds's.")
+        if not moments.summaries:
+            raise InputError(
+                f"Translator {self.name!r} needs summaries of the images: pass the moments of collect_folds."
+            )
         moments = moments.restrict(span)
         self.weights_, self.biases_, self.penalties_, left, squares = {}, {}, {}, 0, 0
         for kind, parts in moments.parts.items():
-            sums = [sums_in_context(*fold, span, kind) for fold in zip(parts, moments.means, strict=True)]
+            if kind == "special" or not moments.special_tokens:
+                sums = [sums_in_context(*fold, span) for fold in zip(parts, moments.summaries, strict=True)]
+            else:
+                sums = [Sums.of_span(fold, span) for fold in parts]
             self.weights_[kind], self.biases_[kind], self.penalties_[kind], _ = fit_ridge(sums, penalty=self.penalty)
             whole = sum(sums[1:], start=sums[0])
             left += whole.centred().error(self.weights_[kind]).item()
@@ -140,49 +147,42 @@ class Contextual:
 
     def module(self) -> nn.Module:
         """All of it as an `InContext`, float32."""
-        own, context = {}, {"special": None}
-        for kind, weight in self.weights_.items():
-            width = weight.shape[1]
-            own[kind], context[kind] = linear_module(weight[:width], self.biases_[kind]), linear_module(weight[width:])
-        tokens = own["patch"] if len(own) == 1 else ByToken(self.special_tokens_, own["special"], own["patch"])
-        return InContext(self.special_tokens_, tokens, context["special"], context["patch"])
+        width = len(self.biases_["patch"])
+        own = {kind: linear_module(weight[:width], self.biases_[kind]) for kind, weight in self.weights_.items()}
+        context = linear_module(self.weights_["special" if self.special_tokens_ else "patch"][width:])
+        tokens = ByToken(self.special_tokens_, own["special"], own["patch"]) if self.special_tokens_ else own["patch"]
+        return InContext(self.special_tokens_, tokens, context)
 
     def architecture(self, width: int) -> nn.Module:
-        """Five matrices, three of which see one vector for each image: the work of little more than one."""
+        """Four matrices, two of which see one vector for each image: the work of little more than one."""
         own = ByToken(1, nn.Linear(width, width), nn.Linear(width, width))
-        return InContext(1, own, nn.Linear(width, width, bias=False), nn.Linear(2 * width, width, bias=False))
+        return InContext(1, own, nn.Linear(2 * width, width, bias=False))
 
 
 class InContext(nn.Module):
-    """A map of each token, and what the image as a whole adds to it.
+    """A map of each token, and what the image as a whole adds to its special tokens.
 
     Parameters
     ----------
     special_tokens
-        How many tokens stand before the patches.
+        How many tokens stand before the patches; if none do, it is the patches that the image adds to.
     tokens
         The map of each token.
-    special
-        From the mean patch, shape (..., width), to what is added to special tokens; `None` where there are none.
-    patches
-        From the token means, shape (..., 2 width), to what is added to patches; without special tokens from the mean
-        patch.
+    context
+        From mean and standard deviation of the patches, shape (..., 2 width), to what is added.
     """
 
-    def __init__(self, special_tokens: int, tokens: nn.Module, special: nn.Module | None, patches: nn.Module) -> None:
+    def __init__(self, special_tokens: int, tokens: nn.Module, context: nn.Module) -> None:
         super().__init__()
         self.special_tokens = special_tokens
         self.tokens = tokens
-        self.special = special
-        self.patches = patches
+        self.context = context
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Shape (batch, tokens, width) to the same."""
-        context = token_means(hidden, self.special_tokens)[:, None]
+        context = summarise(hidden, self.special_tokens)[:, None, -2 * hidden.shape[-1] :]
         mapped = self.tokens(hidden)
-        mapped[:, self.special_tokens :] += self.patches(context)
-        if self.special is not None:
-            mapped[:, : self.special_tokens] += self.special(context[..., -hidden.shape[-1] :])  # the mean patch
+        mapped[:, : self.special_tokens or None] += self.context(context)
         return mapped
 
     def extra_repr(self) -> str:
@@ -190,7 +190,7 @@ class InContext(nn.Module):
         return f"special_tokens={self.special_tokens}"
 
 
-def sums_in_context(moments: Moments, means: dict[int, Tensor], span: Span, kind: str) -> Sums:
+def sums_in_context(moments: Moments, summaries: dict[int, Tensor], span: Span) -> Sums:
     """What least squares reads of rows ``[own token, context]`` and of the tokens that they become.
 
     The context is the same for all tokens of an image, so that its products with them are those with their mean.
@@ -198,19 +198,16 @@ def sums_in_context(moments: Moments, means: dict[int, Tensor], span: Span, kind
     Parameters
     ----------
     moments
-        Of the tokens of one kind.
-    means
-        Token means of the same images, see `toastlib.tokens.token_means`.
+        Of the special tokens, or of the patches where no tokens stand before them.
+    summaries
+        Of the same images, see `toastlib.tokens.summarise`: the mean of these tokens comes first.
     span
         From which block to which.
-    kind
-        ``"special"``: the context is the mean patch; ``"patch"``: all token means.
     """
-    own, start, end = Sums.of_span(moments, span), means[span.start].double(), means[span.end].double()
+    own, start, end = Sums.of_span(moments, span), summaries[span.start].double(), summaries[span.end].double()
     width, tokens = moments.width, moments.count // len(start)
-    rows = slice(0, width) if kind == "special" else slice(-width, None)  # where the means of this kind lie
-    context = start[:, -width:] if kind == "special" else start
-    beside = tokens * start[:, rows].mT @ context
+    context = start[:, -2 * width :]
+    beside = tokens * start[:, :width].mT @ context
     gram = torch.cat([torch.cat([own.gram, beside], 1), torch.cat([beside.mT, tokens * context.mT @ context], 1)])
-    cross = torch.cat([own.cross, tokens * context.mT @ end[:, rows]])
+    cross = torch.cat([own.cross, tokens * context.mT @ end[:, :width]])
     return Sums(own.count, torch.cat([own.source, tokens * context.sum(0)]), own.target, gram, cross, own.square)

@@ -94,8 +94,8 @@ def select_tokens(hidden: Tensor, tokens: str, special_tokens: int, mask: Tensor
     return hidden[:, part].flatten(0, 1)
 
 
-def token_means(hidden: Tensor, special_tokens: int) -> Tensor:
-    """What images say as a whole: mean special token and mean patch side by side, or the mean patch alone.
+def summarise(hidden: Tensor, special_tokens: int) -> Tensor:
+    """What images say as a whole: mean special token, mean patch, and the patches' standard deviation, side by side.
 
     Parameters
     ----------
@@ -107,10 +107,12 @@ def token_means(hidden: Tensor, special_tokens: int) -> Tensor:
     Returns
     -------
     Tensor
-        Shape (batch, 2 width), or (batch, width).
+        Shape (batch, 3 width); without special tokens (batch, 2 width), mean patch and standard deviation alone.
     """
-    parts = (hidden[:, :special_tokens], hidden[:, special_tokens:])
-    return torch.cat([part.mean(1) for part in parts if part.shape[1]], dim=-1)
+    special, patches = hidden[:, :special_tokens], hidden[:, special_tokens:]
+    mean = patches.mean(1, keepdim=True)
+    context = [mean[:, 0], (patches - mean).square().mean(1).sqrt()]  # in these steps, for torch.std is far slower
+    return torch.cat([special.mean(1), *context] if special_tokens else context, dim=-1)
 
 
 def _of_texts(hidden: Tensor, tokens: str, special_tokens: int, mask: Tensor) -> Tensor:

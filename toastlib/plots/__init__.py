@@ -7,6 +7,7 @@ from toastlib.plots.classes import class_delta, confusion_delta, flip_counts, fl
 from toastlib.plots.idea import idea
 from toastlib.plots.selection import choices_against_chance, predicted_against_lost, rank_correlations
 from toastlib.plots.style import set_style
+from toastlib.plots.sublayers import lost_against_saved, unknown_by_part
 from toastlib.plots.text import bits_lost
 from toastlib.plots.trade_off import accuracy_against_cost
 from toastlib.plots.transfer import source_by_target
@@ -28,6 +29,7 @@ __all__ = [
     "flipped_images",
     "idea",
     "last_block",
+    "lost_against_saved",
     "lost_by_translator",
     "metric_against_accuracy",
     "ours_against_theirs",
@@ -40,4 +42,5 @@ __all__ = [
     "set_style",
     "similarity",
     "source_by_target",
+    "unknown_by_part",
 ]
