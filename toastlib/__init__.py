@@ -18,6 +18,7 @@ _HOMES = {
     "collecting": ["collect_folds", "collect_moments"],
     "data": ["ImageSet", "Images", "load_images"],
     "delivery": ["deliver"],
+    "dense": ["dense_errors", "fit_read_out", "read_pixels"],
     "errors": ["InputError"],
     "evaluation": ["accuracy_lost", "accuracy_table", "paired_difference", "throughput"],
     "folding": ["fold_spans"],

@@ -4,6 +4,7 @@ from toastlib.plots.accuracy import accuracy_against_parameters, accuracy_by_pla
 from toastlib.plots.blocks import last_block, metric_against_accuracy, pca, similarity
 from toastlib.plots.calibration import sample_size, sample_size_residual
 from toastlib.plots.classes import class_delta, confusion_delta, flip_counts, flipped_images
+from toastlib.plots.dense import pictures
 from toastlib.plots.idea import idea
 from toastlib.plots.selection import choices_against_chance, predicted_against_lost, rank_correlations
 from toastlib.plots.style import set_style
@@ -34,6 +35,7 @@ __all__ = [
     "metric_against_accuracy",
     "ours_against_theirs",
     "pca",
+    "pictures",
     "predicted_against_lost",
     "rank_correlations",
     "residuals",
