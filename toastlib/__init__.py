@@ -36,6 +36,7 @@ _HOMES = {
     "running.batch": ["Results", "run_notebook"],
     "saving": ["save_pretrained"],
     "selection": ["random_plans", "select", "span_costs"],
+    "sequential": ["approximate_in_sequence"],
     "sharding": ["load_features", "load_moments"],
     "similarities": ["similarity"],
     "sublayers": ["split_blocks"],

@@ -123,7 +123,22 @@ def fit_read_out(encoder: Encoder, images: Images, folds: int = 5, batch_size: i
 
 @torch.inference_mode()
 def read_pixels(encoder: Encoder, read_out: RidgeFit, pixel_values: Tensor) -> Tensor:
-    """What a read-out sees in the final patches of an encoder, original or smaller; shaped like the pixel values."""
+    """What a read-out sees in the final patches of an encoder, original or smaller.
+
+    Parameters
+    ----------
+    encoder
+        Any that is as wide as the original.
+    read_out
+        From `fit_read_out`.
+    pixel_values
+        Shape (batch, 3, height, width).
+
+    Returns
+    -------
+    Tensor
+        Pixel values of the same shape and dtype.
+    """
     read = final_patches(encoder, pixel_values).double() @ read_out.weight + read_out.bias
     return join_patches(read, *pixel_values.shape[2:]).to(pixel_values.dtype)
 
