@@ -61,9 +61,7 @@ def judged(dataset: str, draws: int, train: int, test: int, calibration: int, tr
             correct[name].append(better.mean_correct(translator="context"))
         for name, instead in finer.items():
             predicted = toast.predict(sublayers, part, instead, [PARTS[name]], calibration_seed=draw, **settings)
-            right = [
-                predicted.mean_correct(plan=str(plan)) for plan in instead
-            ]  # some stand for several of the paper's
+            right = [predicted.mean_correct(plan=str(plan)) for plan in instead]  # one may stand for several
             correct[name].append(np.mean(right, axis=0))
     return {name: np.concatenate(parts) for name, parts in correct.items()}
 

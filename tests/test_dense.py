@@ -110,5 +110,5 @@ def test_maps_and_read_out_are_fitted_on_training_images(tiny_encoder, tiny_imag
 def test_what_cannot_be_judged_is_refused(tiny_encoder, tiny_images, plan, translator, says):
     with pytest.raises(InputError, match=says):
         dense_errors(tiny_encoder, tiny_images, plan, [translator])
-    with pytest.raises(InputError, match="3 images are too few"):
+    with pytest.raises(InputError, match="3 images cannot be parted into 5 folds"):
         fit_read_out(tiny_encoder, tiny_images.train[:3])

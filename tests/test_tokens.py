@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from toastlib.activations import collect_activations
-from toastlib.collecting import collect_folds
+from toastlib.collecting import collect_folds, collect_moments
+from toastlib.errors import InputError
 from toastlib.models import Encoder
 from toastlib.tokens import summarise
 
@@ -28,6 +29,13 @@ def test_no_hook_is_left_behind(tiny_encoder, tiny_images):
     collect_folds(tiny_encoder, tiny_images.train[:10], [(1, 1)])
     assert not tiny_encoder.model._forward_hooks
     assert not any(block._forward_hooks for block in tiny_encoder.blocks)
+
+
+def test_no_hook_is_left_behind_by_a_pass_that_fails(tiny_encoder, tiny_images):
+    with pytest.raises(InputError, match="Unknown tokens 'clss'") as caught:
+        collect_moments(tiny_encoder, tiny_images.train[:10], tokens="clss")
+    assert not any(block._forward_hooks for block in tiny_encoder.blocks)
+    assert caught  # and with it all frames of the pass
 
 
 def test_folds_merge_and_are_restricted_with_their_summaries(tiny_encoder, tiny_images):

@@ -1,6 +1,7 @@
 """The one pass over calibration images, or texts, that collects moments; what a pass found is kept on disk."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from toastlib.errors import InputError
 from toastlib.models import Encoder
 from toastlib.moments import FoldedMoments, Moments, Pair, all_pairs
 from toastlib.tokens import select_tokens, summarise, token_mask
+
+States = tuple[dict[int, Tensor], Tensor | None]
+"""Of one batch: block -> its output, shape (batch, tokens, width), and 1 for tokens, 0 for padding, or `None`."""
 
 
 def collect_moments(
@@ -80,16 +84,36 @@ def collect_folds(
     InputError
         If there are fewer images than folds, or fewer folds than two; or as for `collect_moments`.
     """
-    if not 2 <= folds <= len(images):
-        raise InputError(f"{len(images)} images cannot be parted into {folds} folds: take 2 folds up to one per image.")
     pairs = all_pairs(len(encoder.blocks)) if pairs is None else list(pairs)
-    kinds = ["special", "patch"] if encoder.special_tokens else ["patch"]
-    dealt = [images[fold::folds] for fold in range(folds)]
+    dealt = deal(images, folds)
     if views is not None:
         dealt = [views(part, fold) for fold, part in enumerate(dealt)]
-    streamed = [_stream(encoder, part, pairs, kinds, batch_size, True) for part in dealt]
-    parts = {kind: tuple(moments[kind] for moments, _ in streamed) for kind in kinds}
-    summaries = tuple(summaries for _, summaries in streamed if summaries)
+    kinds = kinds_of(encoder)
+    return join_folds(encoder, [_stream(encoder, part, pairs, kinds, batch_size, True) for part in dealt])
+
+
+def deal(images, folds: int) -> list:
+    """Image i goes to fold ``i % folds``.
+
+    Raises
+    ------
+    InputError
+        If there are fewer images than folds, or fewer folds than two.
+    """
+    if not 2 <= folds <= len(images):
+        raise InputError(f"{len(images)} images cannot be parted into {folds} folds: take 2 folds up to one per image.")
+    return [images[fold::folds] for fold in range(folds)]
+
+
+def kinds_of(encoder: Encoder) -> list[str]:
+    """The kinds of tokens that are kept apart."""
+    return ["special", "patch"] if encoder.special_tokens else ["patch"]
+
+
+def join_folds(encoder: Encoder, dealt: list[tuple[dict[str, Moments], dict[int, Tensor]]]) -> FoldedMoments:
+    """Folded moments from what `accumulate` gave for each fold."""
+    parts = {kind: tuple(moments[kind] for moments, _ in dealt) for kind in kinds_of(encoder)}
+    summaries = tuple(summaries for _, summaries in dealt if summaries)
     return FoldedMoments(parts, encoder.special_tokens, summaries=summaries)
 
 
@@ -120,22 +144,54 @@ def _stream(
     return {kind: Moments.from_tensors(parts[kind]) for kind in kinds}, summaries
 
 
-@torch.inference_mode()
 def _pass(
     encoder: Encoder, images, pairs: list[Pair], kinds: list[str], batch_size: int, with_summaries: bool
 ) -> tuple[dict[str, Moments], dict[int, Tensor]]:
     blocks = sorted({block for pair in pairs for block in pair})
+
+    def states() -> Generator[States, None, None]:
+        with record(encoder, blocks) as h:
+            for inputs, _ in images.batches(batch_size):
+                encoder(inputs)
+                yield h, token_mask(inputs)
+
+    return accumulate(states(), encoder, pairs, kinds, with_summaries)
+
+
+@torch.inference_mode()
+def accumulate(
+    states: Generator[States, None, None], encoder: Encoder, pairs: list[Pair], kinds: list[str], with_summaries: bool
+) -> tuple[dict[str, Moments], dict[int, Tensor]]:
+    """Moments of states, batch after batch, for each choice of tokens; and each block's summaries of images.
+
+    Parameters
+    ----------
+    states
+        For each batch block -> its output, shape (batch, tokens, width), and the mask of its tokens.
+    encoder
+        Whose states they are.
+    pairs
+        Which products to keep.
+    kinds
+        Choices of tokens, see `toastlib.tokens.select_tokens`.
+    with_summaries
+        Whether images are summarised; texts never are.
+
+    Raises
+    ------
+    InputError
+        If there are no batches, or a state holds NaN or infinity.
+    """
     totals: dict[str, Moments] = {}
     summaries: dict[int, list[Tensor]] = {}
-    with record(encoder, blocks) as h:
-        for inputs, _ in images.batches(batch_size):
-            encoder(inputs)
+    with contextlib.closing(states):  # and its hooks removed, whatever happens
+        for hidden, mask in states:
             for kind in kinds:
-                rows = {k: select_tokens(h[k], kind, encoder.special_tokens, token_mask(inputs)) for k in blocks}
+                rows = {k: select_tokens(h, kind, encoder.special_tokens, mask) for k, h in hidden.items()}
                 moments = Moments.of(rows, pairs, product_dtype(encoder))
                 totals[kind] = totals[kind].merge(moments) if kind in totals else moments
-            for k in blocks if with_summaries and token_mask(inputs) is None else ():
-                summaries.setdefault(k, []).append(summarise(h[k], encoder.special_tokens).float())
+            for k, h in hidden.items() if with_summaries and mask is None else ():
+                summaries.setdefault(k, []).append(summarise(h, encoder.special_tokens).float())
     if not totals:
         raise InputError("There are no images to collect moments from.")
     for moments in totals.values():

@@ -6,6 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from toastlib.collecting import deal
 from toastlib.data import Images, ImageSet
 from toastlib.errors import InputError
 from toastlib.evaluation import paired_difference
@@ -108,12 +109,10 @@ def fit_read_out(encoder: Encoder, images: Images, folds: int = 5, batch_size: i
     InputError
         If there are fewer images than folds, or the patches do not fill an image.
     """
-    if len(images) < folds:
-        raise InputError(f"{len(images)} images are too few to fit a read-out on {folds} folds.")
     parts: list[Sums] = []
-    for fold in range(folds):
+    for part in deal(images, folds):
         sums = []
-        for inputs, _ in images[fold::folds].batches(batch_size):
+        for inputs, _ in part.batches(batch_size):
             tokens = final_patches(encoder, inputs)
             pixels = pixel_patches(inputs, tokens.shape[1])
             sums.append(Sums.of_rows(tokens.flatten(0, 1), pixels.flatten(0, 1)))
@@ -195,21 +194,22 @@ def dense_errors(
     maps = fit_maps(encoder, variants, moments)
     read_out = read_out or fit_read_out(encoder, dataset.train, batch_size=batch_size)
     moved, misread = torch.empty(2, len(variants), len(dataset.test), dtype=torch.float64)
-    tokens, pixels, done = _Variance(), _Variance(), 0
+    sums, done = [], 0
     with progress_bar(len(dataset.test), "patches") as progress:
         for inputs, _ in dataset.test.batches(batch_size):
             batch = walk(encoder, inputs, variants, maps, lambda hidden, x: final_patches(encoder, x, hidden).double())
             original, rows = batch[variants[0]], slice(done, done + len(inputs))
             target = pixel_patches(inputs, original.shape[1]).double()
-            tokens.add(original)
-            pixels.add(target)
+            sums.append(Sums.of_rows(original.flatten(0, 1), target.flatten(0, 1)))
             for number, variant in enumerate(variants):
                 read = batch[variant] @ read_out.weight + read_out.bias
                 moved[number, rows] = (batch[variant] - original).square().sum((1, 2)).cpu()
                 misread[number, rows] = (read - target).square().sum((1, 2)).cpu()
             done += len(inputs)
             progress.update(len(inputs))
-    moved, misread = moved / tokens.of_an_image, misread / pixels.of_an_image
+    varies = sum(sums[1:], start=sums[0]).centred()
+    images = len(dataset.test)  # errors of an image in shares of what its patches, and its pixels, vary on average
+    moved, misread = images * moved / varies.gram.trace().cpu(), images * misread / varies.square.cpu()
     nothing = moved[0].numpy()
     rows = [
         (
@@ -221,22 +221,3 @@ def dense_errors(
     ]
     errors, lost = ["error", "error_low", "error_high"], ["lost", "lost_low", "lost_high"]
     return pd.DataFrame(rows, columns=["translator", "plan", *errors, "explained", *lost])
-
-
-class _Variance:
-    """Squared distance of rows from their mean, summed batch by batch; per image on average."""
-
-    def __init__(self) -> None:
-        self.images, self.rows, self.square, self.sum = 0, 0, 0.0, 0.0
-
-    def add(self, batch: Tensor) -> None:
-        """Shape (images, rows, width), float64."""
-        self.images += len(batch)
-        self.rows += batch.shape[0] * batch.shape[1]
-        self.square += batch.square().sum().item()
-        self.sum = self.sum + batch.sum((0, 1))
-
-    @property
-    def of_an_image(self) -> float:
-        """Of an image's rows together."""
-        return (self.square - (self.sum.square().sum() / self.rows).item()) / self.images
