@@ -7,9 +7,10 @@ import torch
 from conftest import FAMILIES
 from torch import Tensor
 
-from toastlib.approximation import Replacement, approximate
+from toastlib.approximation import approximate
 from toastlib.collecting import collect_moments
 from toastlib.errors import InputError
+from toastlib.layers import Replacement
 from toastlib.models import Encoder
 from toastlib.plan import Plan, Span
 from toastlib.translators import Linear

@@ -21,6 +21,7 @@ import toastlib as toast
 from toastlib.approximation import replace_spans
 from toastlib.checkpoints import load_encoder
 from toastlib.errors import InputError
+from toastlib.layers import CODE
 from toastlib.models import Encoder
 from toastlib.plan import Plan, Span
 from toastlib.preprocessing import Preprocessing
@@ -31,7 +32,7 @@ from toastlib.translators import Identity, Linear
 
 PREPROCESSING = Preprocessing(resize=(32, 32))
 PLAN = Plan.parse("0->2 3->4")
-FILES = {"README.md", "config.json", "model.safetensors", "modeling_toast.py", "parting.py", "preprocessor_config.json"}
+FILES = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", *CODE}
 WITHOUT_CLASSIFIER = {"dinov3"}
 TEXT = SIZES | {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2}
 ARCHITECTURES = [Identity(), Linear(), MLP(), ResMLP(), FairMLP()]
@@ -599,7 +600,7 @@ def test_the_card_says_what_was_made_and_measured(tiny_encoder, tmp_path):
 
 def test_nothing_in_a_folder_says_where_it_was_made(saved):
     for _, folder in saved.values():
-        for name in FILES - {"model.safetensors", "modeling_toast.py", "parting.py"}:
+        for name in FILES - {"model.safetensors", *CODE}:
             assert os.sep + "tmp" not in (folder / name).read_text()
             assert str(Path.home()) + os.sep not in (folder / name).read_text()
 

@@ -2,33 +2,16 @@
 
 import copy
 from collections.abc import Iterable
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from toastlib.errors import InputError
+from toastlib.layers import Replacement
 from toastlib.models import Encoder
 from toastlib.moments import FoldedMoments, Moments, plan_pairs
 from toastlib.plan import Plan, Span
 from toastlib.translators import RECOMMENDED, Activations, Translator, make_translator, needs_folds, split_realign
-
-
-class Replacement(nn.Module):
-    """Stands where the blocks of a span stood, and takes whatever arguments a block is called with."""
-
-    def __init__(self, span: Span, translation: nn.Module) -> None:
-        super().__init__()
-        self.span = span
-        self.translation = translation
-
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Approximate ``h[end]`` from ``h[start]``, both of shape (batch, tokens, width)."""
-        return self.translation(hidden)
-
-    def extra_repr(self) -> str:
-        """The span."""
-        return str(self.span)
 
 
 def fit_spans(

@@ -163,7 +163,7 @@ def _notes(card: Card, features: str, plain: bool) -> str:
 def _how_to_load(classes: int, plain: bool) -> str:
     auto = "AutoModelForImageClassification" if classes else "AutoModel"
     task = "image-classification" if classes else "image-feature-extraction"
-    code = "import toastlib  # or, without it: pass trust_remote_code=True, after a look at modeling_toast.py\n"
+    code = "import toastlib  # or, without it: pass trust_remote_code=True, after a look at its three .py files\n"
     return f"""## How to load it
 
 ```python

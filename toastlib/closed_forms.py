@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from toastlib.errors import unknown
+from toastlib.layers import Scale, Sum
 from toastlib.least_squares import Centred, Sums, fit_ridge, inverse
 from toastlib.moments import FoldedMoments, Moments
 from toastlib.plan import Span
-from toastlib.trained import Sum
 from toastlib.translators import linear_module
 
 
@@ -176,7 +176,7 @@ class Diagonal(Affine):
 
     def module(self) -> nn.Module:
         """A factor for each dimension, and a bias."""
-        return Scale(self.weight_.diagonal().float(), self.bias_.float())
+        return Scale(self.weight_.diagonal().float(), self.bias_.float()).requires_grad_(False)
 
     def architecture(self, width: int) -> nn.Module:
         """``2 width`` parameters."""
@@ -195,21 +195,8 @@ class Scalar(Affine):
 
     def module(self) -> nn.Module:
         """One factor, and a bias for each dimension."""
-        return Scale(self.weight_[0, :1].float(), self.bias_.float())
+        return Scale(self.weight_[0, :1].float(), self.bias_.float()).requires_grad_(False)
 
     def architecture(self, width: int) -> nn.Module:
         """``1 + width`` parameters."""
         return Scale(torch.ones(1), torch.zeros(width))
-
-
-class Scale(nn.Module):
-    """``h * weight + bias``."""
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = nn.Parameter(bias, requires_grad=False)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Shape (..., width) to the same."""
-        return hidden * self.weight + self.bias

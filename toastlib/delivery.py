@@ -6,10 +6,10 @@ from pathlib import Path
 
 from toastlib.errors import InputError
 from toastlib.judging import names_of
+from toastlib.layers import CODE
 from toastlib.report import report
 from toastlib.take_away import TakeAway
 
-CODE = ("modeling_toast.py", "parting.py")
 WRITTEN = ("README.md", "config.json", *CODE, "preprocessor_config.json", "report.html", "*.onnx*")
 """What lies in such a folder beside the weights, ``model*.safetensors`` and their index."""
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from toastlib import catalog
-from toastlib.approximation import Replacement
 from toastlib.checkpoints import load_checkpoint, load_tokenizer, resolve_device, resolve_dtype
 from toastlib.errors import InputError
 from toastlib.evaluation import CONFIDENCE
+from toastlib.layers import Replacement
 from toastlib.models import Encoder, Feed
 from toastlib.moments import FoldedMoments, Moments
 from toastlib.plain import shorten_config

@@ -1,19 +1,19 @@
 """The saved form: a transformer in which maps stand in for spans of blocks, as a Hugging Face model type of its own.
 
-This file imports torch and transformers alone, and parting.py beside it; both travel in the folder of every model that
-toastlib saves: with ``import toastlib``, or without toastlib by ``trust_remote_code=True``, `AutoModel`,
-`AutoModelForImageClassification` and `pipeline` open the folder.
+This file imports torch and transformers alone, and layers.py and parting.py beside it. All three travel in the folder
+of every model that toastlib saves: with ``import toastlib``, or without toastlib by ``trust_remote_code=True``,
+`AutoModel`, `AutoModelForImageClassification` and `pipeline` open the folder.
 """
 
 import shutil
 import tempfile
 from pathlib import Path
 
-import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
+from .layers import CODE, Replacement, build_map
 from .parting import Parting, part
 
 FORMAT = 2
@@ -23,7 +23,6 @@ AUTO_MAP = {
     "AutoModel": "modeling_toast.ToastModel",
     "AutoModelForImageClassification": "modeling_toast.ToastForImageClassification",
 }
-CODE = ("modeling_toast.py", "parting.py")
 COMPANIONS = ("README.md", "preprocessor_config.json")
 """Files that go with a model wherever it is saved or pushed to."""
 
@@ -45,7 +44,7 @@ class ToastConfig(PreTrainedConfig):
         Parts of the encoder that the original has not, such as a pooler without weights.
     spans
         ``{"start": s, "end": e, "map": description}`` for each span: blocks s+1..e are gone, and a map takes the output
-        of block s to an approximation of that of block e; see `describe_map`.
+        of block s to an approximation of that of block e; see `toastlib.layers.describe_map`.
     features
         What the model hands over as ``pooler_output``: ``"cls"``, ``"mean"`` (of the patches) or ``"pooler"``.
     special_tokens
@@ -98,122 +97,6 @@ class ToastConfig(PreTrainedConfig):
         self.hidden_size = hidden_size
         self.format = format
         super().__init__(**kwargs)
-
-
-class Sum(nn.Module):
-    """Two paths with the same input, their outputs added."""
-
-    def __init__(self, straight, bent):
-        super().__init__()
-        self.straight = straight
-        self.bent = bent
-
-    def forward(self, hidden):
-        return self.straight(hidden) + self.bent(hidden)
-
-
-class Scale(nn.Module):
-    """A factor, or one for each dimension, and a bias."""
-
-    def __init__(self, factors, width):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(factors))
-        self.bias = nn.Parameter(torch.zeros(width))
-
-    def forward(self, hidden):
-        return hidden * self.weight + self.bias
-
-
-class ByToken(nn.Module):
-    """One map for the first tokens, another for the rest."""
-
-    def __init__(self, special_tokens, special, patches):
-        super().__init__()
-        self.special_tokens = special_tokens
-        self.special = special
-        self.patches = patches
-
-    def forward(self, hidden):
-        first, rest = hidden[:, : self.special_tokens], hidden[:, self.special_tokens :]
-        return torch.cat([self.special(first), self.patches(rest)], dim=1)
-
-
-class InContext(nn.Module):
-    """A map of each token, and what mean and standard deviation of the patches add to the special tokens.
-
-    Where no token stands before the patches, they add to the patches.
-    """
-
-    def __init__(self, special_tokens, tokens, context):
-        super().__init__()
-        self.special_tokens = special_tokens
-        self.tokens = tokens
-        self.context = context
-
-    def forward(self, hidden):
-        patches = hidden[:, self.special_tokens :]
-        mean = patches.mean(1, keepdim=True)
-        spread = (patches - mean).square().mean(1, keepdim=True).sqrt()
-        mapped = self.tokens(hidden)
-        mapped[:, : self.special_tokens or None] += self.context(torch.cat([mean, spread], dim=-1))
-        return mapped
-
-
-class Replacement(nn.Module):
-    """Stands where the blocks of a span stood, and takes whatever arguments a block is called with."""
-
-    def __init__(self, span, translation):
-        super().__init__()
-        self.span = span
-        self.translation = translation
-
-    def forward(self, hidden, *args, **kwargs):
-        return self.translation(hidden)
-
-
-LAYERS = {
-    "Identity": (nn.Identity, lambda layer: ()),
-    "Linear": (nn.Linear, lambda layer: (layer.in_features, layer.out_features, layer.bias is not None)),
-    "LayerNorm": (nn.LayerNorm, lambda layer: (list(layer.normalized_shape), layer.eps)),
-    "GELU": (nn.GELU, lambda layer: (layer.approximate,)),
-    "SiLU": (nn.SiLU, lambda layer: ()),
-    "Dropout": (nn.Dropout, lambda layer: (layer.p,)),
-    "Sequential": (nn.Sequential, lambda layer: layer),
-    "Sum": (Sum, lambda layer: (layer.straight, layer.bent)),
-    "Scale": (Scale, lambda layer: (len(layer.weight), len(layer.bias))),
-    "ByToken": (ByToken, lambda layer: (layer.special_tokens, layer.special, layer.patches)),
-    "InContext": (InContext, lambda layer: (layer.special_tokens, layer.tokens, layer.context)),
-}
-"""What maps are made of: name -> its class, and the arguments that make a layer like the one given."""
-
-
-def describe_map(module):
-    """A map without its weights, for the configuration: ``["Linear", 96, 96, false]``.
-
-    Raises
-    ------
-    ValueError
-        If the map has a layer that is not one of `LAYERS`.
-    """
-    if isinstance(module, nn.Module):
-        name = type(module).__name__
-        if name not in LAYERS:
-            raise ValueError(f"A map with a layer of class {name} cannot be saved; known are {', '.join(LAYERS)}.")
-        return [name, *map(describe_map, LAYERS[name][1](module))]
-    return module
-
-
-def build_map(description):
-    """A map from its description, its weights not yet read."""
-    name, *arguments = description
-    if name not in LAYERS:
-        raise ValueError(f"A map of this model has a layer {name!r}, and only {', '.join(LAYERS)} are known.")
-    parts = [build_map(part) if _is_layer(part) else part for part in arguments]
-    return LAYERS[name][0](*parts)
-
-
-def _is_layer(part):
-    return isinstance(part, list) and bool(part) and isinstance(part[0], str)
 
 
 def split(blocks, parting):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from toastlib.card import Card, Counted, in_words, model_card
 from toastlib.errors import InputError
 from toastlib.evaluation import flops, parameter_count
+from toastlib.layers import describe_map
 from toastlib.models import Encoder
 from toastlib.parting import Parting
 from toastlib.plan import Plan, Span
@@ -151,7 +152,7 @@ def _config(
     encoder: Encoder, whole: "PreTrainedModel | None", layer: nn.Linear | None, class_names: Sequence[str] | None
 ) -> "ToastConfig":
     """What the saved form is built from."""
-    from toastlib.modeling_toast import ToastConfig, describe_map
+    from toastlib.modeling_toast import ToastConfig
 
     base, tower, skeleton = _skeleton(encoder, whole)
     block_count = len(skeleton.get_submodule(encoder.blocks_path))

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from toastlib.closed_forms import Affine, Ridge
 from toastlib.errors import InputError
+from toastlib.layers import ByToken, InContext
 from toastlib.least_squares import Sums, fit_ridge
 from toastlib.moments import FoldedMoments, Moments
 from toastlib.plan import Span
-from toastlib.tokens import summarise
 from toastlib.translators import linear_module, needs_folds
 
 
@@ -65,25 +65,6 @@ class Separate:
     def architecture(self, width: int) -> nn.Module:
         """Two maps: twice the parameters of one, and the same work."""
         return ByToken(1, self.form.architecture(width), self.form.architecture(width))
-
-
-class ByToken(nn.Module):
-    """One map for the first tokens, another for the rest."""
-
-    def __init__(self, special_tokens: int, special: nn.Module, patches: nn.Module) -> None:
-        super().__init__()
-        self.special_tokens = special_tokens
-        self.special = special
-        self.patches = patches
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Shape (batch, tokens, width) to the same."""
-        first, rest = hidden[:, : self.special_tokens], hidden[:, self.special_tokens :]
-        return torch.cat([self.special(first), self.patches(rest)], dim=1)
-
-    def extra_repr(self) -> str:
-        """Where the tokens are parted."""
-        return f"special_tokens={self.special_tokens}"
 
 
 class Contextual:
@@ -157,37 +138,6 @@ class Contextual:
         """Four matrices, two of which see one vector for each image: the work of little more than one."""
         own = ByToken(1, nn.Linear(width, width), nn.Linear(width, width))
         return InContext(1, own, nn.Linear(2 * width, width, bias=False))
-
-
-class InContext(nn.Module):
-    """A map of each token, and what the image as a whole adds to its special tokens.
-
-    Parameters
-    ----------
-    special_tokens
-        How many tokens stand before the patches; if none do, it is the patches that the image adds to.
-    tokens
-        The map of each token.
-    context
-        From mean and standard deviation of the patches, shape (..., 2 width), to what is added.
-    """
-
-    def __init__(self, special_tokens: int, tokens: nn.Module, context: nn.Module) -> None:
-        super().__init__()
-        self.special_tokens = special_tokens
-        self.tokens = tokens
-        self.context = context
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Shape (batch, tokens, width) to the same."""
-        context = summarise(hidden, self.special_tokens)[:, None, -2 * hidden.shape[-1] :]
-        mapped = self.tokens(hidden)
-        mapped[:, : self.special_tokens or None] += self.context(context)
-        return mapped
-
-    def extra_repr(self) -> str:
-        """Where the tokens are parted."""
-        return f"special_tokens={self.special_tokens}"
 
 
 def sums_in_context(moments: Moments, summaries: dict[int, Tensor], span: Span) -> Sums:

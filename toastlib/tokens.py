@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from toastlib.errors import InputError, unknown
+from toastlib.layers import context_of
 
 TOKENS = ("all", "special", "patch", "cls", "last", "mean")
 
@@ -109,10 +110,8 @@ def summarise(hidden: Tensor, special_tokens: int) -> Tensor:
     Tensor
         Shape (batch, 3 width); without special tokens (batch, 2 width), mean patch and standard deviation alone.
     """
-    special, patches = hidden[:, :special_tokens], hidden[:, special_tokens:]
-    mean = patches.mean(1, keepdim=True)
-    context = [mean[:, 0], (patches - mean).square().mean(1).sqrt()]  # in these steps, for torch.std is far slower
-    return torch.cat([special.mean(1), *context] if special_tokens else context, dim=-1)
+    context = context_of(hidden[:, special_tokens:])
+    return torch.cat([hidden[:, :special_tokens].mean(1), context], dim=-1) if special_tokens else context
 
 
 def _of_texts(hidden: Tensor, tokens: str, special_tokens: int, mask: Tensor) -> Tensor:

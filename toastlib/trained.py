@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from toastlib.layers import Sum
 from toastlib.moments import Moments
 from toastlib.plan import Span
 from toastlib.translators import Activations, Linear
@@ -206,18 +207,6 @@ class FairMLP:
                     break
             network.load_state_dict(best)
         self.losses_ = torch.stack(losses).cpu()
-
-
-class Sum(nn.Module):
-    """Two paths with the same input, their outputs added."""
-
-    def __init__(self, straight: nn.Module, bent: nn.Module) -> None:
-        super().__init__()
-        self.straight = straight
-        self.bent = bent
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.straight(hidden) + self.bent(hidden)
 
 
 def relative_residual(function: Callable[[Tensor], Tensor], source: Tensor, target: Tensor) -> float:
