@@ -1,4 +1,4 @@
-"""Latency of smaller models at 224 pixels against their counted FLOPs.
+"""Latency of smaller models at 224 pixels against their counted FLOPs: the paper's map, and the recommended one.
 
 python -m benchmarks.latency [--rounds 5]
 """
@@ -8,6 +8,7 @@ import argparse
 from benchmarks.table import HEADER, Row, show
 
 PLAN = "1->5 8->10"
+TRANSLATORS = ("linear", "context")
 MODELS = {
     "ViT-Ti": ("ViT", 192, 3),
     "ViT-S": ("ViT", 384, 6),
@@ -33,6 +34,7 @@ def against_flops(name: str, rounds: int) -> list[Row]:
 
     import toastlib as toast
     from toastlib.saving import count, saved_form
+    from toastlib.translators import make_translator
 
     kind, width, heads = MODELS[name]
     config = getattr(transformers, f"{kind}Config")(
@@ -40,19 +42,24 @@ def against_flops(name: str, rounds: int) -> list[Row]:
     )
     torch.manual_seed(0)
     encoder = toast.Encoder(getattr(transformers, f"{kind}Model")(config), name=name)
-    spans = {span: torch.nn.Linear(width, width, bias=False) for span in toast.Plan.parse(PLAN)}
-    smaller = toast.approximation.replace_spans(encoder, spans)
-    original, left = count(smaller, saved_form(smaller)).flops
+    smaller = {}
+    for translator in TRANSLATORS:
+        maps = {span: make_translator(translator).architecture(width) for span in toast.Plan.parse(PLAN)}
+        smaller[translator] = toast.approximation.replace_spans(encoder, maps)
+    counted = {translator: count(some, saved_form(some)).flops for translator, some in smaller.items()}
     rows = []
     for size in (1, 32):
         inputs = torch.randn(size, 3, 224, 224)
         timed = toast.trade_off.relative_throughput(
-            {"original": encoder, "smaller": smaller}, inputs, repeats=rounds * (8 if size == 1 else 1)
+            {"original": encoder, **smaller}, inputs, repeats=rounds * (8 if size == 1 else 1)
         )
         seconds = (1 / timed["images_per_second"]).groupby(timed["encoder"]).min()
-        ratio = seconds["smaller"] / seconds["original"]
-        figure = f"{name}, batch {size}: time {ratio:.3f} of the original's, FLOPs {left / original:.3f}; apart by"
-        rows.append(Row(figure, abs(ratio / (left / original) - 1), 0.1))
+        for translator, (original, left) in counted.items():
+            ratio, flops = seconds[translator] / seconds["original"], left / original
+            figure = (
+                f"{name}, {translator}, batch {size}: time {ratio:.3f} of the original's, FLOPs {flops:.3f}; apart by"
+            )
+            rows.append(Row(figure, abs(ratio / flops - 1), 0.1))
     return rows
 
 
