@@ -1,19 +1,23 @@
 """Points that each translator loses under a frozen head: the paper's plans, several calibration draws.
 
-python -m benchmarks.translators --dataset cifar10 [--draws 5] [--test 2000] [--translators identity linear ...]
+python -m benchmarks.translators --dataset cifar10 [--draws 5] [--test 10000] [--translators linear ...] [--bounds]
 
-Draw k is judged on test images of its own, so that an interval over images is one over draws as well. Two rows more
-have maps in context: fitted on cropped copies of the same calibration images too, and, the oracle, on all training
-images. In the last rows blocks are parted: their MLPs alone are replaced, their attentions alone, and, of the MLPs
-nearest to them, so many that at least as many parameters go as with the paper's map.
+Draw k is judged on test images of its own, so that an interval over images is one over draws as well. What was computed
+once is read from toastlib's cache. ``--bounds`` adds maps in context that are fitted on more: on cropped copies of the
+same calibration images too, and, the oracle, on all training images. In its last rows blocks are parted: their MLPs
+alone are replaced, their attentions alone, and, of the MLPs nearest to them, so many that at least as many parameters
+go as with the paper's map.
 """
 
 import argparse
+from collections import defaultdict
 from collections.abc import Iterable
 from math import ceil
 from statistics import mean
 
-TRANSLATORS = ["identity", "linear", "separate", "context", "identity+realign", "context+realign"]
+CLOSED_FORMS = ["identity", "scalar", "diagonal", "orthogonal", "low-rank", "linear", "affine", "ridge"]
+AWARE_OF_TOKENS = ["separate", "context"]
+REALIGNED = ["identity+realign", "linear+realign", "context+realign"]
 VIEWS = "context, four crops each"
 ORACLE = "context, all training images"
 PARTS = {"their MLPs alone": "ridge", "their attentions alone": "context", "MLPs, as many parameters": "separate"}
@@ -27,15 +31,15 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=5000, help="images that heads and the oracle are fitted on")
     parser.add_argument("--test", type=int, default=10000, help="test images of all draws together")
     parser.add_argument("--calibration", type=int, default=500)
-    parser.add_argument("--translators", nargs="*", default=TRANSLATORS)
+    parser.add_argument("--translators", nargs="*", default=[*CLOSED_FORMS, *AWARE_OF_TOKENS, *REALIGNED])
+    parser.add_argument("--bounds", action="store_true", help="also maps fitted on more images, and parts of blocks")
     options = parser.parse_args()
-    correct = judged(
-        options.dataset, options.draws, options.train, options.test, options.calibration, options.translators
-    )
-    print(against_linear(correct).round(2).to_string(index=False))
+    print(against_linear(judged(**vars(options))).round(2).to_string(index=False))
 
 
-def judged(dataset: str, draws: int, train: int, test: int, calibration: int, translators: Iterable[str]) -> dict:
+def judged(
+    dataset: str, draws: int, train: int, test: int, calibration: int, translators: Iterable[str], bounds: bool
+) -> dict:
     """Translator -> share of plans and seeds that classify each test image rightly, shape (images,)."""
     import numpy as np
 
@@ -44,26 +48,40 @@ def judged(dataset: str, draws: int, train: int, test: int, calibration: int, tr
     encoder = toast.load_encoder("vit-mini", device="cpu")
     images = toast.load_images(dataset, encoder, train_size=train, test_size=test, at_most=True)
     plans = toast.paper.plan_list(12)
-    pairs = toast.moments.plan_pairs(plans)
-    everything = toast.collect_folds(encoder, images.train, pairs)
     settings = {"heads": "frozen", "head_min_steps": 1000, "calibration_size": calibration}
-    sublayers = toast.split_blocks(encoder)
-    finer = dict(zip(PARTS, zip(*(parts_instead(encoder, sublayers, plan) for plan in plans)), strict=True))
-    correct = {name: [] for name in ("original", *translators, VIEWS, ORACLE, *PARTS)}
+    everything = toast.collect_folds(encoder, images.train, toast.moments.plan_pairs(plans)) if bounds else None
+    translators = list(dict.fromkeys(["linear", *translators]))
+    correct = defaultdict(list)
     for draw in range(draws):
         part = toast.ImageSet(images.name, images.train, images.test[draw::draws])
         drawn = toast.predict(encoder, part, plans, translators, calibration_seed=draw, **settings)
         for name in ("original", *translators):
             correct[name].append(drawn.mean_correct(translator=name))
-        seen = toast.collect_folds(encoder, images.train.sample(calibration, draw), pairs, views=toast.Views())
-        for name, moments in ((VIEWS, seen), (ORACLE, everything)):
-            better = toast.predict(encoder, part, plans, ["context"], moments=moments, **settings)
-            correct[name].append(better.mean_correct(translator="context"))
-        for name, instead in finer.items():
-            predicted = toast.predict(sublayers, part, instead, [PARTS[name]], calibration_seed=draw, **settings)
-            right = [predicted.mean_correct(plan=str(plan)) for plan in instead]  # one may stand for several
-            correct[name].append(np.mean(right, axis=0))
+        if bounds:
+            for name, right in of_bounds(encoder, part, plans, everything, draw, settings).items():
+                correct[name].append(right)
     return {name: np.concatenate(parts) for name, parts in correct.items()}
+
+
+def of_bounds(encoder, images, plans, everything, draw: int, settings: dict) -> dict:
+    """The same for maps that see more, and for parts of the plans' blocks."""
+    import numpy as np
+
+    import toastlib as toast
+
+    calibration = images.train.sample(settings["calibration_size"], draw)
+    seen = toast.collect_folds(encoder, calibration, toast.moments.plan_pairs(plans), views=toast.Views())
+    correct = {}
+    for name, moments in ((VIEWS, seen), (ORACLE, everything)):
+        better = toast.predict(encoder, images, plans, ["context"], moments=moments, **settings)
+        correct[name] = better.mean_correct(translator="context")
+    sublayers = toast.split_blocks(encoder)
+    finer = zip(*(parts_instead(encoder, sublayers, plan) for plan in plans), strict=True)
+    for (name, translator), instead in zip(PARTS.items(), finer, strict=True):
+        predicted = toast.predict(sublayers, images, instead, [translator], calibration_seed=draw, **settings)
+        right = [predicted.mean_correct(plan=str(plan)) for plan in instead]  # one may stand for several
+        correct[name] = np.mean(right, axis=0)
+    return correct
 
 
 def parts_instead(encoder, sublayers, plan) -> tuple:
