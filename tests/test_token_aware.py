@@ -12,6 +12,7 @@ from toastlib.approximation import approximate
 from toastlib.closed_forms import Affine, Ridge
 from toastlib.collecting import collect_folds, collect_moments
 from toastlib.errors import InputError
+from toastlib.layers import InContext
 from toastlib.models import Encoder
 from toastlib.moments import FoldedMoments, Moments
 from toastlib.plan import Span
@@ -144,3 +145,16 @@ def test_a_large_penalty_drops_the_span_but_for_the_shift_of_its_mean(tiny_encod
     hidden = torch.randn(2, 17, 32)
     shift = fit.module()(hidden) - hidden
     torch.testing.assert_close(shift[0], shift[1], rtol=0, atol=1e-4)  # the same for every image
+
+
+@pytest.mark.parametrize("special_tokens", [0, 1, 2])
+def test_the_image_adds_to_the_tokens_that_read_it_and_leaves_its_input_alone(special_tokens):
+    hidden = torch.randn(3, 7, 4)
+    kept, context = hidden.clone(), torch.nn.Linear(8, 4, bias=False)
+    mapped = InContext(special_tokens, torch.nn.Identity(), context)(hidden)
+    patches = kept[:, special_tokens:]
+    added = context(torch.cat([patches.mean(1), patches.std(1, correction=0)], dim=1))
+    readers = special_tokens or 7
+    assert torch.equal(hidden, kept)
+    assert torch.equal(mapped[:, readers:], kept[:, readers:])
+    torch.testing.assert_close(mapped[:, :readers] - kept[:, :readers], added[:, None].expand(-1, readers, -1))

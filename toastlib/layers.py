@@ -79,9 +79,11 @@ class InContext(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Shape (batch, tokens, width) to the same."""
-        mapped = self.tokens(hidden)
-        mapped[:, : self.special_tokens or None] += self.context(context_of(hidden[:, self.special_tokens :]))[:, None]
-        return mapped
+        mapped, added = self.tokens(hidden), self.context(context_of(hidden[:, self.special_tokens :]))
+        if not self.special_tokens:
+            return mapped + added[:, None]
+        first, rest = mapped[:, : self.special_tokens], mapped[:, self.special_tokens :]
+        return torch.cat([first + added[:, None], rest], dim=1)
 
     def extra_repr(self) -> str:
         """Where the tokens are parted."""
