@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 import torch
-from conftest import FAMILIES, SIZES
+from conftest import FAMILIES, PATCHES, SIZES
 from safetensors.torch import load_file, save_file
 
 from toastlib import catalog
@@ -66,6 +66,20 @@ def test_of_two_towers_the_vision_tower_is_taken(save, pixel_values, family, nam
 
 
 @torch.no_grad()
+@torch.no_grad()
+def test_a_masked_autoencoder_opens_as_the_encoder_that_sees_every_patch(save, pixel_values):
+    import transformers
+
+    torch.manual_seed(0)
+    model = transformers.ViTMAEModel(transformers.ViTMAEConfig(**SIZES)).eval()
+    encoder = load_encoder(str(save(model)), features="mean")
+    model.config.mask_ratio = 0.0
+    in_order = torch.arange(PATCHES).repeat(len(pixel_values), 1).float()
+    expected = model(pixel_values, noise=in_order).last_hidden_state[:, 1:].mean(1)
+    torch.testing.assert_close(encoder(pixel_values), expected)
+    assert torch.equal(encoder(pixel_values), encoder(pixel_values))
+
+
 def test_a_missing_text_tower_is_not_missed(tiny_model, save, pixel_values):
     import transformers
 

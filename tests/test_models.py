@@ -6,7 +6,8 @@ from conftest import FAMILIES, PATCHES, SIZES
 from torch import nn
 
 from toastlib.errors import InputError
-from toastlib.models import Encoder, find_blocks
+from toastlib.models import Encoder
+from toastlib.structure import find_blocks
 
 BLOCK_LISTS = {
     "vit": "layers",
@@ -202,6 +203,50 @@ def test_a_plain_module_walks_block_by_block(stack, tokens):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("nested", [True, False])
+def test_torchs_own_encoder_which_looks_into_its_first_layer_walks_too(tokens, nested):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model = nn.TransformerEncoder(layer, 3, enable_nested_tensor=nested)
+    encoder = Encoder(model, blocks="layers")
+    shared = encoder.start(tokens)
+    hidden = shared.hidden
+    for block in range(3):
+        hidden = encoder.run_block(block, hidden, shared)
+    assert torch.equal(encoder.finish(hidden, tokens), encoder(tokens))
+
+
+def test_tokens_before_images_are_refused_and_the_remedy_named(tokens):
+    class TokensFirst(Stack):
+        def forward(self, inputs):
+            return super().forward(inputs.transpose(0, 1)).transpose(0, 1)
+
+    encoder = Encoder(TokensFirst(), blocks="stages", name="mine")
+    says = r"The blocks of mine hand on hidden states of shape \(7, 2, 16\) for a batch of 2, .*batch_first=True"
+    for method in (encoder, encoder.start):
+        with pytest.raises(InputError, match=says):
+            method(tokens)
+
+
+def test_blocks_that_return_more_than_hidden_states_are_refused(tokens):
+    class Pair(nn.TransformerEncoderLayer):
+        def forward(self, hidden):
+            return super().forward(hidden), None
+
+    class Pairs(Stack):
+        def forward(self, inputs):
+            hidden = self.embed(inputs)
+            for stage in self.stages:
+                hidden, _ = stage(hidden)
+            return self.norm(hidden)
+
+    model = Pairs()
+    model.stages = nn.ModuleList(Pair(16, 2, 32, batch_first=True) for _ in range(3))
+    with pytest.raises(InputError, match="A block of mine returns a tuple, where hidden states alone are needed"):
+        Encoder(model, blocks="stages", name="mine")(tokens)
+
+
+@torch.no_grad()
 def test_a_module_that_pools_itself_keeps_its_output(tokens):
     class Pooled(Stack):
         def forward(self, inputs):
@@ -235,6 +280,13 @@ def test_unknown_features_are_refused_with_the_nearest_name(tiny_model):
 def test_a_model_without_cls_token_refuses_cls_features(tiny_model):
     with pytest.raises(InputError, match="siglip-tiny has no CLS token: take features='mean'"):
         Encoder(tiny_model("siglip"), name="siglip-tiny")
+
+
+def test_a_model_that_hides_patches_at_random_is_refused():
+    import transformers
+
+    with pytest.raises(InputError, match="mine hides patches at random: let load_encoder open its checkpoint"):
+        Encoder(transformers.ViTMAEModel(transformers.ViTMAEConfig(**SIZES)), name="mine")
 
 
 def test_a_model_without_pooler_refuses_pooler_features(tiny_model, pixel_values):

@@ -11,9 +11,10 @@ from torch import nn
 from toastlib import catalog
 from toastlib.errors import InputError, unknown
 from toastlib.hub import not_loaded
-from toastlib.models import Encoder, is_causal, reads_text
+from toastlib.models import Encoder
 from toastlib.preprocessing import Preprocessing
 from toastlib.saving import opened_encoder
+from toastlib.structure import WITHOUT_MASK, is_causal, reads_text
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -62,6 +63,8 @@ def load_encoder(
     target = resolve_device(device)
     precision = resolve_dtype(dtype, target)
     model, missing = load_checkpoint(path, trust_remote_code)
+    if model.config.model_type in WITHOUT_MASK:
+        model, missing = load_checkpoint(path, trust_remote_code, WITHOUT_MASK[model.config.model_type])
     alias = catalog.model_alias(name)
     if model.config.model_type == "toast":
         preprocessing = _preprocessing(path, model.tower.config, trust_remote_code)

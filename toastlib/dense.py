@@ -40,7 +40,7 @@ def final_patches(encoder: Encoder, inputs: Inputs, hidden: Tensor | None = None
     if hidden is None:
         output = encoder.run(encoder.model, inputs)
     else:
-        with encoder.block_list([Feed(hidden)]):
+        with encoder.block_list([Feed(hidden, encoder.blocks[0])]):
             output = encoder.run(encoder.model, inputs[:1])
     states = output if isinstance(output, Tensor) else output.last_hidden_state
     return states[:, encoder.special_tokens :]

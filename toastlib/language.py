@@ -65,7 +65,7 @@ class LanguageModel:
         return torch.stack([self._nats(hidden[row : row + 1], tokens[row : row + 1]) for row in range(len(tokens))])
 
     def _nats(self, hidden: Tensor, tokens: Tokens) -> Tensor:
-        with self.encoder.block_list([Feed(hidden)]):
+        with self.encoder.block_list([Feed(hidden, self.encoder.blocks[0])]):
             logits = self.encoder.run(self.model, tokens).logits[0, :-1]
         seen = (tokens.attention_mask[0, :-1] * tokens.attention_mask[0, 1:]).bool()
         return cross_entropy(logits[seen].float(), tokens.input_ids[0, 1:][seen], reduction="sum")

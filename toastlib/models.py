@@ -11,14 +11,10 @@ from torch import Tensor, nn
 from toastlib.errors import InputError, unknown
 from toastlib.parting import Parting
 from toastlib.preprocessing import Preprocessing
+from toastlib.structure import WITHOUT_MASK, count_special_tokens, find_blocks, is_causal, reads_text
 from toastlib.tokens import Inputs, Tokens, select_tokens, token_mask
 
 FEATURES = ("cls", "mean", "pooler", "last")
-SPECIAL_TOKENS = (
-    *("cls_token", "class_embedding", "distillation_token", "register_tokens"),
-    *("dist_token", "reg_token"),  # as timm calls them
-)
-"""Embedding parameters that stand before the patches: one token per row."""
 
 
 class BlockInput(NamedTuple):
@@ -73,7 +69,7 @@ class Encoder(nn.Module):
         self.tokenizer = tokenizer
         self.reads_text = reads_text(model)
         self.is_causal = self.reads_text and is_causal(model)
-        self.special_tokens = _count_special_tokens(model)
+        self.special_tokens = count_special_tokens(model)
         self.parting: Parting | None = None  # of its blocks into sublayers, see toastlib.sublayers
         if features not in FEATURES:
             raise unknown("features", features, FEATURES)
@@ -82,6 +78,8 @@ class Encoder(nn.Module):
             raise InputError(f"{name} has no CLS token: take features='mean' or features='{other}'.")
         if features == "last" and not self.is_causal:
             raise InputError(f"{name} is no decoder, and its last token says nothing: take features='mean'.")
+        if getattr(type(getattr(model, "config", None)), "model_type", None) in WITHOUT_MASK:
+            raise InputError(f"{name} hides patches at random: let load_encoder open its checkpoint, as a plain ViT.")
         kinds = set(getattr(getattr(model, "config", None), "layer_types", None) or ())
         if len(kinds) > 1:
             raise InputError(f"The blocks of {name} attend in different ways ({', '.join(sorted(kinds))}).")
@@ -121,7 +119,7 @@ class Encoder(nn.Module):
         Raises
         ------
         InputError
-            If texts are padded before their CLS token.
+            If texts are padded before their CLS token, or the blocks do not hand on (batch, tokens, width).
         """
         last = []
         handle = self.blocks[-1].register_forward_hook(lambda module, args, output: last.append(output))
@@ -129,7 +127,7 @@ class Encoder(nn.Module):
             output = self.run(self.model, inputs)
         finally:
             handle.remove()
-        return self._pool(output, last[0], token_mask(inputs))
+        return self._pool(output, self._checked(last[0], inputs), token_mask(inputs))
 
     def run(self, model: nn.Module, inputs: Inputs) -> Any:
         """What the model, or one that it is part of, returns for inputs.
@@ -156,9 +154,10 @@ class Encoder(nn.Module):
 
     def start(self, inputs: Inputs) -> BlockInput:
         """Run everything before block 0: ``h[-1]`` and the further arguments of the blocks."""
-        capture = _Capture()
+        capture = _Capture(self.blocks[0])
         with self.block_list([capture]):
             self.run(self.model, inputs)
+        self._checked(capture.call.hidden, inputs)
         return capture.call
 
     def run_block(self, block: int, hidden: Tensor, shared: BlockInput) -> Tensor:
@@ -171,7 +170,7 @@ class Encoder(nn.Module):
         The model's own forward runs with a block list that hands `hidden` over. What lies before the blocks is
         computed for the first input only, and ignored.
         """
-        with self.block_list([Feed(hidden)]):
+        with self.block_list([Feed(hidden, self.blocks[0])]):
             return self._pool(self.run(self.model, inputs[:1]), hidden, token_mask(inputs))
 
     @contextlib.contextmanager
@@ -192,6 +191,19 @@ class Encoder(nn.Module):
 
         save_pretrained(self, folder, **settings)
 
+    def _checked(self, hidden: Any, inputs: Inputs) -> Tensor:
+        """Hidden states as they pass between blocks, if they are what all of toastlib takes them for."""
+        if not isinstance(hidden, Tensor):
+            raise InputError(
+                f"A block of {self.name} returns a {type(hidden).__name__}, where hidden states alone are needed."
+            )
+        if len(hidden) != len(inputs):
+            raise InputError(
+                f"The blocks of {self.name} hand on hidden states of shape {tuple(hidden.shape)} for a batch of "
+                f"{len(inputs)}, where (batch, tokens, width) is needed: torch's own layers want batch_first=True."
+            )
+        return hidden
+
     def _pool(self, output: Any, last_block: Tensor, mask: Tensor | None) -> Tensor:
         if self.feature_kind == "pooler":
             pooled = getattr(output, "pooler_output", None)
@@ -211,7 +223,21 @@ class Encoder(nn.Module):
         return norm(tokens) if norm is not None and hidden is last_block else tokens
 
 
-class _Capture(nn.Module):
+class _StandIn(nn.Module):
+    """Takes the place of all blocks, and has the attributes that a model reads from the block that it stands for."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self._stands_for = (block,)  # in a tuple, that it is no part of this module
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._stands_for[0], name)
+
+
+class _Capture(_StandIn):
     call: BlockInput
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -219,66 +245,13 @@ class _Capture(nn.Module):
         return hidden
 
 
-class Feed(nn.Module):
+class Feed(_StandIn):
     """A block that ignores what it is given and hands over its own hidden states."""
 
-    def __init__(self, hidden: Tensor) -> None:
-        super().__init__()
+    def __init__(self, hidden: Tensor, block: nn.Module) -> None:
+        super().__init__(block)
         self.hidden = hidden
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The states it was made with."""
         return self.hidden
-
-
-def find_blocks(model: nn.Module, path: str | None = None) -> str:
-    """Dotted path of the largest module list whose members are transformer blocks of one class.
-
-    Blocks are known by the class that transformers derives them from; timm's, inside its wrapper, by their place.
-    With a `path`, that path: it is only checked.
-
-    Raises
-    ------
-    InputError
-        If no list of Hugging Face blocks is there, or none at `path`; the message names the lists that are.
-    """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    kinds = (nn.ModuleList, nn.Sequential)
-    lists = {name: m for name, m in model.named_modules() if isinstance(m, kinds) and len(m)}
-    if path in lists:
-        return path
-    if path and lists:
-        raise unknown("block list", path, lists)
-    found = {
-        name: sum(p.numel() for p in blocks.parameters())
-        for name, blocks in lists.items()
-        if len({type(b) for b in blocks}) == 1
-        and (isinstance(blocks[0], GradientCheckpointingLayer) or name == "timm_model.blocks")
-    }
-    if not found:
-        names = ", ".join(map(repr, lists)) or "none"
-        raise InputError(f"No block list found in {type(model).__name__}: name it by blocks=... (lists: {names}).")
-    return max(found, key=found.get)
-
-
-def reads_text(model: nn.Module) -> bool:
-    """Whether a transformers model is called with token ids."""
-    return getattr(model, "main_input_name", "") == "input_ids"
-
-
-def is_causal(model: nn.Module) -> bool:
-    """Whether tokens attend only to those before them: a decoder, such as GPT-2."""
-    return any(getattr(module, "is_causal", False) for module in model.modules())
-
-
-def _count_special_tokens(model: nn.Module) -> int:
-    """Tokens before the patches: CLS, distillation, registers; of a text, the CLS token that only encoders have."""
-    if reads_text(model):
-        return 0 if is_causal(model) else 1
-    tokens = {
-        name: parameter.numel() // parameter.shape[-1]
-        for name, parameter in model.named_parameters()
-        if name.rpartition(".")[2] in SPECIAL_TOKENS
-    }
-    return sum(tokens.values())
