@@ -37,7 +37,7 @@ def measured_costs(
     encoder, plans
         The original, and plans that are not empty.
     images
-        Training images, other than those that the maps are fitted on.
+        Training images that neither the maps nor the head are fitted on.
     translator
         What stands in for the spans, realigned or not.
     moments

@@ -50,7 +50,8 @@ def predicted_against_lost(frame: pd.DataFrame) -> np.ndarray:
         sns.scatterplot(part, x="predicted", y="lost", legend=ax is axes.flat[0], ax=ax, **style)
         ax.axhline(0, color="grey", linewidth=1, zorder=0)
         ax.set(xscale="log", title=PREDICTOR_NAMES.get(predictor, predictor), xlabel="predicted cost", ylabel="")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        decades = np.log10(part["predicted"].max() / part["predicted"].min())
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 3) if decades < 2.5 else (1,)))  # as many labels as have room
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_formatter(NullFormatter())
         _points_axis(ax)
