@@ -237,6 +237,8 @@ def test_approximate_writes_a_model_and_a_report(tmp_path, capsys):
     assert (tmp_path / "smaller" / "report.html").is_file()
     assert main([*command, "--out", str(tmp_path)]) == 2
     assert "holds more than a smaller model" in capsys.readouterr().err
+    assert main(["approximate", "vit-mini", "--data", str(tmp_path), "--out", str(tmp_path / "smaller")]) == 2
+    assert "which is read" in capsys.readouterr().err
     assert main(["approximate", "vit-mimi", "--data", "digits", "--out", str(tmp_path / "other")]) == 2
     assert capsys.readouterr().err == "toast: Unknown model 'vit-mimi': did you mean 'vit-mini'?\n"
     assert [path.name for path in tmp_path.iterdir()] == ["smaller"]

@@ -229,6 +229,24 @@ def test_only_its_own_folder_is_replaced(taken, tmp_path):
     assert not (tmp_path / "new" / "smaller" / "model.onnx").exists()
 
 
+@pytest.mark.parametrize("named", ["model", "model/inner", ".", "link"])
+def test_no_folder_that_is_read_is_written(tmp_path, named):
+    (tmp_path / "model" / "inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    for column in ("", ":label"):
+        with pytest.raises(InputError, match="which is read"):
+            check_folder(tmp_path / named, "vit-mini", f"{tmp_path / 'model'}{column}")
+    assert check_folder(tmp_path / "elsewhere", tmp_path / "model") == tmp_path / "elsewhere"
+
+
+def test_a_checkpoint_that_somebody_saved_is_never_replaced(taken, tmp_path):
+    taken.encoder.save_pretrained(tmp_path / "tuned")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "tuned").iterdir()}
+    with pytest.raises(InputError, match="was not written by `toast approximate`"):
+        deliver(taken, tmp_path / "tuned")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "tuned").iterdir()} == before
+
+
 def test_a_folder_that_fails_leaves_nothing_behind(taken, tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("full")

@@ -62,7 +62,7 @@ def approximate(options: argparse.Namespace) -> int:
     """Make a checkpoint smaller: a folder with the model and a page that says what it costs."""
     from toastlib import checkpoints, data, delivery, judging, sublayers, take_away
 
-    folder = delivery.check_folder(options.out)
+    folder = delivery.check_folder(options.out, options.model, options.data)
     encoder = checkpoints.load_encoder(options.model, features=options.features, device=options.device)
     sizes = {"train_size": options.train_size, "test_size": options.test_size, "seed": options.seed}
     images = data.load_images(options.data, encoder, **sizes, at_most=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from toastlib.errors import InputError
 from toastlib.judging import names_of
 from toastlib.layers import CODE
-from toastlib.report import report
+from toastlib.report import MARK, report
 from toastlib.take_away import TakeAway
 
 WRITTEN = ("README.md", "config.json", *CODE, "preprocessor_config.json", "report.html", "*.onnx*")
@@ -32,7 +32,7 @@ def deliver(taken: TakeAway, folder: str | Path) -> Path:
     Raises
     ------
     InputError
-        If the folder exists and holds anything else, or cannot be written.
+        If the folder exists and was not written by this function, or cannot be written.
     """
     folder = check_folder(folder)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -54,21 +54,38 @@ def deliver(taken: TakeAway, folder: str | Path) -> Path:
     return folder
 
 
-def check_folder(folder: str | Path) -> Path:
-    """The folder, resolved, if `deliver` may write it: new, empty, or with nothing in it but what it writes itself.
+def check_folder(folder: str | Path, *inputs: str | Path) -> Path:
+    """Return the resolved folder if `deliver` may write it: it is new, empty, or was written by `deliver` before.
 
-    Its parents are made.
+    A folder that holds weights alone may be somebody's only copy of a fine-tuned checkpoint. So a folder is replaced
+    only if its ``report.html`` says that toastlib wrote it, and nothing else has been put beside it since. The folder's
+    parents are made.
+
+    Parameters
+    ----------
+    folder
+        Where the smaller model is to be written.
+    *inputs
+        Names of the model and of the data set that are read, ``folder:column`` included. Names of no folder are ignored.
 
     Raises
     ------
     InputError
-        If it is something else.
+        If the folder holds, or lies in, a folder that is read; or if `deliver` did not write it.
     """
     folder = Path(folder).resolve()
-    if folder.exists():
+    for source in (Path(str(name).partition(":")[0]).resolve() for name in inputs):
+        if not source.is_dir():
+            continue
+        if folder == source or folder in source.parents or source in folder.parents:
+            raise InputError(f"{folder} would overwrite {source}, which is read: name another --out.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         foreign = [folder] if not folder.is_dir() else [path for path in folder.iterdir() if not _is_ours(path)]
         if foreign:
             raise InputError(f"{folder} holds more than a smaller model ({foreign[0].name}): name another --out.")
+        report_page = folder / "report.html"
+        if not report_page.is_file() or MARK not in report_page.read_text(encoding="utf-8", errors="replace"):
+            raise InputError(f"{folder} was not written by `toast approximate`: name another --out.")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

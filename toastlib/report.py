@@ -6,6 +6,8 @@ from toastlib.judging import MEASURES
 from toastlib.take_away import TakeAway
 from toastlib.translators import split_realign
 
+MARK = '<meta name="generator" content="toastlib">'
+"""Says in the page who wrote its folder: only such a folder is ever replaced."""
 STYLE = """
 :root { color-scheme: light dark; --page: #fbfaf7; --card: #fff; --ink: #1d2433; --soft: #667085; --line: #e4e2dc;
   --keep: #0072b2; --gone: #d55e00; --track: #ecebe6; --low: 245,243,238; --high: 0,80,140; }
@@ -50,7 +52,8 @@ def report(taken: TakeAway) -> str:
         _search(taken),
         _section("How this was measured", _method(taken)),
     ]
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
+    meta = f'<meta charset="utf-8">{MARK}<meta name="viewport" content="width=device-width">'
+    head = f"{meta}<title>{escape(title)}</title>"
     body = "\n".join(["<body><main>", *parts, "</main></body>"])
     return f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n{body}</html>\n'
 
