@@ -3,7 +3,7 @@
 import torch
 
 import toastlib as toast
-from toastlib.embedded import shapes
+from toastlib.data.builtin import shapes
 
 
 def load(

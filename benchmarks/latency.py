@@ -33,8 +33,8 @@ def against_flops(name: str, rounds: int) -> list[Row]:
     import transformers
 
     import toastlib as toast
-    from toastlib.saving import count, saved_form
-    from toastlib.translators import make_translator
+    from toastlib.models.saving import count, saved_form
+    from toastlib.translators.base import make_translator
 
     kind, width, heads = MODELS[name]
     config = getattr(transformers, f"{kind}Config")(

@@ -60,7 +60,7 @@ def sweep(count: int) -> float:
     """Peak resident set in MiB after the features of so many plans, dropped and mapped, less those features."""
     import toastlib as toast
     from benchmarks.inputs import load
-    from toastlib.walks import collect_features, fit_maps, variants_of
+    from toastlib.approximation.engine import collect_features, fit_maps, variants_of
 
     encoder, images = load(SWEPT_IMAGES, 6)
     plans = toast.paper.plan_list(len(encoder.blocks))[:count]

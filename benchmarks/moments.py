@@ -23,7 +23,7 @@ def against_a_forward_pass(count: int) -> list[Row]:
 
     import toastlib as toast
     from benchmarks.inputs import load
-    from toastlib.similarities import METRICS
+    from toastlib.statistics.similarity import METRICS
 
     encoder, images = load(count, 6)
     depth = len(encoder.blocks)

@@ -43,8 +43,8 @@ def chosen(
     import pandas as pd
 
     import toastlib as toast
-    from toastlib.selection import every_plan
-    from toastlib.verification import divergence, features_error, loss
+    from toastlib.selection.criteria import every_plan
+    from toastlib.selection.rerank import divergence, features_error, loss
 
     encoder = toast.load_encoder("vit-mini", device="cpu")
     images = toast.load_images(dataset, encoder, train_size=train + held_out, test_size=test)

@@ -59,7 +59,7 @@ def against_reference(train_size: int, test_size: int, dataset: str = "") -> lis
     """The engine in a process of its own, everything included, and the plain way, sampled."""
     import torch
 
-    from toastlib.checkpoints import resolve_dtype
+    from toastlib.models.loading import resolve_dtype
 
     engine_seconds, engine = _engine(train_size, test_size, dataset, "float32")
     start = time.perf_counter()
@@ -102,7 +102,7 @@ def _plain(train_size: int, test_size: int, dataset: str) -> dict:
     import toastlib as toast
     from benchmarks import reference
     from benchmarks.inputs import load
-    from toastlib.catalog import model_path
+    from toastlib.data.catalog import model_path
 
     encoder, images = load(train_size, test_size, dataset)
     train, test = (part.pixels.permute(0, 2, 3, 1).numpy() for part in (images.train, images.test))
@@ -141,7 +141,7 @@ def against_hardware(train_size: int, test_size: int, dataset: str = "") -> list
     """Ratios within the engine: a second translator, the blocks that must run, probes, the number of images."""
     import toastlib as toast
     from benchmarks.inputs import load
-    from toastlib.walks import collect_calibration, collect_features, fit_maps, variants_of
+    from toastlib.approximation.engine import collect_calibration, collect_features, fit_maps, variants_of
 
     encoder, images = load(train_size, test_size, dataset)
     plans = toast.paper.plan_list(len(encoder.blocks))

@@ -86,7 +86,7 @@ def of_bounds(encoder, images, plans, everything, draw: int, settings: dict) -> 
 
 def parts_instead(encoder, sublayers, plan) -> tuple:
     """What `PARTS` replace in place of a plan's blocks."""
-    from toastlib.evaluation import removed_parameters
+    from toastlib.evaluation.metrics import removed_parameters
     from toastlib.plan import Plan, Span, plan_of
 
     one = removed_parameters(sublayers, Plan((Span(0, 1),)), translator=PARTS["MLPs, as many parameters"])

@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from tqdm.auto import trange
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from toastlib.texts import books, chunked
+from toastlib.data.texts import books, chunked
 
 # All the knobs; each is an option too.
 KNOBS = {

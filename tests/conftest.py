@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from toastlib.data import Images, ImageSet
-from toastlib.models import Encoder
-from toastlib.preprocessing import Preprocessing
-from toastlib.tokens import Tokens
+from toastlib.data.images import Images, ImageSet
+from toastlib.data.tokens import Tokens
+from toastlib.data.transforms import Preprocessing
+from toastlib.models.encoder import Encoder
 
 # The Hugging Face libraries read these once, when they are imported; toastlib imports them where it needs them.
 assert "huggingface_hub" not in sys.modules

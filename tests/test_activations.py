@@ -6,11 +6,11 @@ import pytest
 import torch
 from conftest import FAMILIES
 
-from toastlib.activations import collect_activations, record
-from toastlib.collecting import collect_moments
+from toastlib.data.tokens import TOKENS, select_tokens
 from toastlib.errors import InputError
-from toastlib.models import Encoder
-from toastlib.tokens import TOKENS, select_tokens
+from toastlib.models.encoder import Encoder
+from toastlib.models.hooks import collect_activations, record
+from toastlib.statistics.collect import collect_moments
 
 EVERY_BLOCK = list(range(-1, 6))
 

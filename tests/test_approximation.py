@@ -7,13 +7,13 @@ import torch
 from conftest import FAMILIES
 from torch import Tensor
 
-from toastlib.approximation import approximate
-from toastlib.collecting import collect_moments
+from toastlib.approximation.replace import approximate
 from toastlib.errors import InputError
-from toastlib.layers import Replacement
-from toastlib.models import Encoder
+from toastlib.models.encoder import Encoder
+from toastlib.models.layers import Replacement
 from toastlib.plan import Plan, Span
-from toastlib.translators import Linear
+from toastlib.statistics.collect import collect_moments
+from toastlib.translators.base import Linear
 
 PLANS = ["1->2", "1->3", "-1->0", "3->4", "-1->1 2->4", "0->1 1->2", "0->2 3->4", "-1->4"]
 

@@ -10,12 +10,12 @@ import pytest
 from small_notebook import write_notebook
 
 from toastlib.errors import InputError
-from toastlib.running import batch
-from toastlib.running.folders import RunFolder
+from toastlib.runs import batch
+from toastlib.runs.folders import RunFolder
 
 WRITE = """\
 import matplotlib.pyplot as plt, pandas as pd
-from toastlib.running.batch import Results
+from toastlib.runs.batch import Results
 
 results = Results(results_dir)
 results.table(pd.DataFrame({"size": [size], "plan": [plans]}))

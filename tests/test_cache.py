@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from toastlib import walks
+from toastlib.approximation.engine import collect_features, fit_maps, variants_of
+from toastlib.approximation.replace import engine
 from toastlib.cache import Cache, default_cache, fingerprint
-from toastlib.collecting import collect_folds, collect_moments
 from toastlib.errors import InputError
-from toastlib.models import Encoder
+from toastlib.evaluation.probe import Probe
+from toastlib.models.encoder import Encoder
 from toastlib.plan import parse_plans
-from toastlib.probe import Probe
-from toastlib.walks import collect_features, fit_maps, variants_of
+from toastlib.statistics.collect import collect_folds, collect_moments
 
 TRAINED = {"weight": torch.zeros(2, 2, 4, 3), "bias": torch.zeros(2, 2, 1, 3)}
 TENSORS = {"features": torch.arange(12.0).view(3, 4)}
@@ -36,13 +36,13 @@ def on_disk(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def walked(monkeypatch) -> list[int]:
     """How many variants each batch was walked with."""
-    numbers, walk = [], walks.walk
+    numbers, walk = [], engine.walk
 
     def counted(encoder, inputs, variants, maps):
         numbers.append(len(variants))
         return walk(encoder, inputs, variants, maps)
 
-    monkeypatch.setattr(walks, "walk", counted)
+    monkeypatch.setattr(engine, "walk", counted)
     return numbers
 
 
@@ -192,7 +192,7 @@ def test_features_that_are_not_finite_are_not_kept(tiny_encoder, tiny_images, on
 
 def test_moments_are_collected_once(tiny_encoder, tiny_images, on_disk, monkeypatch):
     first = collect_folds(tiny_encoder, tiny_images.train[:20])
-    monkeypatch.setattr("toastlib.collecting.record", None)  # a second pass would call it
+    monkeypatch.setattr("toastlib.statistics.collect.record", None)  # a second pass would call it
     again = collect_folds(tiny_encoder, tiny_images.train[:20])
     assert again.parts.keys() == first.parts.keys()
     for kind, folds in first.parts.items():

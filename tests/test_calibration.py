@@ -13,16 +13,23 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 from toastlib import plots
-from toastlib.activations import collect_activations
-from toastlib.calibration import cap_sizes, nested_moments, residual, sample_size_curve, saturation, variance_split
-from toastlib.collecting import collect_moments
-from toastlib.data import ImageSet
+from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
-from toastlib.models import Encoder
-from toastlib.moments import plan_pairs
+from toastlib.evaluation.sample_size import (
+    cap_sizes,
+    nested_moments,
+    residual,
+    sample_size_curve,
+    saturation,
+    variance_split,
+)
+from toastlib.evaluation.sweep import predict
+from toastlib.models.encoder import Encoder
+from toastlib.models.hooks import collect_activations
 from toastlib.plan import Span, parse_plans
-from toastlib.sweeps import predict
-from toastlib.translators import Linear
+from toastlib.statistics.collect import collect_moments
+from toastlib.statistics.moments import plan_pairs
+from toastlib.translators.base import Linear
 
 SIZES, DRAWS, SEEDS = [8, 20, 64], [0, 3], [0, 1]
 PLANS = ["1->3", "0->1 3->5"]

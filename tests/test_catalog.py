@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from toastlib import catalog
+from toastlib.data import catalog
 from toastlib.errors import InputError
 
 HUB_SETS = {alias: entry for alias, entry in catalog.DATASETS.items() if entry.path}

@@ -10,12 +10,11 @@ import torch
 from conftest import FAMILIES, PATCHES, SIZES
 from safetensors.torch import load_file, save_file
 
-from toastlib import catalog
-from toastlib.checkpoints import DTYPES, _timm_settings, load_encoder, resolve_device, resolve_dtype
-from toastlib.data import load_images
+from toastlib.data.images import catalog, load_images
+from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
-from toastlib.preprocessing import Preprocessing
-from toastlib.sweeps import sweep
+from toastlib.evaluation.sweep import sweep
+from toastlib.models.loading import DTYPES, _timm_settings, load_encoder, resolve_device, resolve_dtype
 
 PROCESSOR = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
 TEXT = SIZES | {"num_hidden_layers": 7, "vocab_size": 64}

@@ -7,9 +7,9 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from toastlib.choices import distance_to_best, random_like, rank_correlation, standing
 from toastlib.errors import InputError
-from toastlib.evaluation import paired_difference
+from toastlib.evaluation.metrics import paired_difference
+from toastlib.selection.regret import distance_to_best, random_like, rank_correlation, standing
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -13,11 +13,11 @@ from small_notebook import write_notebook
 
 from toastlib.cache import default_cache
 from toastlib.cli import main
-from toastlib.running import batch, grids
-from toastlib.running import commands as cli_runs
-from toastlib.running.executing import Failure
-from toastlib.running.runs import Outcome
-from toastlib.translators import RECOMMENDED
+from toastlib.runs import batch, grids
+from toastlib.runs import commands as cli_runs
+from toastlib.runs.executing import Failure
+from toastlib.runs.runs import Outcome
+from toastlib.translators.base import RECOMMENDED
 
 GRID = "notebook: {}\nparameters: {{size: [1, 2]}}\n"
 SLOW = 'speed = 0.5  # how fast\nresults_dir = ""'

@@ -8,13 +8,13 @@ from sklearn import linear_model
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from toastlib.approximation import fit_spans
-from toastlib.closed_forms import Affine, Diagonal, LowRank, Orthogonal, Ridge, Scalar, centre
+from toastlib.approximation.replace import fit_spans
 from toastlib.errors import InputError
-from toastlib.least_squares import PENALTIES
-from toastlib.moments import FoldedMoments, Moments
 from toastlib.plan import Span
-from toastlib.translators import make_translator
+from toastlib.statistics.moments import FoldedMoments, Moments
+from toastlib.translators.base import make_translator
+from toastlib.translators.least_squares import PENALTIES
+from toastlib.translators.linear import Affine, Diagonal, LowRank, Orthogonal, Ridge, Scalar, centre
 
 SPAN = Span(0, 1)
 PAIRS = [(0, 0), (0, 1)]

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from toastlib.catalog import ROOT
 from toastlib.cli import main
+from toastlib.data.catalog import ROOT
 from toastlib.errors import InputError
-from toastlib.running import cluster
+from toastlib.runs import cluster
 
 
 @pytest.mark.parametrize(("where", "module"), [("local", "distributed"), ("slurm", "dask_jobqueue")])

@@ -8,12 +8,12 @@ import pytest
 from small_notebook import write_notebook
 
 from toastlib.errors import InputError
-from toastlib.running import batch
-from toastlib.running.collect import collect, results_table
-from toastlib.running.executing import Failure, RunError
-from toastlib.running.folders import RunFolder
-from toastlib.running.runs import Orders, Run, attempt
-from toastlib.running.states import describe, run_states
+from toastlib.runs import batch
+from toastlib.runs.collect import collect, results_table
+from toastlib.runs.executing import Failure, RunError
+from toastlib.runs.folders import RunFolder
+from toastlib.runs.runs import Orders, Run, attempt
+from toastlib.runs.states import describe, run_states
 
 SIZES = {"done": 1, "failed": 2, "running": 3, "missing": 5}
 MEAN = Failure("exception", "KeyError", "<script>alert(1)</script>", 3)
@@ -87,7 +87,7 @@ def test_a_collection_holds_tables_pages_and_pictures(runs, tmp_path):
 
 
 def test_columns_of_two_types_are_written_as_text(tmp_path, runs, monkeypatch):
-    from toastlib.running import collect as module
+    from toastlib.runs import collect as module
 
     monkeypatch.setattr(module, "results_table", lambda *_: pd.DataFrame({"a": [1, "x", None]}))
     collect(runs, tmp_path / "results", tmp_path / "all")

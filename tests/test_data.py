@@ -9,11 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from toastlib import catalog
-from toastlib.data import Images, load_images, load_split
+from toastlib.data.images import Images, catalog, load_images, load_split
+from toastlib.data.sources import ArrayTable, digits
+from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
-from toastlib.preprocessing import Preprocessing
-from toastlib.sources import ArrayTable, digits
 
 HUB = Path(os.environ.get("TOASTLIB_HUB", "nowhere"))
 SIZES = [(40, 60), (64, 64), (90, 50), (200, 120)]
@@ -136,7 +135,7 @@ class TestLoadImages:
 
     @pytest.mark.parametrize("name", ["uoft-cs/cifar100:fine_label", "uoft-cs/cifar100"])
     def test_a_set_is_called_by_its_label_column_too(self, tiny_encoder, monkeypatch, name):
-        monkeypatch.setattr("toastlib.data.open_table", lambda *args: digits())
+        monkeypatch.setattr("toastlib.data.images.open_table", lambda *args: digits())
         column = None if ":" in name else "fine_label"
         assert load_images(name, tiny_encoder, label_column=column).name == "cifar100-fine"
 
@@ -206,7 +205,7 @@ class TestPhotographs:
     ):
         if preprocessing.resize == 48 and preprocessing.crop is None:
             sizes = sizes[:1] * 5  # a shorter edge alone leaves several shapes as they are
-        monkeypatch.setattr("toastlib.data.CHUNK", chunk)
+        monkeypatch.setattr("toastlib.data.images.CHUNK", chunk)
         tiny_encoder.preprocessing = preprocessing
         folder, images = self.folder(image_folder, sizes)
         (actual, _), *_ = load_images(folder, tiny_encoder).train.batches(8)
@@ -220,19 +219,19 @@ class TestPhotographs:
     @pytest.mark.parametrize("chunk", [2, 64])
     def test_many_lie_in_a_file_that_nobody_sees(self, tiny_encoder, image_folder, monkeypatch, tmp_path, chunk):
         folder, _ = self.folder(image_folder, [(24, 20)] * 3 + [(60, 50)] * 2)
-        monkeypatch.setattr("toastlib.data.CHUNK", chunk)
+        monkeypatch.setattr("toastlib.data.images.CHUNK", chunk)
         expected = load_images(folder, tiny_encoder).train.pixels
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         made, from_file = [], torch.from_file
         monkeypatch.setattr(torch, "from_file", lambda *args, **kwargs: made.append(args) or from_file(*args, **kwargs))
-        monkeypatch.setattr("toastlib.stacking.IN_MEMORY", 0)
+        monkeypatch.setattr("toastlib.data.stacking.IN_MEMORY", 0)
         assert torch.equal(load_images(folder, tiny_encoder).train.pixels, expected)
         assert made
         assert not any(tmp_path.glob("toastlib-*"))
 
     def test_no_more_than_a_chunk_is_read_at_a_time(self, tiny_encoder, monkeypatch):
         read = []
-        monkeypatch.setattr("toastlib.data.CHUNK", 40)
+        monkeypatch.setattr("toastlib.data.images.CHUNK", 40)
         whole = ArrayTable.read
         monkeypatch.setattr(ArrayTable, "read", lambda table, rows: read.append(len(rows)) or whole(table, rows))
         load_images("digits", tiny_encoder, train_size=100, test_size=10)

@@ -6,12 +6,19 @@ import torch
 from conftest import FAMILIES, PATCHES
 from sklearn import linear_model
 
-from toastlib.approximation import approximate
-from toastlib.collecting import collect_folds
-from toastlib.dense import dense_errors, final_patches, fit_read_out, join_patches, pixel_patches, read_pixels
+from toastlib.approximation.replace import approximate
 from toastlib.errors import InputError
-from toastlib.models import Encoder
+from toastlib.evaluation.dense import (
+    dense_errors,
+    final_patches,
+    fit_read_out,
+    join_patches,
+    pixel_patches,
+    read_pixels,
+)
+from toastlib.models.encoder import Encoder
 from toastlib.plan import ORIGINAL
+from toastlib.statistics.collect import collect_folds
 
 PLANS = ["0->2", "1->2 3->4"]
 

@@ -17,10 +17,13 @@ from numpydoc.docscrape import NumpyDocString
 from PIL import Image
 
 import toastlib
-from toastlib import catalog, cli, embedded, errors, judging, plots, take_away
-from toastlib.running import batch, parameters
-from toastlib.running.grids import paper_grid, read_grid
-from toastlib.sources import ArrayTable, digits
+from toastlib import cli, errors, plots
+from toastlib.data import builtin, catalog
+from toastlib.data.sources import ArrayTable, digits
+from toastlib.evaluation import heads
+from toastlib.export import compress
+from toastlib.runs import batch, parameters
+from toastlib.runs.grids import paper_grid, read_grid
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -75,7 +78,7 @@ def desk(tmp_path, monkeypatch) -> Path:
     """An empty folder to work in; small stand-ins for what pages name and would fetch, or take long to go through."""
     train, test = digits()
     few = [ArrayTable(part.images[:n], part.labels[:n], part.class_names) for part, n in ((train, 500), (test, 60))]
-    monkeypatch.setitem(embedded.EMBEDDED, "digits", lambda: tuple(few))
+    monkeypatch.setitem(builtin.EMBEDDED, "digits", lambda: tuple(few))
     for split, part in zip(("train", "test"), few):
         for number in range(40):
             file = tmp_path / f"path/to/images/{split}/{part.labels[number]}/{number}.png"
@@ -84,9 +87,9 @@ def desk(tmp_path, monkeypatch) -> Path:
     (tmp_path / "path/to/checkpoint").symlink_to(catalog.MODELS["vit-mini"])
     monkeypatch.setitem(catalog.MODELS, "vit-s", catalog.MODELS["vit-mini"])
     monkeypatch.setitem(catalog.DATASETS, "cifar10", catalog.DatasetEntry(str(tmp_path / "path/to/images")))
-    timed = functools.partial(judging.measure_latency, sizes=(1,))
-    monkeypatch.setattr(take_away, "measure_latency", timed)
-    monkeypatch.setattr(judging, "MIN_STEPS", 100)  # of heads
+    timed = functools.partial(heads.measure_latency, sizes=(1,))
+    monkeypatch.setattr(compress, "measure_latency", timed)
+    monkeypatch.setattr(heads, "MIN_STEPS", 100)  # of heads
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     return tmp_path
@@ -97,7 +100,11 @@ def desk(tmp_path, monkeypatch) -> Path:
 def test_everything_on_the_page_runs(page, desk, capsys):
     import matplotlib.pyplot as plt
 
-    registries = [toastlib.similarities.METRICS, toastlib.selection.PREDICTORS, toastlib.translators.TRANSLATORS]
+    registries = [
+        toastlib.statistics.similarity.METRICS,
+        toastlib.selection.criteria.PREDICTORS,
+        toastlib.translators.base.TRANSLATORS,
+    ]
     before = [dict(registry) for registry in registries]
     names: dict = {"__name__": "page"}
     try:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from toastlib.catalog import DATASETS
-from toastlib.embedded import COLOURED_SHAPES, COLOURS, EMBEDDED, SHAPES, coloured_shapes, digits_inverted, shapes
-from toastlib.sources import digits
+from toastlib.data.builtin import COLOURED_SHAPES, COLOURS, EMBEDDED, SHAPES, coloured_shapes, digits_inverted, shapes
+from toastlib.data.catalog import DATASETS
+from toastlib.data.sources import digits
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,9 @@ from conftest import FAMILIES, PATCHES
 from scipy import stats
 
 from toastlib import paper
-from toastlib.approximation import approximate
-from toastlib.collecting import collect_moments
+from toastlib.approximation.replace import approximate
 from toastlib.errors import InputError
-from toastlib.evaluation import (
+from toastlib.evaluation.metrics import (
     Predictions,
     accuracy_interval,
     accuracy_lost,
@@ -25,8 +24,9 @@ from toastlib.evaluation import (
     removed_parameters,
     throughput,
 )
-from toastlib.models import Encoder
+from toastlib.models.encoder import Encoder
 from toastlib.plan import Plan, parse_plans
+from toastlib.statistics.collect import collect_moments
 
 LABELS = np.array([0, 1, 2, 0])
 
@@ -202,5 +202,5 @@ def test_a_multiplication_and_its_addition_are_two_flops():
 
 def test_throughput_is_images_over_the_median_time(tiny_encoder, pixel_values, monkeypatch):
     ticks = iter([0, 100, 100, 101, 101, 103, 103, 112])  # seconds: 100 (not counted), 1, 2, 9
-    monkeypatch.setattr("toastlib.evaluation.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("toastlib.evaluation.metrics.time.perf_counter", lambda: next(ticks))
     assert throughput(tiny_encoder, pixel_values, repeats=3) == 3 / 2

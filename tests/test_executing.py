@@ -9,8 +9,8 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from small_notebook import write_notebook
 from zmq import ZMQError
 
-from toastlib.running import executing
-from toastlib.running.executing import STARTS, Failure, RunError, execute
+from toastlib.runs import executing
+from toastlib.runs.executing import STARTS, Failure, RunError, execute
 
 TAKEN = ZMQError(errno.EADDRINUSE)
 NEVER_ANSWERED = RuntimeError("Kernel died before replying to kernel_info")

@@ -11,10 +11,10 @@ from torch import nn
 from transformers.utils import is_timm_available
 
 from toastlib import paper
-from toastlib.activations import collect_activations
-from toastlib.approximation import approximate
-from toastlib.evaluation import parameter_count, plan_costs, removed_parameters
-from toastlib.models import Encoder
+from toastlib.approximation.replace import approximate
+from toastlib.evaluation.metrics import parameter_count, plan_costs, removed_parameters
+from toastlib.models.encoder import Encoder
+from toastlib.models.hooks import collect_activations
 from toastlib.plan import ORIGINAL, Plan
 
 SMALL = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}

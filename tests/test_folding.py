@@ -10,11 +10,11 @@ from conftest import FAMILIES
 from safetensors.torch import save_file
 
 import toastlib as toast
-from toastlib.activations import record
+from toastlib.approximation.fuse import branch_scale, down_projection, fold_spans
+from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
-from toastlib.folding import branch_scale, down_projection, fold_spans
-from toastlib.models import Encoder
-from toastlib.preprocessing import Preprocessing
+from toastlib.models.encoder import Encoder
+from toastlib.models.hooks import record
 
 PLAN = "0->2 3->4"
 PREPROCESSING = Preprocessing(resize=(32, 32))

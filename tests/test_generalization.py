@@ -6,14 +6,14 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from toastlib.collecting import collect_folds, collect_moments
-from toastlib.data import ImageSet
+from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
-from toastlib.evaluation import accuracy_lost, paired_difference
-from toastlib.generalization import ALL_PLANS, lost_by_source, transfer
-from toastlib.moments import plan_pairs
+from toastlib.evaluation.metrics import accuracy_lost, paired_difference
+from toastlib.evaluation.sweep import predict, tabulate
+from toastlib.evaluation.transfer import ALL_PLANS, lost_by_source, transfer
 from toastlib.plan import parse_plans
-from toastlib.sweeps import predict, tabulate
+from toastlib.statistics.collect import collect_folds, collect_moments
+from toastlib.statistics.moments import plan_pairs
 
 mpl.use("Agg")
 

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from toastlib.running import gpus
-from toastlib.running.gpus import VISIBLE, gpu_names, one_gpu
+from toastlib.runs import gpus
+from toastlib.runs.gpus import VISIBLE, gpu_names, one_gpu
 
 
 @pytest.fixture

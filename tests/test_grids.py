@@ -6,8 +6,8 @@ from small_notebook import write_notebook
 
 from toastlib import paper
 from toastlib.errors import InputError
-from toastlib.running import batch
-from toastlib.running.grids import GRIDS, paper_grid, read_grid
+from toastlib.runs import batch
+from toastlib.runs.grids import GRIDS, paper_grid, read_grid
 
 
 @pytest.fixture

@@ -41,5 +41,5 @@ def test_imports_point_one_way():
 
 
 def test_an_import_that_points_upwards_is_found():
-    assert upward_imports("plan", "def f():\n    from toastlib.sweeps import sweep") == {("plan", "sweeps")}
+    assert upward_imports("plan", "def f():\n    from toastlib.evaluation.sweep import sweep") == {("plan", "sweeps")}
     assert upward_imports("plan", "from toastlib import errors, plots") == {("plan", "plots")}

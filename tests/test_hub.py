@@ -13,10 +13,10 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx
 
-from toastlib.catalog import dataset_entry
-from toastlib.checkpoints import load_encoder
+from toastlib.data.catalog import dataset_entry
+from toastlib.data.sources import open_table
 from toastlib.errors import InputError
-from toastlib.sources import open_table
+from toastlib.models.loading import load_encoder
 
 ADDRESS = "https://huggingface.co/api"
 

@@ -8,13 +8,13 @@ from conftest import make_tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from toastlib.approximation import approximate
-from toastlib.collecting import collect_moments
+from toastlib.approximation.replace import approximate
+from toastlib.data.texts import Texts, TextSet
 from toastlib.errors import InputError
-from toastlib.language import LanguageModel, Scores, load_language_model, perplexity_table, score
-from toastlib.models import Encoder
+from toastlib.evaluation.language import LanguageModel, Scores, load_language_model, perplexity_table, score
+from toastlib.models.encoder import Encoder
 from toastlib.plan import Plan
-from toastlib.texts import Texts, TextSet
+from toastlib.statistics.collect import collect_moments
 
 DECODERS = {"gpt2": "LMHeadModel", "llama": "ForCausalLM"}
 LETTERS = "abcdefghijklmnopqrstuvwxyz .,;:!?'-()\nABCDEFGHI"

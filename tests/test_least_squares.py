@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn import linear_model
 
-from toastlib.least_squares import PENALTIES, Sums, fit_ridge, inverse
+from toastlib.translators.least_squares import PENALTIES, Sums, fit_ridge, inverse
 
 
 def rows(count=120, inputs=12, width=5, seed=0):

@@ -19,7 +19,7 @@ from matplotlib.patches import FancyBboxPatch
 from toastlib import plots
 from toastlib.plan import Plan
 from toastlib.plots.style import CLASS_COLOURS, CLASS_MARKERS, COLOURS
-from toastlib.running.batch import Results
+from toastlib.runs.batch import Results
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "images" / "idea.svg"

@@ -11,9 +11,9 @@ import torch
 from sklearn.metrics import recall_score
 
 from toastlib.errors import InputError
-from toastlib.evaluation import Predictions, accuracy_lost
-from toastlib.misclassification import class_accuracy, confusion, flips, holm, mcnemar
-from toastlib.sweeps import predict
+from toastlib.evaluation.metrics import Predictions, accuracy_lost
+from toastlib.evaluation.misclassification import class_accuracy, confusion, flips, holm, mcnemar
+from toastlib.evaluation.sweep import predict
 
 mpl.use("Agg")
 

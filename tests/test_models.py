@@ -6,8 +6,8 @@ from conftest import FAMILIES, PATCHES, SIZES
 from torch import nn
 
 from toastlib.errors import InputError
-from toastlib.models import Encoder
-from toastlib.structure import find_blocks
+from toastlib.models.encoder import Encoder
+from toastlib.models.structure import find_blocks
 
 BLOCK_LISTS = {
     "vit": "layers",

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from toastlib.activations import collect_activations
-from toastlib.collecting import collect_folds, collect_moments, product_dtype
 from toastlib.errors import InputError
-from toastlib.moments import FoldedMoments, Moments, all_pairs, plan_pairs
+from toastlib.models.hooks import collect_activations
 from toastlib.plan import Plan, Span
-from toastlib.similarities import METRICS as MEASURES
-from toastlib.translators import Linear
+from toastlib.statistics.collect import collect_folds, collect_moments, product_dtype
+from toastlib.statistics.moments import FoldedMoments, Moments, all_pairs, plan_pairs
+from toastlib.statistics.similarity import METRICS as MEASURES
+from toastlib.translators.base import Linear
 
 PAIRS = all_pairs(2)
 

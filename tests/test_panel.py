@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from toastlib.collecting import collect_moments
-from toastlib.models import Encoder
-from toastlib.panel import Panel, somebody_is_there
-from toastlib.playground import Playground
+from toastlib.evaluation.interactive import Playground
+from toastlib.models.encoder import Encoder
+from toastlib.plots.panel import Panel, somebody_is_there
+from toastlib.statistics.collect import collect_moments
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -115,7 +115,7 @@ def test_without_widgets_none_is_made(playground, monkeypatch):
 
 
 def test_where_widgets_run_both_are_handed_over(playground, monkeypatch):
-    monkeypatch.setattr("toastlib.panel.somebody_is_there", lambda: True)
+    monkeypatch.setattr("toastlib.plots.panel.somebody_is_there", lambda: True)
     bundle = Panel(playground, "1->3")._repr_mimebundle_()
     assert bundle.keys() == {WIDGET, "text/html", "text/plain"}
     assert bundle["text/plain"].split()[:2] == ["translator", "accuracy"]

@@ -5,7 +5,7 @@ import torch
 from small_notebook import write_notebook
 
 from toastlib.errors import InputError
-from toastlib.running.parameters import Parameter, check_parameters, notebook_parameters
+from toastlib.runs.parameters import Parameter, check_parameters, notebook_parameters
 
 
 @pytest.fixture

@@ -5,15 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from toastlib.collecting import collect_folds, collect_moments
-from toastlib.data import ImageSet
+from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
-from toastlib.evaluation import plan_costs
-from toastlib.models import Encoder
+from toastlib.evaluation.interactive import Playground
+from toastlib.evaluation.metrics import plan_costs
+from toastlib.evaluation.sweep import predict, tabulate
+from toastlib.models.encoder import Encoder
 from toastlib.plan import Plan
-from toastlib.playground import Playground
-from toastlib.sweeps import predict, tabulate
-from toastlib.translators import TRANSLATORS
+from toastlib.statistics.collect import collect_folds, collect_moments
+from toastlib.translators.base import TRANSLATORS
 
 PLANS = ("1->3", "-1->0", "0->1 1->2 3->5")
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
 from toastlib import plots
-from toastlib.translators import REALIGN, TRANSLATORS
+from toastlib.translators.base import REALIGN, TRANSLATORS
 
 
 @pytest.fixture(autouse=True)

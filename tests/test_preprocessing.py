@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
-from toastlib.preprocessing import Preprocessing
 
 BICUBIC, BILINEAR, NEAREST, LANCZOS = 3, 2, 0, 1
 PROCESSORS = {

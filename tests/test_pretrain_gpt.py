@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from toastlib.language import load_language_model, perplexity_table, score
-from toastlib.texts import books, load_texts
+from toastlib.data.texts import books, load_texts
+from toastlib.evaluation.language import load_language_model, perplexity_table, score
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "pretrain_gpt_mini.py"
 SMALL = ["--steps", "2", "--blocks", "2", "--width", "8", "--heads", "2", "--window", "32", "--batch", "2"]

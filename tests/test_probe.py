@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from toastlib.probe import Probe
+from toastlib.evaluation.probe import Probe
 
 SEEDS = [3, 5]
 SMALL = {"epochs": 3, "learning_rate": 1e-2, "batch_size": 16}

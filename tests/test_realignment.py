@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from toastlib.approximation import approximate
-from toastlib.closed_forms import Ridge
-from toastlib.collecting import collect_moments
-from toastlib.data import ImageSet
+from toastlib.approximation.align import fit_realignment, fold_into, realign
+from toastlib.approximation.engine import Variant, collect_features, fit_maps, fit_realignments, variants_of, walk
+from toastlib.approximation.replace import approximate
+from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
+from toastlib.evaluation.probe import Probe
+from toastlib.evaluation.sweep import predict, sweep
 from toastlib.plan import Plan
-from toastlib.probe import Probe
-from toastlib.realignment import fit_realignment, fold_into, realign
-from toastlib.sweeps import predict, sweep
-from toastlib.walks import Variant, collect_features, fit_maps, fit_realignments, variants_of, walk
+from toastlib.statistics.collect import collect_moments
+from toastlib.translators.linear import Ridge
 
 NAMES = ["identity", "identity+realign", "linear", "linear+realign"]
 QUICK = {"calibration_size": 40, "seeds": [0], "heads": "frozen", "head_lr": 1e-2}

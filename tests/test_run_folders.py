@@ -8,8 +8,8 @@ import pytest
 from small_notebook import write_notebook
 
 from toastlib.errors import InputError
-from toastlib.running.executing import Failure
-from toastlib.running.folders import Busy, RunFolder, code_hash, run_folder
+from toastlib.runs.executing import Failure
+from toastlib.runs.folders import Busy, RunFolder, code_hash, run_folder
 
 TOLD = Failure("exception", "ZeroDivisionError", "division by zero", 3)
 
@@ -55,7 +55,7 @@ def test_other_code_is_another_run_but_other_text_is_not(notebook, tmp_path):
 
 
 def test_a_run_is_done_when_its_folder_holds_the_present_code(notebook, tmp_path):
-    from toastlib.running.manifests import write_manifest
+    from toastlib.runs.manifests import write_manifest
 
     place = RunFolder(notebook, {}, tmp_path)
     assert not place.is_done()
@@ -68,7 +68,7 @@ def test_a_run_is_done_when_its_folder_holds_the_present_code(notebook, tmp_path
 
 def test_only_one_process_has_the_lock_and_a_killed_one_gives_it_back(place):
     code = (
-        "import sys, time; from pathlib import Path; from toastlib.running.folders import RunFolder\n"
+        "import sys, time; from pathlib import Path; from toastlib.runs.folders import RunFolder\n"
         "with RunFolder(Path(sys.argv[1]), {'size': 9}, Path(sys.argv[2])).locked(): print('mine', flush=True); input()"
     )
     command = [sys.executable, "-c", code, str(place.notebook), str(place.folder.parent)]

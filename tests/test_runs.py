@@ -8,10 +8,10 @@ import sys
 import pytest
 from small_notebook import write_notebook
 
-from toastlib.running import batch, runs
-from toastlib.running.executing import Failure, RunError
-from toastlib.running.folders import RunFolder
-from toastlib.running.runs import LIVES, Orders, Run, attempt, run_all
+from toastlib.runs import batch, runs
+from toastlib.runs.executing import Failure, RunError
+from toastlib.runs.folders import RunFolder
+from toastlib.runs.runs import LIVES, Orders, Run, attempt, run_all
 
 BROKEN = Failure("exception", "KeyError", "'x'", 3)
 
@@ -131,9 +131,7 @@ def test_one_job_has_a_process_of_its_own_too(tmp_path):
 
 
 def test_a_worker_ends_with_its_driver():
-    code = (
-        "from toastlib.running.cluster import end_with; import time; end_with(1); time.sleep(60)"  # 1 is not its parent
-    )
+    code = "from toastlib.runs.cluster import end_with; import time; end_with(1); time.sleep(60)"  # 1 is not its parent
     assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 1
 
 

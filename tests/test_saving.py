@@ -18,17 +18,17 @@ from conftest import FAMILIES, SIZES
 from safetensors.torch import load_file, save_file
 
 import toastlib as toast
-from toastlib.approximation import replace_spans
-from toastlib.checkpoints import load_encoder
+from toastlib.approximation.replace import replace_spans
+from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
-from toastlib.layers import CODE
-from toastlib.models import Encoder
+from toastlib.evaluation.probe import Probe
+from toastlib.models.encoder import Encoder
+from toastlib.models.layers import CODE
+from toastlib.models.loading import load_encoder
+from toastlib.models.saving import count, saved_form
 from toastlib.plan import Plan, Span
-from toastlib.preprocessing import Preprocessing
-from toastlib.probe import Probe
-from toastlib.saving import count, saved_form
-from toastlib.trained import MLP, FairMLP, ResMLP
-from toastlib.translators import Identity, Linear
+from toastlib.translators.base import Identity, Linear
+from toastlib.translators.trained import MLP, FairMLP, ResMLP
 
 PREPROCESSING = Preprocessing(resize=(32, 32))
 PLAN = Plan.parse("0->2 3->4")
@@ -202,13 +202,13 @@ def test_importing_toastlib_after_transformers_registers_at_once(saved):
     from transformers import AutoModel
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    from toastlib.registration import register_saved_form
+    from toastlib.models.registration import register_saved_form
 
     assert AutoModel.__module__ in sys.modules
     finders = list(sys.meta_path)
     CONFIG_MAPPING._extra_content.pop("toast")
     register_saved_form()
-    assert CONFIG_MAPPING["toast"].__module__ == "toastlib.modeling_toast"
+    assert CONFIG_MAPPING["toast"].__module__ == "toastlib.models.modeling_toast"
     assert sys.meta_path == finders
 
 
@@ -269,7 +269,7 @@ def test_maps_in_context_are_saved_whatever_stands_before_the_patches(
 
 @pytest.mark.parametrize("kind", [torch.nn.Sequential, torch.nn.ModuleList])
 def test_a_block_list_that_is_called_stays_one(kind):
-    from toastlib.modeling_toast import shorten
+    from toastlib.models.modeling_toast import shorten
 
     blocks = [torch.nn.Identity() for _ in range(4)]
     short = shorten(
@@ -633,7 +633,7 @@ def test_it_compiles_as_one_graph(saved, pixel_values):
 
 @pytest.mark.skipif(HAS_ONNX, reason="onnx, onnxscript and onnxruntime are here")
 def test_without_onnx_it_says_what_to_install(folder):
-    from toastlib.exporting import export_onnx
+    from toastlib.export.onnx import export_onnx
 
     with pytest.raises(InputError, match=r"ONNX needs .*: pip install 'toastlib\[onnx\]'"):
         export_onnx(folder)
@@ -643,7 +643,7 @@ def test_without_onnx_it_says_what_to_install(folder):
 @pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not here")
 @pytest.mark.parametrize("kind", ["classifier", "encoder"])
 def test_onnxruntime_computes_what_torch_does(saved, folder, tmp_path, kind):
-    from toastlib.exporting import TOLERANCE, export_onnx
+    from toastlib.export.onnx import TOLERANCE, export_onnx
 
     source = saved["vit"][1] if kind == "classifier" else folder
     file, difference = export_onnx(source, tmp_path / "small.onnx")
@@ -653,7 +653,7 @@ def test_onnxruntime_computes_what_torch_does(saved, folder, tmp_path, kind):
 
 @pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not here")
 def test_a_foreign_folder_is_not_exported(tiny_model, tmp_path):
-    from toastlib.exporting import export_onnx
+    from toastlib.export.onnx import export_onnx
 
     tiny_model("vit").save_pretrained(tmp_path)
     with pytest.raises(InputError, match="no folder of a saved smaller model: its model type is 'vit'"):

@@ -10,11 +10,9 @@ from typing import get_type_hints
 import pytest
 import torch
 
-from toastlib.collecting import collect_folds, collect_moments
 from toastlib.errors import InputError
-from toastlib.moments import FoldedMoments, Moments, plan_pairs
 from toastlib.plan import Plan, Span, all_spans, plan_of
-from toastlib.selection import (
+from toastlib.selection.criteria import (
     NEED_FOLDS,
     PREDICTORS,
     best_plan,
@@ -24,7 +22,9 @@ from toastlib.selection import (
     select,
     span_costs,
 )
-from toastlib.similarities import cka, cosine, mse
+from toastlib.statistics.collect import collect_folds, collect_moments
+from toastlib.statistics.moments import FoldedMoments, Moments, plan_pairs
+from toastlib.statistics.similarity import cka, cosine, mse
 
 
 def random_costs(block_count: int, seed: int) -> dict[Span, float]:

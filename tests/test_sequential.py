@@ -4,16 +4,16 @@ import pytest
 import torch
 from conftest import FAMILIES, TEXT_FAMILIES
 
-from toastlib.activations import record
-from toastlib.approximation import approximate
-from toastlib.collecting import collect_folds
+from toastlib.approximation.replace import approximate
+from toastlib.approximation.sequential import approximate_in_sequence
+from toastlib.data.texts import Texts
 from toastlib.errors import InputError
-from toastlib.models import Encoder
+from toastlib.models.encoder import Encoder
+from toastlib.models.hooks import record
+from toastlib.models.sublayers import split_blocks
 from toastlib.plan import Plan
-from toastlib.sequential import approximate_in_sequence
-from toastlib.sublayers import split_blocks
-from toastlib.texts import Texts
-from toastlib.translators import Linear
+from toastlib.statistics.collect import collect_folds
+from toastlib.translators.base import Linear
 
 
 def states(encoder, inputs, block):

@@ -4,12 +4,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from toastlib.checkpoints import load_encoder
 from toastlib.cli import main
-from toastlib.collecting import collect_moments
-from toastlib.data import load_images, load_split
+from toastlib.data.images import load_images, load_split
 from toastlib.errors import InputError
-from toastlib.sharding import ShardedJob, collect_shards, load_features, load_moments, write_shard
+from toastlib.models.loading import load_encoder
+from toastlib.runs.shards import ShardedJob, collect_shards, load_features, load_moments, write_shard
+from toastlib.statistics.collect import collect_moments
 
 SIZE = 23  # so that shards differ in length
 JOB = ShardedJob("vit-mini", "digits", size=SIZE, seed=3, features=True)
@@ -58,7 +58,7 @@ def test_what_is_there_is_read_and_what_is_missing_or_damaged_is_made(folder, mo
     (folder / "shard-1-of-3.safetensors").unlink()
     (folder / "shard-2-of-3.safetensors").write_bytes(b"damaged")
     made = []
-    monkeypatch.setattr("toastlib.sharding.write_shard", lambda *args: made.append(args[1]) or write_shard(*args))
+    monkeypatch.setattr("toastlib.runs.shards.write_shard", lambda *args: made.append(args[1]) or write_shard(*args))
     again = load_moments(collect_shards(JOB, 3, folder))
     assert made == [1, 2]
     assert all(torch.equal(again.products[pair], product) for pair, product in first.products.items())
@@ -73,7 +73,7 @@ def test_a_shard_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("full")
 
-    monkeypatch.setattr("toastlib.sharding.Path.replace", fail)
+    monkeypatch.setattr("toastlib.runs.shards.Path.replace", fail)
     with pytest.raises(OSError, match="full"):
         collect_shards(ShardedJob("vit-mini", "digits", size=4), 1, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity, mse_loss
 
-from toastlib.activations import collect_activations
-from toastlib.collecting import collect_moments
 from toastlib.errors import InputError
-from toastlib.moments import Moments, all_pairs
-from toastlib.similarities import METRICS, cka, cka_from_samples, similarity
+from toastlib.models.hooks import collect_activations
+from toastlib.statistics.collect import collect_moments
+from toastlib.statistics.moments import Moments, all_pairs
+from toastlib.statistics.similarity import METRICS, cka, cka_from_samples, similarity
 
 EXACT = {"rtol": 0, "atol": 1e-8}
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from toastlib.catalog import DatasetEntry, dataset_entry
+from toastlib.data.catalog import DatasetEntry, dataset_entry
+from toastlib.data.sources import CHUNK, DatasetTable, StreamedTable, digits, open_table
 from toastlib.errors import InputError
-from toastlib.sources import CHUNK, DatasetTable, StreamedTable, digits, open_table
 
 GENERATOR = np.random.default_rng(0)
 TWO_LABELS = {"fine": [0, 1, 2, 3], "coarse": [0, 0, 1, 1]}
@@ -397,11 +397,13 @@ class TestStreams:
         assert (len(kept), len(lent), len(kept | lent)) == (72, 18, 90)
 
     def test_images_are_decoded_a_chunk_at_a_time_and_only_those_drawn(self, folder, monkeypatch):
-        import toastlib.sources
+        import toastlib.data.sources
 
         decoded = []
-        monkeypatch.setattr(toastlib.sources, "decode", lambda cell, row: decoded.append(row) or np.zeros((4, 4, 3)))
-        monkeypatch.setattr(toastlib.sources, "CHUNK", 8)
+        monkeypatch.setattr(
+            toastlib.data.sources, "decode", lambda cell, row: decoded.append(row) or np.zeros((4, 4, 3))
+        )
+        monkeypatch.setattr(toastlib.data.sources, "CHUNK", 8)
         train, _ = self.open_stream(folder)
         chunks = train.draw(20, 0)
         assert [len(next(chunks)[0]), len(decoded)] == [8, 8]

@@ -11,24 +11,24 @@ from conftest import FAMILIES, TEXT_FAMILIES
 from safetensors.torch import save_file
 from test_language import make_language_model
 
-from toastlib.activations import record
-from toastlib.approximation import approximate
+from toastlib.approximation.fuse import fold_spans
+from toastlib.approximation.replace import approximate
 from toastlib.cache import fingerprint
-from toastlib.card import Card, Counted, model_card
-from toastlib.checkpoints import load_encoder
-from toastlib.collecting import collect_folds, collect_moments
+from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
-from toastlib.evaluation import parameter_count, plan_costs, removed_parameters
-from toastlib.folding import fold_spans
-from toastlib.models import Encoder
-from toastlib.parting import block_name
+from toastlib.evaluation.metrics import parameter_count, plan_costs, removed_parameters
+from toastlib.evaluation.sweep import sweep
+from toastlib.export.compress import shrink
+from toastlib.models.encoder import Encoder
+from toastlib.models.hooks import record
+from toastlib.models.loading import load_encoder
+from toastlib.models.model_card import Card, Counted, model_card
+from toastlib.models.saving import saved_form
+from toastlib.models.sublayer_split import block_name
+from toastlib.models.sublayers import split_blocks
 from toastlib.plan import Plan, plan_of
-from toastlib.preprocessing import Preprocessing
-from toastlib.saving import saved_form
-from toastlib.similarities import similarity
-from toastlib.sublayers import split_blocks
-from toastlib.sweeps import sweep
-from toastlib.take_away import shrink
+from toastlib.statistics.collect import collect_folds, collect_moments
+from toastlib.statistics.similarity import similarity
 
 FIRST_OF_THE_MLP = {
     "vit": "layernorm_after",

@@ -10,17 +10,17 @@ import pytest
 import torch
 from conftest import FAMILIES
 
-from toastlib.approximation import approximate
-from toastlib.collecting import collect_moments
-from toastlib.data import ImageSet
+from toastlib.approximation.engine import Variant, collect_features, fit_maps, variants_of, walk
+from toastlib.approximation.replace import approximate
+from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
-from toastlib.models import Encoder
-from toastlib.moments import plan_pairs
+from toastlib.evaluation.probe import Probe
+from toastlib.evaluation.sweep import predict, sweep
+from toastlib.models.encoder import Encoder
 from toastlib.paper import plan_list
 from toastlib.plan import Plan, parse_plans
-from toastlib.probe import Probe
-from toastlib.sweeps import predict, sweep
-from toastlib.walks import Variant, collect_features, fit_maps, variants_of, walk
+from toastlib.statistics.collect import collect_moments
+from toastlib.statistics.moments import plan_pairs
 
 PLANS = ["1->3", "0->1 3->5", "-1->0", "4->5"]
 QUICK = {"calibration_size": 20, "seeds": [0, 1], "head_lr": 1e-2}

@@ -7,22 +7,22 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from toastlib.data import ImageSet
-from toastlib.delivery import check_folder, deliver
+from toastlib.approximation.align import realign
+from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
-from toastlib.judging import choose_head, own_classifier
+from toastlib.evaluation.heads import choose_head, own_classifier
+from toastlib.evaluation.probe import Probe
+from toastlib.export.compress import _part, shrink, summary
+from toastlib.export.folder import check_folder, deliver
+from toastlib.export.report import report
 from toastlib.plan import Plan
-from toastlib.probe import Probe
-from toastlib.realignment import realign
-from toastlib.report import report
-from toastlib.take_away import _part, shrink, summary
-from toastlib.translators import RECOMMENDED
+from toastlib.translators.base import RECOMMENDED
 
 
 @pytest.fixture(autouse=True)
 def short_training(monkeypatch):
     """Of the heads: how good they are does not matter here."""
-    monkeypatch.setattr("toastlib.judging.MIN_STEPS", 30)
+    monkeypatch.setattr("toastlib.evaluation.heads.MIN_STEPS", 30)
 
 
 def unlabelled(dataset):
@@ -251,7 +251,7 @@ def test_a_folder_that_fails_leaves_nothing_behind(taken, tmp_path, monkeypatch)
     def fail(*args):
         raise OSError("full")
 
-    monkeypatch.setattr("toastlib.delivery.report", fail)
+    monkeypatch.setattr("toastlib.export.folder.report", fail)
     with pytest.raises(OSError, match="full"):
         deliver(taken, tmp_path / "smaller")
     assert not list(tmp_path.iterdir())

@@ -5,19 +5,19 @@ import torch
 from conftest import TEXT_FAMILIES
 from torch import nn
 
-from toastlib.activations import collect_activations, record
-from toastlib.approximation import approximate
-from toastlib.collecting import collect_folds, collect_moments
+from toastlib.approximation.replace import approximate
+from toastlib.data.texts import Texts, TextSet
+from toastlib.data.tokens import TOKENS, select_tokens, token_mask
 from toastlib.errors import InputError
-from toastlib.evaluation import flops, parameter_count, plan_costs
-from toastlib.models import Encoder
-from toastlib.moments import Moments, all_pairs
+from toastlib.evaluation.metrics import flops, parameter_count, plan_costs
+from toastlib.evaluation.sweep import sweep
+from toastlib.models.encoder import Encoder
+from toastlib.models.hooks import collect_activations, record
+from toastlib.models.saving import save_pretrained
 from toastlib.plan import Plan
-from toastlib.saving import save_pretrained
-from toastlib.similarities import similarity
-from toastlib.sweeps import sweep
-from toastlib.texts import Texts, TextSet
-from toastlib.tokens import TOKENS, select_tokens, token_mask
+from toastlib.statistics.collect import collect_folds, collect_moments
+from toastlib.statistics.moments import Moments, all_pairs
+from toastlib.statistics.similarity import similarity
 
 BLOCK_LISTS = {
     "bert": "encoder.layer",

@@ -9,14 +9,14 @@ from test_language import letter_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from toastlib.catalog import TEXTS, dataset_entry, text_entry
-from toastlib.checkpoints import load_encoder
-from toastlib.data import load_images
+from toastlib.data.catalog import TEXTS, dataset_entry, text_entry
+from toastlib.data.images import load_images
+from toastlib.data.texts import BOOKS, EMBEDDED, Texts, books, chunked, load_texts, passages, tokenised
+from toastlib.data.tokens import Tokens
 from toastlib.errors import InputError
-from toastlib.language import load_language_model, perplexity_table, score
-from toastlib.models import Encoder
-from toastlib.texts import BOOKS, EMBEDDED, Texts, books, chunked, load_texts, passages, tokenised
-from toastlib.tokens import Tokens
+from toastlib.evaluation.language import load_language_model, perplexity_table, score
+from toastlib.models.encoder import Encoder
+from toastlib.models.loading import load_encoder
 
 
 @pytest.fixture

@@ -7,17 +7,17 @@ import torch
 from conftest import FAMILIES, PATCHES
 from sklearn import linear_model
 
-from toastlib.activations import collect_activations
-from toastlib.approximation import approximate
-from toastlib.closed_forms import Affine, Ridge
-from toastlib.collecting import collect_folds, collect_moments
+from toastlib.approximation.replace import approximate
+from toastlib.data.tokens import summarise
 from toastlib.errors import InputError
-from toastlib.layers import InContext
-from toastlib.models import Encoder
-from toastlib.moments import FoldedMoments, Moments
+from toastlib.models.encoder import Encoder
+from toastlib.models.hooks import collect_activations
+from toastlib.models.layers import InContext
 from toastlib.plan import Span
-from toastlib.token_aware import Contextual, Separate
-from toastlib.tokens import summarise
+from toastlib.statistics.collect import collect_folds, collect_moments
+from toastlib.statistics.moments import FoldedMoments, Moments
+from toastlib.translators.linear import Affine, Ridge
+from toastlib.translators.per_token import Contextual, Separate
 
 SPAN = Span(1, 3)
 PAIRS = [(1, 1), (1, 3)]

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from toastlib.activations import collect_activations
-from toastlib.collecting import collect_folds, collect_moments
+from toastlib.data.tokens import summarise
 from toastlib.errors import InputError
-from toastlib.models import Encoder
-from toastlib.tokens import summarise
+from toastlib.models.encoder import Encoder
+from toastlib.models.hooks import collect_activations
+from toastlib.statistics.collect import collect_folds, collect_moments
 
 
 @pytest.mark.parametrize(("family", "special"), [("vit", 1), ("deit", 2), ("siglip", 0)])

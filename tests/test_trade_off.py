@@ -12,11 +12,11 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from toastlib import plots, trade_off
-from toastlib.collecting import collect_moments
-from toastlib.evaluation import parameter_count
+from toastlib import plots
+from toastlib.evaluation.costs import pareto_front, relative_throughput, time_plans
+from toastlib.evaluation.metrics import costs, parameter_count
 from toastlib.plan import parse_plans
-from toastlib.trade_off import pareto_front, relative_throughput, time_plans
+from toastlib.statistics.collect import collect_moments
 
 
 def by_comparing_all_pairs(cost, value) -> list[bool]:
@@ -66,7 +66,7 @@ class Clock:
 
     def __init__(self, monkeypatch, slower: float):
         self.now, self.slower, self.calls = 0.0, slower, []
-        monkeypatch.setattr(trade_off.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(costs.time, "perf_counter", lambda: self.now)
 
     def encoder(self, name, seconds):
         def run(inputs):

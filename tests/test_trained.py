@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, silu
 
-from toastlib.activations import collect_activations
-from toastlib.approximation import approximate, fit_spans
-from toastlib.collecting import collect_moments
+from toastlib.approximation.engine import collect_calibration
+from toastlib.approximation.replace import approximate, fit_spans
 from toastlib.errors import InputError
-from toastlib.evaluation import flops, map_costs, parameter_count, plan_costs, removed_parameters
-from toastlib.moments import Moments
+from toastlib.evaluation.metrics import flops, map_costs, parameter_count, plan_costs, removed_parameters
+from toastlib.evaluation.sweep import predict, sweep
+from toastlib.models.hooks import collect_activations
 from toastlib.plan import Plan, Span, parse_plans
-from toastlib.sweeps import predict, sweep
-from toastlib.trained import MLP, FairMLP, ResMLP
-from toastlib.translators import TRANSLATORS, Identity, Linear, make_translator
-from toastlib.walks import collect_calibration
+from toastlib.statistics.collect import collect_moments
+from toastlib.statistics.moments import Moments
+from toastlib.translators.base import TRANSLATORS, Identity, Linear, make_translator
+from toastlib.translators.trained import MLP, FairMLP, ResMLP
 
 SPAN = Span(0, 1)
 TRAINED = [MLP, ResMLP, FairMLP]
@@ -236,9 +236,9 @@ def test_costs_of_one_map():
 def test_counting_first_leaves_fits_as_they_are():
     """Maps are counted on the meta device, where what is imported on the way must not end up."""
     program = """
-from toastlib.evaluation import map_costs
+from toastlib.evaluation.metrics import map_costs
 map_costs("context", 32, 5)
-from toastlib.least_squares import PENALTIES
+from toastlib.translators.least_squares import PENALTIES
 print(PENALTIES.device)
 """
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "cpu\n"

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from toastlib.activations import collect_activations
-from toastlib.collecting import collect_moments
 from toastlib.errors import InputError
-from toastlib.moments import Moments, all_pairs
+from toastlib.models.hooks import collect_activations
 from toastlib.plan import Span, all_spans
-from toastlib.translators import Identity, Linear, make_translator
+from toastlib.statistics.collect import collect_moments
+from toastlib.statistics.moments import Moments, all_pairs
+from toastlib.translators.base import Identity, Linear, make_translator
 
 SPAN = Span(0, 1)
 

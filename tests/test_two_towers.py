@@ -8,10 +8,10 @@ import torch
 from conftest import SIZES
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from toastlib.checkpoints import load_encoder
-from toastlib.embedded import COLOURED_SHAPES
+from toastlib.data.builtin import COLOURED_SHAPES
 from toastlib.errors import InputError
-from toastlib.two_towers import (
+from toastlib.evaluation import dual_encoder
+from toastlib.evaluation.dual_encoder import (
     CAPTIONS,
     add_text_tower,
     caption,
@@ -19,6 +19,7 @@ from toastlib.two_towers import (
     load_text_tower,
     tune_text_tower,
 )
+from toastlib.models.loading import load_encoder
 
 WORDS = ["[PAD]", "[UNK]", "[BOS]", "[EOS]", "a", "of", "photo", "cat", "dog", "tree", "oak"]
 TEXTS = ["a photo of a cat", "dog", "oak tree"]
@@ -184,11 +185,10 @@ def test_a_seed_makes_the_same_tower_whatever_was_drawn_before(tiny_encoder, tin
 
 
 def test_held_out_classes_are_neither_seen_nor_named(tiny_encoder, tiny_images, monkeypatch):
-    from toastlib import two_towers
 
     met = {}
     monkeypatch.setattr(
-        two_towers, "_train", lambda towers, features, targets, names, *_: met.update(n=targets, names=names)
+        dual_encoder, "_train", lambda towers, features, targets, names, *_: met.update(n=targets, names=names)
     )
     towers = tune_text_tower(tiny_encoder, tiny_images.train, held_out=["two"])
     assert met["names"] == ["one", "three"]

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from toastlib.approximation import approximate
-from toastlib.collecting import collect_folds, collect_moments
-from toastlib.data import Images
+from toastlib.approximation.align import realign
+from toastlib.approximation.replace import approximate
+from toastlib.data.images import Images
 from toastlib.errors import InputError
+from toastlib.evaluation.probe import Probe
 from toastlib.plan import Plan
-from toastlib.probe import Probe
-from toastlib.realignment import realign
-from toastlib.selection import every_plan, select
-from toastlib.verification import MEASURES, divergence, features_error, loss, measured_costs
+from toastlib.selection.criteria import every_plan, select
+from toastlib.selection.rerank import MEASURES, divergence, features_error, loss, measured_costs
+from toastlib.statistics.collect import collect_folds, collect_moments
 
 PLANS = [Plan.parse(text) for text in ("1->2", "0->3", "1->2 3->5")]
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from toastlib.collecting import collect_folds, collect_moments
+from toastlib.data.augment import CHUNK, Views
 from toastlib.errors import InputError
-from toastlib.views import CHUNK, Views
+from toastlib.statistics.collect import collect_folds, collect_moments
 
 
 @pytest.mark.parametrize("recolour", [False, True])

@@ -12,16 +12,16 @@ from test_two_towers import two_tower_checkpoint  # noqa: F401  (a fixture)
 from torch import nn
 
 from toastlib import paper, plots
-from toastlib.approximation import fit_spans
-from toastlib.checkpoints import load_encoder
-from toastlib.collecting import collect_moments
-from toastlib.data import ImageSet
+from toastlib.approximation.replace import fit_spans
+from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
-from toastlib.evaluation import accuracy_lost, accuracy_table
+from toastlib.evaluation.dual_encoder import add_text_tower
+from toastlib.evaluation.metrics import accuracy_lost, accuracy_table
+from toastlib.evaluation.sweep import tabulate
+from toastlib.evaluation.zero_shot import HEAD, check_templates, of_classes, predict_zero_shot, zero_shot_head
+from toastlib.models.loading import load_encoder
 from toastlib.plan import Plan
-from toastlib.sweeps import tabulate
-from toastlib.two_towers import add_text_tower
-from toastlib.zero_shot import HEAD, check_templates, of_classes, predict_zero_shot, zero_shot_head
+from toastlib.statistics.collect import collect_moments
 
 mpl.use("Agg")
 

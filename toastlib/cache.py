@@ -163,7 +163,7 @@ def _code() -> str:
     """Versions, and this library's own source: whoever changes it gets nothing old."""
     from importlib.metadata import version
 
-    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
     return f"{version('torch')} {version('transformers')} {hashlib.sha256(sources).hexdigest()}"
 
 

@@ -8,10 +8,10 @@ from importlib import metadata
 from pathlib import Path
 
 from toastlib.errors import InputError
-from toastlib.running import batch
-from toastlib.running import commands as cli_runs
-from toastlib.running.manifests import VERSIONS
-from toastlib.running.parameters import notebook_parameters
+from toastlib.runs import batch
+from toastlib.runs import commands as cli_runs
+from toastlib.runs.manifests import VERSIONS
+from toastlib.runs.parameters import notebook_parameters
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,7 +51,7 @@ def doctor(options: argparse.Namespace) -> int:
         f"devices: cpu ({torch.get_num_threads()} threads)" + "".join(f", cuda:{i} ({g})" for i, g in enumerate(gpus))
     )
     print(f"notebooks: {', '.join(batch.notebook_names())}")
-    from toastlib.checkpoints import load_encoder
+    from toastlib.models.loading import load_encoder
 
     encoder = load_encoder("vit-mini", device="cpu")
     print(f"vit-mini loads: {len(encoder.blocks)} blocks of width {encoder.width}")
@@ -60,27 +60,30 @@ def doctor(options: argparse.Namespace) -> int:
 
 def approximate(options: argparse.Namespace) -> int:
     """Make a checkpoint smaller: a folder with the model and a page that says what it costs."""
-    from toastlib import checkpoints, data, delivery, judging, sublayers, take_away
+    from toastlib.data import images
+    from toastlib.evaluation import heads
+    from toastlib.export import compress, folder
+    from toastlib.models import loading, sublayers
 
-    folder = delivery.check_folder(options.out, options.model, options.data)
-    encoder = checkpoints.load_encoder(options.model, features=options.features, device=options.device)
+    folder = folder.check_folder(options.out, options.model, options.data)
+    encoder = loading.load_encoder(options.model, features=options.features, device=options.device)
     sizes = {"train_size": options.train_size, "test_size": options.test_size, "seed": options.seed}
-    images = data.load_images(options.data, encoder, **sizes, at_most=True)
+    images = images.load_images(options.data, encoder, **sizes, at_most=True)
     if options.sublayers:
         encoder = sublayers.split_blocks(encoder)
-    taken = take_away.shrink(
+    taken = compress.shrink(
         encoder,
         images,
         options.plan,
         options.remove,
         options.max_drop,
         options.translator,
-        judging.own_classifier(options.model),
+        heads.own_classifier(options.model),
         options.calibration_size,
         options.seed,
     )
-    delivery.deliver(taken, folder)
-    print(take_away.summary(taken))
+    folder.deliver(taken, folder)
+    print(compress.summary(taken))
     print(f"Model and report.html lie in\n  {folder}")
     return 0
 
@@ -89,8 +92,8 @@ def moments(options: argparse.Namespace) -> int:
     """Collect the moments of a large image set in shards, by several workers; what is there already is kept."""
     from joblib import Parallel
 
-    from toastlib.running.cluster import connect, worker_pool
-    from toastlib.sharding import ShardedJob, collect_shards
+    from toastlib.runs.cluster import connect, worker_pool
+    from toastlib.runs.shards import ShardedJob, collect_shards
 
     job = ShardedJob(**{setting.name: getattr(options, setting.name) for setting in fields(ShardedJob)})
     jobs = options.jobs or cli_runs.default_jobs()
@@ -104,7 +107,7 @@ def moments(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> int:
     """Write a saved model in another format, checked against the original."""
-    from toastlib.exporting import export_onnx
+    from toastlib.export.onnx import export_onnx
 
     file, difference = export_onnx(options.folder, options.out)
     print(f"{file}: its outputs differ from torch's by at most {difference:.1e} of the largest")

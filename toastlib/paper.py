@@ -5,12 +5,12 @@ from functools import cache
 
 import pandas as pd
 
-from toastlib.catalog import DATA
+from toastlib.data.catalog import DATA
 from toastlib.errors import InputError, unknown
 from toastlib.plan import ORIGINAL, Plan, Span, parse_plans
 
 IMAGENET = {"imagenet-1k": "imagenet-1k-val"}
-"""The paper calls both ImageNet: its text has one, its released code the other (see `toastlib.catalog.DATASETS`)."""
+"""The paper calls both ImageNet: its text has one, its released code the other (see `DATASETS`)."""
 
 
 @cache
@@ -97,7 +97,7 @@ def beside(ours: pd.DataFrame, table: str | int | None = None) -> pd.DataFrame:
     Parameters
     ----------
     ours
-        From `toastlib.sweeps.sweep`: one row per seed. With a column ``source``, settings must share that as well;
+        From `sweep`: one row per seed. With a column ``source``, settings must share that as well;
         without one, maps are taken to be fitted on the data set that they are used on.
     table
         Compare with this table only; if `None`, with the first table that prints the setting.

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from toastlib.approximation import fit_spans
-from toastlib.closed_forms import Affine
+from toastlib.approximation.replace import fit_spans
 from toastlib.exercises.verdicts import ROUNDED, steps, verdict
-from toastlib.moments import Moments
 from toastlib.plan import Span
-from toastlib.translators import Linear
+from toastlib.statistics.moments import Moments
+from toastlib.translators.base import Linear
+from toastlib.translators.linear import Affine
 
 H_S = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 H_E = torch.tensor([[2.0, 2.0], [1.0, 1.0], [2.0, -1.0]])

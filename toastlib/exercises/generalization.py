@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from toastlib.exercises.verdicts import ROUNDED, quiz, verdict
-from toastlib.moments import Moments
 from toastlib.plan import Span
-from toastlib.translators import Linear
+from toastlib.statistics.moments import Moments
+from toastlib.translators.base import Linear
 
 ORIGIN = {
     "the images that the map is fitted on": "source",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from toastlib import misclassification
+from toastlib.evaluation import misclassification
 from toastlib.exercises.verdicts import ROUNDED, steps, verdict
 
 HIDDEN = {

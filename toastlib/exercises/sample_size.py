@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from toastlib.exercises.verdicts import ROUNDED, steps, verdict
-from toastlib.moments import Moments
+from toastlib.statistics.moments import Moments
 
 
 def counts(answer: Mapping[str, float]) -> str:

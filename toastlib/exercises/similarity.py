@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from toastlib.exercises.verdicts import ROUNDED, quiz, verdict
-from toastlib.similarities import cka_from_samples
+from toastlib.statistics.similarity import cka_from_samples
 
 TRANSFORMATIONS = {
     "one is rotated": {"cka"},

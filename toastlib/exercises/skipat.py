@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toastlib.evaluation import paired_difference
+from toastlib.evaluation.metrics import paired_difference
 from toastlib.exercises.verdicts import ROUNDED, quiz, verdict
 
 HEADS = {

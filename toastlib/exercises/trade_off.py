@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from toastlib.evaluation.costs import pareto_front
 from toastlib.exercises.verdicts import ROUNDED, steps, verdict
-from toastlib.trade_off import pareto_front
 
 
 def front(answer: set[str]) -> str:

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toastlib.closed_forms import Affine
 from toastlib.exercises.verdicts import ROUNDED, numbers, steps, verdict
-from toastlib.moments import Moments
 from toastlib.plan import Span
+from toastlib.statistics.moments import Moments
+from toastlib.translators.linear import Affine
 
 TRANSPOSED = "It is transposed: tokens are rows, and the map multiplies from the right."
 

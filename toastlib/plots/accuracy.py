@@ -16,7 +16,7 @@ def accuracy_by_plan(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     frame
-        From `toastlib.sweeps.sweep`, one head only.
+        From `sweep`, one head only.
     ax
         Where to draw; a new figure's axes if `None`.
 
@@ -41,7 +41,7 @@ def accuracy_lost(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     frame
-        From `toastlib.evaluation.accuracy_lost`, one head only.
+        From `accuracy_lost`, one head only.
     ax
         Where to draw; a new figure's axes if `None`.
 
@@ -73,7 +73,7 @@ def accuracy_against_parameters(frame: pd.DataFrame, ax: Axes | None = None) -> 
     Parameters
     ----------
     frame
-        From `toastlib.sweeps.sweep`, one head only.
+        From `sweep`, one head only.
     ax
         Where to draw; a new figure's axes if `None`.
 

@@ -17,7 +17,7 @@ def similarity(frame: pd.DataFrame, ax: Axes | None = None, title: str = "", **h
     Parameters
     ----------
     frame
-        From `toastlib.similarities.similarity`, one metric only.
+        From `similarity`, one metric only.
     ax
         Where to draw; the current axes if `None`.
     title

@@ -15,7 +15,7 @@ def sample_size(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     frame
-        From `toastlib.calibration.sample_size_curve`, one plan and the original. Each draw counts with the mean of its
+        From `sample_size_curve`, one plan and the original. Each draw counts with the mean of its
         heads; the identity and the original, which need no calibration, are drawn as lines.
     ax
         Where to draw; a new figure's axes if `None`.
@@ -45,7 +45,7 @@ def sample_size_residual(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     frame
-        From `toastlib.calibration.sample_size_curve`, one plan.
+        From `sample_size_curve`, one plan.
     ax
         Where to draw; a new figure's axes if `None`.
 

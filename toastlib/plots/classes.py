@@ -20,7 +20,7 @@ def class_delta(frame: pd.DataFrame, ax: Axes | None = None, limit: float | None
     Parameters
     ----------
     frame
-        From `toastlib.misclassification.class_accuracy`, one head and one translator only, without the original.
+        From `class_accuracy`, one head and one translator only, without the original.
     limit
         End of the colour scale, in points; the largest change if `None`.
     ax
@@ -45,7 +45,7 @@ def confusion_delta(frame: pd.DataFrame, ax: Axes | None = None, limit: float | 
     Parameters
     ----------
     frame
-        From `toastlib.misclassification.confusion`.
+        From `confusion`.
     limit
         End of the colour scale, in points; the largest change if `None`.
     ax
@@ -72,7 +72,7 @@ def flip_counts(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     frame
-        From `toastlib.misclassification.mcnemar`, one head only.
+        From `mcnemar`, one head only.
     ax
         Where to draw; a new figure's axes if `None`.
 
@@ -110,9 +110,9 @@ def flipped_images(pixels: Tensor, frame: pd.DataFrame, count: int = 16, columns
     Parameters
     ----------
     pixels
-        uint8, shape (n, 3, height, width): the test images, `toastlib.data.Images.pixels`.
+        uint8, shape (n, 3, height, width): the test images, `Images.pixels`.
     frame
-        From `toastlib.misclassification.flips`.
+        From `flips`.
     count, columns
         The first `count` images are shown, in rows of `columns`.
 

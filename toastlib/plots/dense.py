@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from torch import Tensor
 
-from toastlib.preprocessing import Preprocessing
+from toastlib.data.transforms import Preprocessing
 
 
 def pictures(rows: dict[str, Tensor], preprocessing: Preprocessing) -> np.ndarray:

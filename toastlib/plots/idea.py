@@ -20,7 +20,7 @@ def idea(frame: pd.DataFrame, plan: str | Plan, block_count: int, ax: Axes | Non
     Parameters
     ----------
     frame
-        From `toastlib.sweeps.sweep`, one head only, with rows of the original, and of `plan` with the translators
+        From `sweep`, one head only, with rows of the original, and of `plan` with the translators
         ``"identity"`` and ``"linear"``. Seeds are averaged.
     plan
         Which blocks are removed.

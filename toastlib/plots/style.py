@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 
 from toastlib.plan import ORIGINAL
-from toastlib.translators import REALIGN
+from toastlib.translators.base import REALIGN
 
 COLOURS = {
     "identity": "#d55e00",

@@ -18,7 +18,7 @@ def bits_lost(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     table
-        From `toastlib.language.perplexity_table`.
+        From `perplexity_table`.
     ax
         Where to draw; a figure of its own if `None`.
 

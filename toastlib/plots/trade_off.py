@@ -19,7 +19,7 @@ def accuracy_against_cost(frame: pd.DataFrame, cost: str, front: str, label: str
     cost
         Column of the horizontal axis, which may also be a gain, such as throughput.
     front
-        bool column, from `toastlib.trade_off.pareto_front`.
+        bool column, from `pareto_front`.
     label
         Of the horizontal axis; the column's name if empty.
     ax

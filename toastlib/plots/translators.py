@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from toastlib.plots.style import COLOURS, MARKERS
-from toastlib.translators import split_realign
+from toastlib.translators.base import split_realign
 
 
 def residuals(frame: pd.DataFrame) -> np.ndarray:

@@ -16,7 +16,7 @@ def accuracy_by_block(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     frame
-        Columns ``translator``, ``plan`` and ``accuracy`` (percent), such as `toastlib.evaluation.accuracy_table` or
+        Columns ``translator``, ``plan`` and ``accuracy`` (percent), such as `accuracy_table` or
         `toastlib.paper.published` give. Plans that remove more than one block have no place here and are left out.
     ax
         Where to draw; a new figure's axes if `None`.

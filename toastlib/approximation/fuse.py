@@ -1,0 +1,178 @@
+"""Zero-cost maps: spans folded into the block before them, so that the base architecture is left with fewer blocks.
+
+The idea is ReplaceMe's (Shopkhoev et al. 2025, arXiv 2505.02819). A block adds the output ``m`` of its MLP to what it
+has got: ``h[s] = r + m``. For a span ``s->e`` a map of ``m`` alone is fitted, so that ``r + map(m)`` approximates
+``h[e]``; the last layer of the MLP is linear, and so takes the map into its own weights.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toastlib.errors import InputError
+from toastlib.evaluation.metrics import flops, parameter_count
+from toastlib.models.base_architecture import save_plain, shorten_config
+from toastlib.models.encoder import Encoder
+from toastlib.models.hooks import record
+from toastlib.models.saving import example_input
+from toastlib.plan import Plan, Span
+from toastlib.statistics.moments import Moments
+from toastlib.translators.base import Linear
+from toastlib.translators.linear import Affine
+
+FOLDED = "folded"
+"""Named as a translator: no map is left, for it is multiplied into the block before."""
+
+
+class FoldedEncoder(Encoder):
+    """An encoder of the base architecture whose spans are folded away: fewer blocks, and nothing in their place.
+
+    Attributes
+    ----------
+    plan
+        The spans of the original's blocks that are gone.
+    original
+        Parameters of the original, and its FLOPs for one image.
+    """
+
+    plan: Plan
+    original: tuple[int, int]
+
+    def save_pretrained(self, folder: str | Path, **settings: Any) -> None:
+        """Write a folder that transformers opens without toastlib; settings as for `save_plain`."""
+        save_plain(self, folder, self.plan, self.original, **settings)
+
+
+def fold_spans(encoder: Encoder, plan: str | Plan, images, batch_size: int = 32) -> FoldedEncoder:
+    """A copy of the encoder without the blocks of a plan, the block before each span fitted to stand in for them.
+
+    Shopkhoev et al., "ReplaceMe" (2025), arXiv 2505.02819.
+
+    Parameters
+    ----------
+    encoder
+        The original; it stays as it is.
+    plan
+        A `Plan` or its text; no span may start at -1, or where another one ends.
+    images
+        Calibration images: `Images`, or anything with ``batches(size)``.
+    batch_size
+        Images per forward pass.
+
+    Returns
+    -------
+    FoldedEncoder
+        Of the base architecture, with fewer blocks; the kept blocks before spans have new weights.
+
+    Raises
+    ------
+    InputError
+        If the plan does not fit the model or cannot be folded, or the model's blocks have no MLP to fold into.
+    """
+    if encoder.parting is not None:
+        raise InputError("Sublayers cannot be folded, for the base architecture has none: fold the original's blocks.")
+    plan = _check(Plan.parse(plan).check(len(encoder.blocks)))
+    maps = _fit(encoder, plan, images, batch_size)
+    kept = [k for k in range(len(encoder.blocks)) if k not in plan.removed]
+    if not hasattr(getattr(encoder.model, "config", None), "num_hidden_layers"):
+        raise InputError(f"{encoder.name} has no configuration that says how many blocks there are: nothing is folded.")
+    with encoder.block_list([encoder.blocks[k] for k in kept]):
+        model = copy.deepcopy(encoder.model)
+    shorten_config(model.config, len(kept))
+    folded = FoldedEncoder(model, encoder.blocks_path, encoder.feature_kind, encoder.preprocessing, encoder.name)
+    for span, (weight, bias) in maps.items():
+        _fold(down_projection(folded, kept.index(span.start)), weight, bias)
+    folded.plan = plan
+    folded.original = (parameter_count(encoder), flops(encoder, example_input(encoder)))
+    return folded
+
+
+def down_projection(encoder: Encoder, block: int) -> nn.Linear:
+    """The last layer of a block's MLP, known by its shape: the last linear layer from more values to the width.
+
+    Raises
+    ------
+    InputError
+        If the block has none.
+    """
+    layers = [m for m in encoder.blocks[block].modules() if isinstance(m, nn.Linear)]
+    found = [m for m in layers if m.out_features == encoder.width < m.in_features]
+    if not found:
+        raise InputError(f"Block {block} of {encoder.name} has no MLP that a map could be folded into.")
+    return found[-1]
+
+
+def branch_scale(encoder: Encoder, block: int) -> Tensor:
+    """What the MLP's output is multiplied by before a block adds it: a LayerScale's factors, or ones; shape (width,).
+
+    It is the derivative of the block's output by a shift of its down-projection's output, and so asks for no names.
+    """
+    shift = torch.zeros(encoder.width, device=encoder.device, dtype=encoder.dtype, requires_grad=True)
+    handle = down_projection(encoder, block).register_forward_hook(lambda module, args, output: output + shift)
+    try:
+        with torch.no_grad():
+            hidden = encoder.start(example_input(encoder))
+        with torch.enable_grad():
+            output = encoder.run_block(block, hidden.hidden, hidden)
+            return torch.autograd.grad(output[0, 0].sum(), shift)[0].double()
+    finally:
+        handle.remove()
+
+
+@torch.inference_mode()
+def _fit(encoder: Encoder, plan: Plan, images, batch_size: int) -> dict[Span, tuple[Tensor, Tensor | None]]:
+    """For each span the map of its MLP's output before LayerScale, weight and bias, from one pass."""
+    with torch.inference_mode(False):
+        scales = {span: branch_scale(encoder, span.start) for span in plan}
+    if unused := [span for span, scale in scales.items() if not scale.all()]:
+        raise InputError(f"Span {unused[0]} cannot be folded: its MLP does not reach all of the block's output.")
+    layers = {span: down_projection(encoder, span.start) for span in plan}
+    branch, totals = {}, {}
+
+    def keep(span: Span, output: Tensor) -> None:
+        branch[span] = output
+
+    handles = [
+        layer.register_forward_hook(lambda module, args, output, span=span: keep(span, output))
+        for span, layer in layers.items()
+    ]
+    try:
+        with record(encoder, {block for span in plan for block in span}) as h:
+            for pixel_values, _ in images.batches(batch_size):
+                encoder(pixel_values)
+                for span in plan:
+                    m = branch[span].double().reshape(-1, encoder.width)
+                    before, after = (h[block].double().flatten(0, 1) for block in span)
+                    rows = {0: m, 1: (after - before) / scales[span] + m}  # as the layer hands them to LayerScale
+                    moments = Moments.of(rows, [(0, 0), (0, 1)])
+                    totals[span] = totals[span].merge(moments) if span in totals else moments
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not totals and plan:
+        raise InputError("There are no images to fit the folded maps on.")
+    return {span: _solve(moments, layers[span].bias is not None) for span, moments in totals.items()}
+
+
+def _solve(moments: Moments, with_bias: bool) -> tuple[Tensor, Tensor | None]:
+    fitted = (Affine() if with_bias else Linear()).fit(moments, Span(0, 1))
+    return fitted.weight_, fitted.bias_ if with_bias else None
+
+
+def _fold(layer: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
+    """Let the layer compute ``layer(x) @ weight + bias``."""
+    layer.weight.data = (weight.mT @ layer.weight.double()).to(layer.weight.dtype)
+    if bias is not None:
+        layer.bias.data = (layer.bias.double() @ weight + bias).to(layer.bias.dtype)
+
+
+def _check(plan: Plan) -> Plan:
+    for span in plan:
+        if span.start == -1:
+            raise InputError(f"Span {span} cannot be folded: no block stands before it whose MLP could take its map.")
+        if span.start in plan.removed:
+            raise InputError(f"Span {span} cannot be folded: block {span.start} goes too; write the two as one span.")
+    return plan

@@ -1,0 +1,178 @@
+"""What a model answers, and how good that is: its accuracy, or its agreement with the original where labels lack."""
+
+import platform
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from toastlib.approximation.align import fold_into, realign
+from toastlib.approximation.engine import Variant, collect_features
+from toastlib.approximation.fuse import FoldedEncoder
+from toastlib.data.images import Images, ImageSet, catalog
+from toastlib.errors import InputError
+from toastlib.evaluation.costs import relative_throughput
+from toastlib.evaluation.metrics import CONFIDENCE, accuracy_interval
+from toastlib.evaluation.probe import Probe
+from toastlib.models.base_architecture import plain_form
+from toastlib.models.encoder import Encoder
+from toastlib.models.loading import quiet_transformers
+from toastlib.models.model_card import Accuracy
+from toastlib.models.saving import example_input, saved_form
+from toastlib.plan import ORIGINAL, Plan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MEASURES = {
+    "accuracy": "accuracy",
+    "agreement": "agreement with the original",
+    "similarity": "cosine similarity with the original's features",
+}
+MIN_STEPS = 1000  # of the head
+
+
+class Head(NamedTuple):
+    """What turns features into classes: a probe or linear layer, the checkpoint's own classifier, or `None`.
+
+    Without one the features alone are taken away.
+    `measure` is what its answers are judged by: ``"accuracy"``; ``"agreement"`` with the original's answers; or
+    ``"similarity"``, the cosine between features and the original's.
+    """
+
+    module: "Probe | nn.Linear | PreTrainedModel | None"
+    class_names: tuple[str, ...]
+    measure: str
+
+
+def own_classifier(name: str) -> "PreTrainedModel | None":
+    """The classifier of a checkpoint, whole, or `None` if it has none; the name is as for `load_encoder`."""
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    path = catalog.model_path(name)
+    kinds = AutoConfig.from_pretrained(path).architectures or []
+    if not any("ForImageClassification" in kind and not kind.startswith("Toast") for kind in kinds):
+        return None
+    with quiet_transformers():
+        return AutoModelForImageClassification.from_pretrained(path, dtype=torch.float32, use_safetensors=True).eval()
+
+
+def choose_head(
+    encoder: Encoder, dataset: ImageSet, classifier: "PreTrainedModel | None", seed: int, batch_size: int = 32
+) -> Head:
+    """The checkpoint's classifier if it fits, else a probe on the original's features if there are labels."""
+    own = tuple(classifier.config.id2label[k] for k in range(classifier.config.num_labels)) if classifier else ()
+    if dataset.train.labels is None or dataset.test.labels is None:
+        return Head(classifier, own, "agreement" if classifier else "similarity")
+    if classifier and {name.lower() for name in own} == {name.lower() for name in dataset.class_names}:
+        return Head(classifier, own, "accuracy")
+    features = collect_features(encoder, dataset.train, [Variant(Plan(), ORIGINAL)], {}, batch_size)
+    probe = Probe(len(dataset.class_names), [seed], min_steps=MIN_STEPS).fit(features, dataset.train.labels)
+    return Head(probe, dataset.class_names, "accuracy")
+
+
+def realigned(head: Head, smaller: Encoder, original: Encoder, images: Images, batch_size: int = 32) -> Head:
+    """The head for a smaller encoder, with the realignment of its features folded in.
+
+    Raises
+    ------
+    InputError
+        If there is no head, or the checkpoint's own is no linear layer on the features.
+    """
+    layer = head.module if isinstance(head.module, Probe) else _own_layer(head.module, original)
+    return head._replace(module=fold_into(layer, realign(smaller, original, images, batch_size)))
+
+
+def _own_layer(classifier: "PreTrainedModel | None", encoder: Encoder) -> nn.Linear:
+    """The classifier's last layer, if it reads what the encoder gives."""
+    layer, example = getattr(classifier, "classifier", None), example_input(encoder)
+    with torch.inference_mode():
+        if isinstance(layer, nn.Linear) and layer.in_features == encoder.width:
+            logits = layer(encoder(example))
+            if torch.allclose(logits, classifier(example).logits, rtol=1e-4, atol=1e-4 * logits.abs().max().item()):
+                return layer
+    raise InputError("Realigned features need a linear classifier that reads them: take a translator without +realign.")
+
+
+def names_of(head: Head) -> tuple[str, ...] | None:
+    """The class names to save a head with: a checkpoint's own classifier brings its own."""
+    return head.class_names if isinstance(head.module, Probe | nn.Linear) else None
+
+
+def form(encoder: Encoder, head: Head) -> "PreTrainedModel":
+    """The model as it is saved; so what is measured is what is taken away."""
+    if isinstance(encoder, FoldedEncoder):
+        return plain_form(encoder, head.module, names_of(head))
+    return saved_form(encoder, head.module, names_of(head))
+
+
+@torch.inference_mode()
+def answers(model: "PreTrainedModel", images: Images, batch_size: int = 32) -> Tensor:
+    """Logits of a classifier, shape (images, classes), or features, shape (images, width); float32 on the CPU."""
+    outputs = [model(pixel_values) for pixel_values, _ in images.batches(batch_size)]
+    found = [output.logits if "logits" in output else output.pooler_output for output in outputs]
+    return torch.cat(found).float().cpu()
+
+
+def score(found: Tensor, original: Tensor, images: Images, head: Head) -> np.ndarray:
+    """How good each image's answer is, in [0, 1], by the head's measure; shape (images,)."""
+    if head.measure == "similarity":
+        return torch.cosine_similarity(found, original).clamp(min=0).double().numpy()
+    expected = labels_of(images, head) if head.measure == "accuracy" else original.argmax(1)
+    return (found.argmax(1) == expected).double().numpy()
+
+
+def labels_of(images: Images, head: Head) -> Tensor:
+    """The images' labels in the head's order of classes, int64, shape (images,)."""
+    place = {name.lower(): k for k, name in enumerate(head.class_names)}
+    return torch.tensor([place[name.lower()] for name in images.class_names])[images.labels.cpu()]
+
+
+def compare(
+    models: tuple["PreTrainedModel", "PreTrainedModel"], head: Head, images: Images, batch_size: int = 32
+) -> tuple[tuple[np.ndarray, np.ndarray], pd.DataFrame | None]:
+    """Scores of the original and of the smaller model for every image, and the table of classes, see `TakeAway`."""
+    found = [answers(model, images, batch_size) for model in models]
+    scores = tuple(score(one, found[0], images, head) for one in found)
+    if head.measure != "accuracy":
+        return scores, None
+    frame = pd.DataFrame({"label": images.labels.cpu().numpy(), "before": scores[0], "after": scores[1]})
+    table = frame.groupby("label").agg(images=("after", "size"), before=("before", "mean"), after=("after", "mean"))
+    table[["before", "after"]] *= 100
+    table.insert(0, "class", [images.class_names[label] for label in table.index])
+    return scores, table.reset_index(drop=True)
+
+
+def percent(scores: np.ndarray, measure: str) -> Accuracy:
+    """Mean of the scores in percent with its interval: Wilson's for shares of images, Student's for similarities."""
+    if measure != "similarity":
+        interval = accuracy_interval(int(scores.sum()), len(scores))
+    else:
+        from scipy.stats import sem, t
+
+        half = t.ppf((1 + CONFIDENCE) / 2, len(scores) - 1) * sem(scores)
+        interval = (scores.mean() - half, scores.mean() + half)
+    return tuple(100 * float(value) for value in (scores.mean(), *interval))
+
+
+def measure_latency(
+    models: tuple["PreTrainedModel", "PreTrainedModel"], images: Images, sizes: tuple[int, ...] = (1, 32)
+) -> dict[int, tuple[float, float]]:
+    """Batch size -> median milliseconds per batch of both models, timed in turns; no size beyond the images."""
+    latency = {}
+    for size in (size for size in sizes if size <= len(images)):
+        inputs, _ = next(images[:size].batches(size))
+        timed = relative_throughput(dict(enumerate(models)), inputs, repeats=9 if size > 1 else 25)
+        seconds = (1000 * size / timed["images_per_second"]).groupby(timed["encoder"]).median()
+        latency[size] = (seconds[0], seconds[1])
+    return latency
+
+
+def device_name(device: torch.device) -> str:
+    """How a report names the device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{platform.machine()} {device.type}, {threads} thread{'' if threads == 1 else 's'}"

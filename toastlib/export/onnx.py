@@ -1,0 +1,131 @@
+"""A saved folder as an ONNX file, for places without Python; checked before it is kept."""
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from toastlib.data.transforms import Preprocessing, image_size
+from toastlib.errors import InputError
+
+TOLERANCE = 1e-4
+"""How far onnxruntime's outputs may be from eager torch's, as a share of the largest of these."""
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+
+
+class _Answer(nn.Module):
+    """Pixel values to one tensor: the logits of a classifier, or the features of an encoder."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        output = self.model(pixel_values)
+        return output.logits if "logits" in output else output.pooler_output
+
+
+def export_onnx(folder: str | Path, target: str | Path | None = None) -> tuple[Path, float]:
+    """Write a saved model as ONNX, its batch size left open, and compare it with the model in onnxruntime.
+
+    Parameters
+    ----------
+    folder
+        What `Encoder.save_pretrained` wrote.
+    target
+        The file; ``model.onnx`` in the folder if `None`. Input ``pixel_values`` of shape (batch, 3, height, width),
+        output ``logits`` (batch, classes), or ``features`` (batch, width) where there is no classifier.
+
+    Returns
+    -------
+    tuple
+        The file, and the largest difference from eager torch over batches of 1 and 3, as a share of the largest output.
+
+    Raises
+    ------
+    InputError
+        If a package is missing, the folder cannot be opened, or the difference exceeds `TOLERANCE`; the file is not
+        kept then.
+    """
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        raise InputError(f"ONNX needs {', '.join(missing)}: pip install 'toastlib[onnx]'.")
+    if not Path(folder).is_dir():
+        raise InputError(f"There is no folder {str(folder)!r}: save a model there first, by Encoder.save_pretrained.")
+    model, size = _opened(Path(folder))
+    target = Path(folder) / "model.onnx" if target is None else Path(target)
+    part = target.with_name(f"{target.name}.part")
+    name = "logits" if model.model.config.head else "features"
+    example = torch.zeros(2, 3, *size)
+    with _quiet():
+        torch.onnx.export(
+            model,
+            (example,),
+            part,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            input_names=["pixel_values"],
+            output_names=[name],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
+    difference = _difference(model, part, size)
+    if not difference <= TOLERANCE:
+        part.unlink()
+        raise InputError(f"The ONNX model of {folder} differs by {difference:.1e} of the largest output: not written.")
+    os.replace(part, target)
+    return target, difference
+
+
+def _opened(folder: Path) -> tuple[_Answer, tuple[int, int]]:
+    """The model in the folder, and the height and width of its images."""
+    from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        if config.model_type != "toast":
+            raise ValueError(f"its model type is {config.model_type!r}, and not 'toast'")
+        auto = AutoModelForImageClassification if config.head else AutoModel
+        model = auto.from_pretrained(folder, dtype=torch.float32).eval()
+        settings = folder / "preprocessor_config.json"
+        preprocessing = Preprocessing.from_config(json.loads(settings.read_text())) if settings.is_file() else None
+    except Exception as error:  # each part of a folder that can be broken raises another kind
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{str(folder)!r} is no folder of a saved smaller model: {reason}") from error
+    body = model.toast if config.head else model
+    return _Answer(model), image_size(preprocessing, body.tower.config)
+
+
+@torch.no_grad()
+def _difference(model: nn.Module, file: Path, size: tuple[int, int]) -> float:
+    """Largest difference between onnxruntime and eager, as a share of the largest output."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    shares = []
+    for batch in (1, 3):
+        inputs = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(batch))
+        expected = model(inputs)
+        (found,) = session.run(None, {"pixel_values": inputs.numpy()})
+        shares.append((torch.from_numpy(found) - expected).abs().max() / expected.abs().max())
+    return max(share.item() for share in shares)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No notes about operators of packages that are not there."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
