@@ -45,12 +45,12 @@ def against_flops(name: str, rounds: int) -> list[Row]:
     smaller = {}
     for translator in TRANSLATORS:
         maps = {span: make_translator(translator).architecture(width) for span in toast.Plan.parse(PLAN)}
-        smaller[translator] = toast.approximation.replace_spans(encoder, maps)
+        smaller[translator] = toast.replace_spans(encoder, maps)
     counted = {translator: count(some, saved_form(some)).flops for translator, some in smaller.items()}
     rows = []
     for size in (1, 32):
         inputs = torch.randn(size, 3, 224, 224)
-        timed = toast.trade_off.relative_throughput(
+        timed = toast.relative_throughput(
             {"original": encoder, **smaller}, inputs, repeats=rounds * (8 if size == 1 else 1)
         )
         seconds = (1 / timed["images_per_second"]).groupby(timed["encoder"]).min()

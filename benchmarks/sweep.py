@@ -201,7 +201,7 @@ def _block_seconds(encoder, images) -> float:
 
     with torch.inference_mode():
         pixel_values, _ = next(images.batches())
-        shared = encoder.start(pixel_values)
+        shared = encoder.embed(pixel_values)
         times = []
         for _ in range(5):
             for block in range(len(encoder.blocks)):

@@ -17,7 +17,7 @@ from statistics import mean
 
 CLOSED_FORMS = ["identity", "scalar", "diagonal", "orthogonal", "low-rank", "linear", "affine", "ridge"]
 AWARE_OF_TOKENS = ["separate", "context"]
-REALIGNED = ["identity+realign", "linear+realign", "context+realign"]
+REALIGNED = ["identity+align", "linear+align", "context+align"]
 VIEWS = "context, four crops each"
 ORACLE = "context, all training images"
 PARTS = {"their MLPs alone": "ridge", "their attentions alone": "context", "MLPs, as many parameters": "separate"}
@@ -49,7 +49,7 @@ def judged(
     images = toast.load_images(dataset, encoder, train_size=train, test_size=test, at_most=True)
     plans = toast.paper.plan_list(12)
     settings = {"heads": "frozen", "head_min_steps": 1000, "calibration_size": calibration}
-    everything = toast.collect_folds(encoder, images.train, toast.moments.plan_pairs(plans)) if bounds else None
+    everything = toast.collect_folds(encoder, images.train, toast.plan_pairs(plans)) if bounds else None
     translators = list(dict.fromkeys(["linear", *translators]))
     correct = defaultdict(list)
     for draw in range(draws):
@@ -70,7 +70,7 @@ def of_bounds(encoder, images, plans, everything, draw: int, settings: dict) -> 
     import toastlib as toast
 
     calibration = images.train.sample(settings["calibration_size"], draw)
-    seen = toast.collect_folds(encoder, calibration, toast.moments.plan_pairs(plans), views=toast.Views())
+    seen = toast.collect_folds(encoder, calibration, toast.plan_pairs(plans), views=toast.Augmentation())
     correct = {}
     for name, moments in ((VIEWS, seen), (ORACLE, everything)):
         better = toast.predict(encoder, images, plans, ["context"], moments=moments, **settings)
@@ -86,7 +86,7 @@ def of_bounds(encoder, images, plans, everything, draw: int, settings: dict) -> 
 
 def parts_instead(encoder, sublayers, plan) -> tuple:
     """What `PARTS` replace in place of a plan's blocks."""
-    from toastlib.evaluation.metrics import removed_parameters
+    from toastlib.evaluation.costs import removed_parameters
     from toastlib.plan import Plan, Span, plan_of
 
     one = removed_parameters(sublayers, Plan((Span(0, 1),)), translator=PARTS["MLPs, as many parameters"])

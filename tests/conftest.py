@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import SIZES, WORDS, make_tiny_model, write_tokenizer
 
 from toastlib.data.images import Images, ImageSet
 from toastlib.data.tokens import Tokens
@@ -18,37 +19,6 @@ from toastlib.models.encoder import Encoder
 assert "huggingface_hub" not in sys.modules
 CACHE = tempfile.TemporaryDirectory(prefix="toastlib-tests-")
 os.environ.update(HF_HUB_OFFLINE="1", HF_HOME=CACHE.name, HF_DATASETS_CACHE=f"{CACHE.name}/datasets", TOAST_CACHE="off")
-
-SIZES = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 5,
-    "num_attention_heads": 4,
-    "image_size": 32,
-    "patch_size": 8,
-}
-PATCHES = (SIZES["image_size"] // SIZES["patch_size"]) ** 2
-FAMILIES = {
-    "vit": ("ViT", {}),
-    "deit": ("DeiT", {}),
-    "dinov2": ("Dinov2", {}),
-    "dinov2-registers": ("Dinov2WithRegisters", {"num_register_tokens": 4}),
-    "dinov3": ("DINOv3ViT", {"num_register_tokens": 4}),
-    "clip": ("CLIPVision", {}),
-    "siglip": ("SiglipVision", {}),
-    "beit": ("Beit", {"use_mean_pooling": True}),
-    "beit-cls": ("Beit", {"use_mean_pooling": False}),
-}
-"""Family -> the prefix of its classes in transformers, and what its configuration has beside `SIZES`."""
-READS = {"vocab_size": 50, "max_position_embeddings": 66}
-TEXT_FAMILIES = {
-    "bert": ("Bert", READS),
-    "roberta": ("Roberta", READS | {"pad_token_id": 0}),
-    "distilbert": ("DistilBert", READS | {"hidden_dim": 64}),
-    "gpt2": ("GPT2", READS | {"n_inner": 64}),
-    "llama": ("Llama", READS | {"num_key_value_heads": 2}),
-}
-"""The same for models of texts; token 0 is for padding."""
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -78,24 +48,6 @@ def no_network(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", guarded_connect)
     monkeypatch.setattr(socket, "getaddrinfo", guarded_lookup)
-
-
-def make_tiny_model(family, seed=0, head="Model", **config):
-    """A model of the family with random weights: 5 blocks, width 32; 32 pixels and patches of 8, or 50 tokens.
-
-    All parameters are moved away from their initial values: a norm with weight 1 and bias 0 applied twice
-    is the same as applied once, and would hide a mistake.
-    """
-    import transformers
-
-    prefix, settings = (FAMILIES | TEXT_FAMILIES)[family]
-    torch.manual_seed(seed)
-    configuration = getattr(transformers, f"{prefix}Config")(**SIZES | settings | config)
-    model = getattr(transformers, f"{prefix}{head}")(configuration).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
 
 
 @pytest.fixture(scope="session")
@@ -164,3 +116,30 @@ def image_folder(tmp_path):
         return str(tmp_path / name)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def two_tower_checkpoint(tmp_path_factory):
+    """Factory: a folder with a tiny random CLIPModel or SiglipModel, its tokenizer and its processor."""
+    import transformers
+
+    def make(family="CLIP", tokenizer=True):
+        text = {"vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+        text |= {"num_attention_heads": 2, "max_position_embeddings": 12, "pad_token_id": 0}
+        text |= {"bos_token_id": 2, "eos_token_id": 3}
+        extra = {"projection_dim": 8} if family == "CLIP" else {}
+        text |= {} if family == "CLIP" else {"projection_size": SIZES["hidden_size"]}
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{family}Config")(text_config=text, vision_config=SIZES, **extra)
+        model = getattr(transformers, f"{family}Model")(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        folder = tmp_path_factory.mktemp(family)
+        model.save_pretrained(folder)
+        transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+        if tokenizer:
+            write_tokenizer(folder)
+        return str(folder), model
+
+    return make

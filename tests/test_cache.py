@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from toastlib.approximation import engine
 from toastlib.approximation.engine import collect_features, fit_maps, variants_of
-from toastlib.approximation.replace import engine
 from toastlib.cache import Cache, default_cache, fingerprint
 from toastlib.errors import InputError
 from toastlib.evaluation.probe import Probe
@@ -36,13 +36,13 @@ def on_disk(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def walked(monkeypatch) -> list[int]:
     """How many variants each batch was walked with."""
-    numbers, walk = [], engine.walk
+    numbers, forward_plans = [], engine.forward_plans
 
     def counted(encoder, inputs, variants, maps):
         numbers.append(len(variants))
-        return walk(encoder, inputs, variants, maps)
+        return forward_plans(encoder, inputs, variants, maps)
 
-    monkeypatch.setattr(engine, "walk", counted)
+    monkeypatch.setattr(engine, "forward_plans", counted)
     return numbers
 
 
@@ -79,7 +79,7 @@ def test_the_least_recently_used_goes_first(tmp_path):
         os.utime(tmp_path / f"{name}.safetensors", (age, age))
     kept.get("a")
     size = kept.entries()[0][1].st_size
-    kept.shrink(2 * size)
+    kept.trim(2 * size)
     assert {path.stem for path, _ in kept.entries()} == {"a", "c"}
 
 
@@ -192,7 +192,7 @@ def test_features_that_are_not_finite_are_not_kept(tiny_encoder, tiny_images, on
 
 def test_moments_are_collected_once(tiny_encoder, tiny_images, on_disk, monkeypatch):
     first = collect_folds(tiny_encoder, tiny_images.train[:20])
-    monkeypatch.setattr("toastlib.statistics.collect.record", None)  # a second pass would call it
+    monkeypatch.setattr("toastlib.statistics.collect.capture_outputs", None)  # a second pass would call it
     again = collect_folds(tiny_encoder, tiny_images.train[:20])
     assert again.parts.keys() == first.parts.keys()
     for kind, folds in first.parts.items():

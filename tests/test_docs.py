@@ -102,7 +102,7 @@ def test_everything_on_the_page_runs(page, desk, capsys):
 
     registries = [
         toastlib.statistics.similarity.METRICS,
-        toastlib.selection.criteria.PREDICTORS,
+        toastlib.selection.criteria.CRITERIA,
         toastlib.translators.base.TRANSLATORS,
     ]
     before = [dict(registry) for registry in registries]
@@ -215,7 +215,7 @@ RAISES = re.compile(r"raise (InputError|unknown\(|not_loaded\()")
 SHAPE = re.compile(r"[Ss]hapes? |\([\w*+. ]+(, [\w*+. ]+)+,?\)|\(images,\)|\(n,\)|number|axes", re.I)
 SOURCED = (
     *("Affine", "Identity", "Linear", "LowRank", "Orthogonal", "Ridge", "MLP", "ResMLP", "Probe", "accuracy_table"),
-    *("fold_spans", "mcnemar", "paired_difference", "rank_correlation", "sample_size_curve", "transfer"),
+    *("fuse_spans", "mcnemar", "paired_difference", "rank_correlation", "sample_size_curve", "transfer"),
     *("variance_split", "zero_shot_head"),
 )
 """What computes somebody's formula or protocol, and says whose."""

@@ -11,7 +11,7 @@ SMALL = "train_size=200 calibration_size=100 test_size=60 seeds=0 head_min_steps
 @pytest.mark.parametrize(
     ("notebook", "parameters"),
     [
-        ("12", "removed=4 exhaustive=2 draws=2 verify_size=20 shortlist=2 translator=linear+realign verify=features"),
+        ("12", "removed=4 exhaustive=2 draws=2 verify_size=20 shortlist=2 translator=linear+align verify=features"),
         ("14", "removed=3"),
     ],
 )

@@ -110,7 +110,7 @@ def test_beside_lays_the_mean_over_seeds_beside_the_published_number():
         ("vit-s", "mnist", "retrained", "linear", "1->5", 1, 93.0),
         ("vit-s", "mnist", "retrained", "linear", "2->5", 0, 95.0),
     )
-    both = paper.beside(frame)
+    both = paper.compare_with_paper(frame)
     expected = pd.DataFrame(
         {
             "plan": ["1->5", "2->5"],
@@ -125,22 +125,22 @@ def test_beside_lays_the_mean_over_seeds_beside_the_published_number():
 
 
 def test_beside_leaves_open_what_the_paper_does_not_print():
-    both = paper.beside(ours(("vit-mini", "digits", "retrained", "linear", "1->5", 0, 90.0)))
+    both = paper.compare_with_paper(ours(("vit-mini", "digits", "retrained", "linear", "1->5", 0, 90.0)))
     assert both["ours"].tolist() == [90.0]
     assert both[["theirs", "difference", "table"]].isna().all(axis=None)
 
 
 def test_beside_can_be_held_to_one_table():
     row = ("vit-s", "cifar10", "retrained", "linear", "1->5", 0, 80.0)
-    assert paper.beside(ours(row), table=8)["table"].tolist() == ["8"]
-    assert paper.beside(ours(row), table=9)["theirs"].isna().all()
+    assert paper.compare_with_paper(ours(row), table=8)["table"].tolist() == ["8"]
+    assert paper.compare_with_paper(ours(row), table=9)["theirs"].isna().all()
 
 
 def test_beside_never_compares_with_maps_fitted_on_another_data_set():
     published = paper.published(14)
     row = published[(published["dataset"] == "cifar10") & (published["source"] == "cifar10")].iloc[0]
     frame = ours(("vit-s", "cifar10", "frozen", "linear", row["plan"], 0, 50.0))
-    assert paper.beside(frame)["theirs"].tolist() == [row["accuracy"]]
+    assert paper.compare_with_paper(frame)["theirs"].tolist() == [row["accuracy"]]
 
 
 def test_beside_knows_the_original_and_the_dropped_blocks():
@@ -148,12 +148,12 @@ def test_beside_knows_the_original_and_the_dropped_blocks():
         ("vit-s", "mnist", "retrained", "original", "original", 0, 97.0),
         ("vit-s", "mnist", "retrained", "identity", "1->2", 0, 96.0),
     )
-    assert paper.beside(frame)["theirs"].notna().all()
+    assert paper.compare_with_paper(frame)["theirs"].notna().all()
 
 
 def test_imagenet_of_the_text_and_of_the_code_stand_beside_the_same_number_under_their_own_names():
     row = ("retrained", "linear", "9->11", 0, 50.0)
-    both = paper.beside(ours(("vit-s", "imagenet-1k", *row), ("vit-s", "imagenet-1k-val", *row)), table=1)
+    both = paper.compare_with_paper(ours(("vit-s", "imagenet-1k", *row), ("vit-s", "imagenet-1k-val", *row)), table=1)
     assert both["dataset"].tolist() == ["imagenet-1k", "imagenet-1k-val"]
     assert both["theirs"].tolist() == [47.23, 47.23]
     assert set(paper.published()["dataset"]).isdisjoint({"imagenet-1k-val"})
@@ -163,17 +163,17 @@ def test_imagenet_of_the_text_and_of_the_code_stand_beside_the_same_number_under
 def test_beside_matches_the_source_where_ours_has_one(source):
     frame = ours(("vit-s", "cifar10", "frozen", "linear", "3->5", 0, 50.0)).assign(source=source)
     theirs = {"mnist": 15.17, "cifar10": 93.57, "cifar100-fine": 92.77}[source]  # Table 14
-    assert paper.beside(frame, table=14)[["source", "theirs"]].to_numpy().tolist() == [[source, theirs]]
+    assert paper.compare_with_paper(frame, table=14)[["source", "theirs"]].to_numpy().tolist() == [[source, theirs]]
 
 
 def test_beside_keeps_sources_apart():
     row = ("vit-s", "cifar10", "frozen", "linear", "3->5", 0, 50.0)
     frame = pd.concat([ours(row).assign(source="mnist"), ours(row).assign(source="shapes", accuracy=10.0)])
-    both = paper.beside(frame).set_index("source")
+    both = paper.compare_with_paper(frame).set_index("source")
     assert both["ours"].to_dict() == {"mnist": 50.0, "shapes": 10.0}
     assert both["theirs"].notna().to_dict() == {"mnist": True, "shapes": False}
 
 
 def test_the_original_has_no_source_in_either_table():
     frame = ours(("vit-s", "mnist", "retrained", "original", "original", 0, 97.0)).assign(source="")
-    assert paper.beside(frame)["theirs"].notna().all()
+    assert paper.compare_with_paper(frame)["theirs"].notna().all()

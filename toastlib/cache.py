@@ -66,7 +66,7 @@ class Cache:
         except OSError:
             with contextlib.suppress(OSError):
                 part.unlink()
-        self.shrink(self.limit)
+        self.trim(self.limit)
 
     def entries(self) -> list[tuple[Path, os.stat_result]]:
         """The files with their sizes and times, those first that were not used for longest."""
@@ -76,7 +76,7 @@ class Cache:
                 found.append((path, path.stat()))
         return sorted(found, key=lambda entry: entry[1].st_mtime)
 
-    def shrink(self, limit: int) -> None:
+    def trim(self, limit: int) -> None:
         """Delete the entries not used for longest until the others take at most `limit` bytes."""
         entries = self.entries()
         excess = sum(stat.st_size for _, stat in entries) - limit
@@ -107,7 +107,7 @@ def default_cache() -> Cache:
     return Cache(None if folder == "off" else Path(folder).expanduser(), limit)
 
 
-def remembered(compute: Callable[[], dict[str, Tensor]], *parts: Any) -> dict[str, Tensor]:
+def cached(compute: Callable[[], dict[str, Tensor]], *parts: Any) -> dict[str, Tensor]:
     """What `compute` gives, or gave before for the same parts (see `fingerprint`); on the CPU if it was read."""
     cache = default_cache()
     key = fingerprint(*parts) if cache.folder else None

@@ -60,31 +60,33 @@ def doctor(options: argparse.Namespace) -> int:
 
 def approximate(options: argparse.Namespace) -> int:
     """Make a checkpoint smaller: a folder with the model and a page that says what it costs."""
-    from toastlib.data import images
-    from toastlib.evaluation import heads
-    from toastlib.export import compress, folder
-    from toastlib.models import loading, sublayers
+    from toastlib.data.images import load_images
+    from toastlib.evaluation.heads import own_classifier
+    from toastlib.export.compress import compress, summary
+    from toastlib.export.folder import check_folder, save_compressed
+    from toastlib.models.loading import load_encoder
+    from toastlib.models.sublayers import split_blocks
 
-    folder = folder.check_folder(options.out, options.model, options.data)
-    encoder = loading.load_encoder(options.model, features=options.features, device=options.device)
+    out = check_folder(options.out, options.model, options.data)
+    encoder = load_encoder(options.model, features=options.features, device=options.device)
     sizes = {"train_size": options.train_size, "test_size": options.test_size, "seed": options.seed}
-    images = images.load_images(options.data, encoder, **sizes, at_most=True)
+    images = load_images(options.data, encoder, **sizes, at_most=True)
     if options.sublayers:
-        encoder = sublayers.split_blocks(encoder)
-    taken = compress.shrink(
+        encoder = split_blocks(encoder)
+    taken = compress(
         encoder,
         images,
         options.plan,
         options.remove,
         options.max_drop,
         options.translator,
-        heads.own_classifier(options.model),
+        own_classifier(options.model),
         options.calibration_size,
         options.seed,
     )
-    folder.deliver(taken, folder)
-    print(compress.summary(taken))
-    print(f"Model and report.html lie in\n  {folder}")
+    save_compressed(taken, out)
+    print(summary(taken))
+    print(f"Model and report.html lie in\n  {out}")
     return 0
 
 
@@ -123,7 +125,7 @@ def cache(options: argparse.Namespace) -> int:
         print("The cache is off (TOAST_CACHE).")
         return 0
     if options.clear:
-        kept.shrink(0)
+        kept.trim(0)
     entries = kept.entries()
     size = sum(stat.st_size for _, stat in entries) / 2**20
     print(f"{kept.folder}: {len(entries)} entries, {size:,.1f} MiB of at most {kept.limit / 2**30:g} GiB")

@@ -91,7 +91,7 @@ def read_plans(text: str, block_count: int) -> list[Plan]:
     return plans
 
 
-def beside(ours: pd.DataFrame, table: str | int | None = None) -> pd.DataFrame:
+def compare_with_paper(ours: pd.DataFrame, table: str | int | None = None) -> pd.DataFrame:
     """Our accuracies beside the published ones.
 
     Parameters

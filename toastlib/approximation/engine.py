@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from toastlib.approximation.align import fit_realignment
+from toastlib.approximation.align import fit_alignment
 from toastlib.approximation.progress import progress_bar
 from toastlib.approximation.replace import fit_spans
 from toastlib.cache import default_cache, fingerprint
@@ -17,10 +17,10 @@ from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import collect_activations
 from toastlib.plan import ORIGINAL, Plan, Span
 from toastlib.statistics.collect import collect_folds, collect_moments
-from toastlib.statistics.moments import FoldedMoments, Moments, plan_pairs
-from toastlib.translators.base import Activations, make_translator, needs_folds, split_realign
+from toastlib.statistics.moments import KFoldMoments, Moments, plan_pairs
+from toastlib.translators.base import Activations, make_translator, needs_folds, split_align
 
-Exit = tuple[Span, str]
+MapKey = tuple[Span, str]
 """A span and the name of the translator that takes its place."""
 
 
@@ -28,34 +28,34 @@ Exit = tuple[Span, str]
 class Variant:
     """One plan with one kind of map; the original encoder is the variant of the empty plan.
 
-    A translator such as ``"linear+realign"`` shares maps and blocks with ``"linear"``, and realigns the features.
+    A translator such as ``"linear+align"`` shares maps and blocks with ``"linear"``, and aligns the features.
     """
 
     plan: Plan
     translator: str
 
     @property
-    def realigned(self) -> bool:
+    def aligned(self) -> bool:
         """Whether its features are."""
-        return split_realign(self.translator)[1]
+        return split_align(self.translator)[1]
 
     @property
     def plain(self) -> "Variant":
-        """The variant before realignment."""
-        return replace(self, translator=split_realign(self.translator)[0])
+        """The variant before alignment."""
+        return replace(self, translator=split_align(self.translator)[0])
 
     @property
-    def exits(self) -> list[Exit]:
+    def map_keys(self) -> list[MapKey]:
         """The maps that it needs."""
         return [(span, self.plain.translator) for span in self.plan]
 
-    def exit(self, block: int) -> Exit | None:
+    def map_key(self, block: int) -> MapKey | None:
         """Where this variant leaves the block list after `block`, if it does."""
-        return next((exit_ for exit_ in self.exits if exit_[0].start == block), None)
+        return next((key for key in self.map_keys if key[0].start == block), None)
 
 
-Maps = dict[Exit | Variant, nn.Module]
-"""What stands in for spans, and for the variants that are realigned what their features go through."""
+Maps = dict[MapKey | Variant, nn.Module]
+"""What stands in for spans, and for the variants that are aligned what their features go through."""
 
 
 def variants_of(plans: Iterable[Plan], translators: Iterable[str]) -> list[Variant]:
@@ -66,7 +66,7 @@ def variants_of(plans: Iterable[Plan], translators: Iterable[str]) -> list[Varia
 
 def collect_calibration(
     encoder: Encoder, images: Images, plans: Sequence[Plan], translators: Iterable[str], batch_size: int = 32
-) -> Moments | FoldedMoments | Activations:
+) -> Moments | KFoldMoments | Activations:
     """What the maps of these plans are fitted on, from one pass over the calibration images.
 
     That is their moments, in folds if one of the translators needs them. If one is trained it is the activations of all
@@ -83,7 +83,7 @@ def collect_calibration(
     return activations or collect_moments(encoder, images, plan_pairs(plans), batch_size=batch_size)
 
 
-def fit_maps(encoder: Encoder, variants: Iterable[Variant], calibration: Moments | FoldedMoments | Activations) -> Maps:
+def fit_maps(encoder: Encoder, variants: Iterable[Variant], calibration: Moments | KFoldMoments | Activations) -> Maps:
     """Fit every map that the variants need, each once; on the encoder's device and in its dtype."""
     spans: dict[str, set[Span]] = {}
     for variant in variants:
@@ -96,41 +96,41 @@ def fit_maps(encoder: Encoder, variants: Iterable[Variant], calibration: Moments
     }
 
 
-def fit_realignments(
+def fit_alignments(
     encoder: Encoder, images: Images, variants: Iterable[Variant], maps: Maps, batch_size: int = 32
 ) -> Maps:
-    """Fit what the features of realigned variants go through, on calibration images whose labels play no part.
+    """Fit what the features of aligned variants go through, on calibration images whose labels play no part.
 
     Parameters
     ----------
     encoder
         The original.
     images
-        Calibration images; they go through all realigned variants in one walk.
+        Calibration images; they go through all aligned variants in one walk.
     variants
-        Those that are not realigned are left out.
+        Those that are not aligned are left out.
     maps
         From `fit_maps`.
     batch_size
         Images per forward pass.
     """
-    realigned = [variant for variant in variants if variant.realigned]
-    if not realigned:
+    aligned = [variant for variant in variants if variant.aligned]
+    if not aligned:
         return {}
-    walked = [Variant(Plan(), ORIGINAL), *(variant.plain for variant in realigned)]
+    walked = [Variant(Plan(), ORIGINAL), *(variant.plain for variant in aligned)]
     target, *features = collect_features(encoder, images, walked, maps, batch_size)
-    return {variant: fit_realignment(x, target).module() for variant, x in zip(realigned, features, strict=True)}
+    return {variant: fit_alignment(x, target).module() for variant, x in zip(aligned, features, strict=True)}
 
 
 @torch.inference_mode()
-def walk(
+def forward_plans(
     encoder: Encoder,
     inputs: Inputs,
     variants: Sequence[Variant],
     maps: Maps,
     finish: Callable[[Tensor, Inputs], Tensor] | None = None,
 ) -> dict[Variant, Tensor]:
-    """Features of every variant for one batch, shape (batch, width) each, not realigned.
+    """Features of every variant for one batch, shape (batch, width) each, not aligned.
 
     The plans form a trie over block outputs: variants travel together until a span parts them. No block runs twice
     on the same state, and none that no variant needs.
@@ -146,21 +146,21 @@ def walk(
     maps
         From `fit_maps`.
     finish
-        What is made of the last block's output and the inputs, in place of `Encoder.finish`, which makes features.
+        What is made of the last block's output and the inputs, in place of `Encoder.pool`, which makes features.
     """
-    finish = finish or encoder.finish
-    shared = encoder.start(inputs)
+    finish = finish or encoder.pool
+    shared = encoder.embed(inputs)
     features: dict[Variant, Tensor] = {}
     branches = [(-1, shared.hidden, list(variants))]  # (block, its output, who shares it)
     while branches:
         block, hidden, travellers = branches.pop()
-        groups: dict[Exit | None, list[Variant]] = {}
+        groups: dict[MapKey | None, list[Variant]] = {}
         for variant in travellers:
-            groups.setdefault(variant.exit(block), []).append(variant)
+            groups.setdefault(variant.map_key(block), []).append(variant)
         # Who stays is pushed first and so goes on last: only the states of one path wait in memory.
-        for exit_, group in sorted(groups.items(), key=lambda item: item[0] is not None):
-            if exit_ is not None:
-                branches.append((exit_[0].end, maps[exit_](hidden), group))
+        for key, group in sorted(groups.items(), key=lambda item: item[0] is not None):
+            if key is not None:
+                branches.append((key[0].end, maps[key](hidden), group))
             elif block + 1 < len(encoder.blocks):
                 branches.append((block + 1, encoder.run_block(block + 1, hidden, shared), group))
             else:
@@ -182,7 +182,7 @@ def collect_features(
     encoder, images, variants
         The original, and what to compute.
     maps
-        From `fit_maps`, and `fit_realignments` where a variant is realigned.
+        From `fit_maps`, and `fit_alignments` where a variant is aligned.
     batch_size
         Images per forward pass.
 
@@ -195,11 +195,11 @@ def collect_features(
     Raises
     ------
     InputError
-        If a variant's features hold NaN or infinity, or their realignment is missing.
+        If a variant's features hold NaN or infinity, or their alignment is missing.
     """
     for variant in variants:
-        if variant.realigned and variant not in maps:
-            raise InputError(f"Translator {variant.translator!r} needs maps from fit_realignments, which are missing.")
+        if variant.aligned and variant not in maps:
+            raise InputError(f"Translator {variant.translator!r} needs maps from fit_alignments, which are missing.")
     features = torch.empty(len(variants), len(images), encoder.width, device=encoder.device)
     cache = default_cache()
     keys = _feature_keys(encoder, images, variants, maps, batch_size) if cache.folder else [None] * len(variants)
@@ -215,7 +215,7 @@ def collect_features(
     for row in missing:
         cache.put(keys[row], {"features": features[row]})
     for row, variant in enumerate(variants):
-        if variant.realigned:
+        if variant.aligned:
             features[row] = maps[variant](features[row])
     return features
 
@@ -232,7 +232,7 @@ def _compute_features(
     done = 0
     with progress_bar(len(images), "sweep") as progress:
         for pixel_values, _ in images.batches(batch_size):
-            batch = walk(encoder, pixel_values, list(variants.values()), maps)
+            batch = forward_plans(encoder, pixel_values, list(variants.values()), maps)
             for row, variant in variants.items():
                 features[row, done : done + len(pixel_values)] = batch[variant]
             done += len(pixel_values)
@@ -247,8 +247,8 @@ def _feature_keys(
 ) -> list[str | None]:
     """What the features of each variant are kept under; `None` for what is not kept."""
     read_out = (encoder.blocks_path, encoder.feature_kind, encoder.special_tokens)
-    walked = fingerprint("features", encoder, read_out, *images.contents, batch_size)
+    walked = fingerprint("features", encoder, read_out, *images.cache_key_parts, batch_size)
     return [
-        walked and fingerprint(walked, str(variant.plan), *(maps[exit_] for exit_ in variant.exits))
+        walked and fingerprint(walked, str(variant.plan), *(maps[key] for key in variant.map_keys))
         for variant in variants
     ]

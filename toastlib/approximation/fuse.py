@@ -13,21 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from toastlib.errors import InputError
-from toastlib.evaluation.metrics import flops, parameter_count
 from toastlib.models.base_architecture import save_plain, shorten_config
+from toastlib.models.costs import flops, parameter_count
 from toastlib.models.encoder import Encoder
-from toastlib.models.hooks import record
+from toastlib.models.hooks import capture_outputs
 from toastlib.models.saving import example_input
 from toastlib.plan import Plan, Span
 from toastlib.statistics.moments import Moments
 from toastlib.translators.base import Linear
 from toastlib.translators.linear import Affine
 
-FOLDED = "folded"
+FUSED = "fused"
 """Named as a translator: no map is left, for it is multiplied into the block before."""
 
 
-class FoldedEncoder(Encoder):
+class FusedEncoder(Encoder):
     """An encoder of the base architecture whose spans are folded away: fewer blocks, and nothing in their place.
 
     Attributes
@@ -46,7 +46,7 @@ class FoldedEncoder(Encoder):
         save_plain(self, folder, self.plan, self.original, **settings)
 
 
-def fold_spans(encoder: Encoder, plan: str | Plan, images, batch_size: int = 32) -> FoldedEncoder:
+def fuse_spans(encoder: Encoder, plan: str | Plan, images, batch_size: int = 32) -> FusedEncoder:
     """A copy of the encoder without the blocks of a plan, the block before each span fitted to stand in for them.
 
     Shopkhoev et al., "ReplaceMe" (2025), arXiv 2505.02819.
@@ -64,7 +64,7 @@ def fold_spans(encoder: Encoder, plan: str | Plan, images, batch_size: int = 32)
 
     Returns
     -------
-    FoldedEncoder
+    FusedEncoder
         Of the base architecture, with fewer blocks; the kept blocks before spans have new weights.
 
     Raises
@@ -72,7 +72,7 @@ def fold_spans(encoder: Encoder, plan: str | Plan, images, batch_size: int = 32)
     InputError
         If the plan does not fit the model or cannot be folded, or the model's blocks have no MLP to fold into.
     """
-    if encoder.parting is not None:
+    if encoder.sublayer_split is not None:
         raise InputError("Sublayers cannot be folded, for the base architecture has none: fold the original's blocks.")
     plan = _check(Plan.parse(plan).check(len(encoder.blocks)))
     maps = _fit(encoder, plan, images, batch_size)
@@ -82,7 +82,7 @@ def fold_spans(encoder: Encoder, plan: str | Plan, images, batch_size: int = 32)
     with encoder.block_list([encoder.blocks[k] for k in kept]):
         model = copy.deepcopy(encoder.model)
     shorten_config(model.config, len(kept))
-    folded = FoldedEncoder(model, encoder.blocks_path, encoder.feature_kind, encoder.preprocessing, encoder.name)
+    folded = FusedEncoder(model, encoder.blocks_path, encoder.feature_kind, encoder.preprocessing, encoder.name)
     for span, (weight, bias) in maps.items():
         _fold(down_projection(folded, kept.index(span.start)), weight, bias)
     folded.plan = plan
@@ -114,7 +114,7 @@ def branch_scale(encoder: Encoder, block: int) -> Tensor:
     handle = down_projection(encoder, block).register_forward_hook(lambda module, args, output: output + shift)
     try:
         with torch.no_grad():
-            hidden = encoder.start(example_input(encoder))
+            hidden = encoder.embed(example_input(encoder))
         with torch.enable_grad():
             output = encoder.run_block(block, hidden.hidden, hidden)
             return torch.autograd.grad(output[0, 0].sum(), shift)[0].double()
@@ -140,7 +140,7 @@ def _fit(encoder: Encoder, plan: Plan, images, batch_size: int) -> dict[Span, tu
         for span, layer in layers.items()
     ]
     try:
-        with record(encoder, {block for span in plan for block in span}) as h:
+        with capture_outputs(encoder, {block for span in plan for block in span}) as h:
             for pixel_values, _ in images.batches(batch_size):
                 encoder(pixel_values)
                 for span in plan:

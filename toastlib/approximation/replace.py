@@ -10,12 +10,12 @@ from toastlib.errors import InputError
 from toastlib.models.encoder import Encoder
 from toastlib.models.layers import Replacement
 from toastlib.plan import Plan, Span
-from toastlib.statistics.moments import FoldedMoments, Moments, plan_pairs
-from toastlib.translators.base import RECOMMENDED, Activations, Translator, make_translator, needs_folds, split_realign
+from toastlib.statistics.moments import KFoldMoments, Moments, plan_pairs
+from toastlib.translators.base import RECOMMENDED, Activations, Translator, make_translator, needs_folds, split_align
 
 
 def fit_spans(
-    spans: Iterable[Span], translator: str | Translator, calibration: Moments | FoldedMoments | Activations
+    spans: Iterable[Span], translator: str | Translator, calibration: Moments | KFoldMoments | Activations
 ) -> dict[Span, Translator]:
     """Fit one translator for each span, all of them on the activations of the original model.
 
@@ -40,10 +40,10 @@ def fit_spans(
     InputError
         If the translator is unknown, or the calibration is of the wrong kind or lacks a block.
     """
-    if isinstance(translator, str) and split_realign(translator)[1]:
+    if isinstance(translator, str) and split_align(translator)[1]:
         raise InputError(
-            f"{translator!r} realigns features after the last block, where no span is: approximate with "
-            f"{split_realign(translator)[0]!r} and give the result to toastlib.realign."
+            f"{translator!r} aligns features after the last block, where no span is: approximate with "
+            f"{split_align(translator)[0]!r} and give the result to toastlib.align."
         )
     prototype = make_translator(translator)
     return {span: copy.copy(prototype).fit(_suited(prototype, calibration, span), span) for span in spans}
@@ -53,7 +53,7 @@ def approximate(
     encoder: Encoder,
     plan: str | Plan,
     translator: str | Translator = RECOMMENDED,
-    calibration: Moments | FoldedMoments | Activations | None = None,
+    calibration: Moments | KFoldMoments | Activations | None = None,
 ) -> Encoder:
     """A copy of the encoder in which maps stand in for the spans of a plan.
 
@@ -114,17 +114,17 @@ def number_blocks(blocks: Iterable[nn.Module]) -> None:
 
 
 def _suited(
-    translator: Translator, calibration: Moments | FoldedMoments | Activations, span: Span
-) -> Moments | FoldedMoments | Activations:
+    translator: Translator, calibration: Moments | KFoldMoments | Activations, span: Span
+) -> Moments | KFoldMoments | Activations:
     """The calibration as the translator reads it: folds add up, and activations can become moments, never back."""
     if needs_folds(translator):
-        if isinstance(calibration, FoldedMoments):
+        if isinstance(calibration, KFoldMoments):
             return calibration
         raise InputError(
             f"Translator {translator.name!r} needs moments in folds, with special tokens and patches apart: pass those "
             "of collect_folds."
         )
-    if isinstance(calibration, FoldedMoments):
+    if isinstance(calibration, KFoldMoments):
         rows = calibration.activations if translator.needs_activations else None
         calibration = rows or calibration.restrict(span).whole
     if isinstance(calibration, Moments):

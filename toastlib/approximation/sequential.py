@@ -9,9 +9,9 @@ from toastlib.approximation.replace import fit_spans, replace_spans
 from toastlib.data.tokens import token_mask
 from toastlib.errors import InputError
 from toastlib.models.encoder import Encoder
-from toastlib.models.hooks import record
+from toastlib.models.hooks import capture_outputs
 from toastlib.plan import Plan, Span
-from toastlib.statistics.collect import States, accumulate, deal, join_folds, kinds_of
+from toastlib.statistics.collect import States, accumulate, kinds_of, merge_folds, split_folds
 from toastlib.statistics.moments import Moments, plan_pairs
 from toastlib.translators.base import RECOMMENDED, Translator, make_translator
 
@@ -59,10 +59,10 @@ def approximate_in_sequence(
     plan = Plan.parse(plan).check(len(encoder.blocks))
     if (kind := make_translator(translator)).needs_activations:
         raise InputError(f"Translator {kind.name!r} is trained: in sequence only closed forms are fitted.")
-    maps, dealt = {}, deal(images, folds)
+    maps, dealt = {}, split_folds(images, folds)
     for span in plan:
         prefix = replace_spans(encoder, maps)
-        moments = join_folds(encoder, [_of_fold(encoder, prefix, span, part, batch_size) for part in dealt])
+        moments = merge_folds(encoder, [_of_fold(encoder, prefix, span, part, batch_size) for part in dealt])
         maps[span] = fit_spans([span], translator, moments)[span].module()
     return replace_spans(encoder, maps)
 
@@ -74,7 +74,7 @@ def _of_fold(
     start = span.start - (len(encoder.blocks) - len(prefix.blocks))  # the same block, now that others are gone
 
     def states() -> Generator[States, None, None]:
-        with record(prefix, [start]) as seen, record(encoder, [span.end]) as wanted:
+        with capture_outputs(prefix, [start]) as seen, capture_outputs(encoder, [span.end]) as wanted:
             for inputs, _ in images.batches(batch_size):
                 prefix(inputs)
                 encoder(inputs)

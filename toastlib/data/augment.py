@@ -14,7 +14,7 @@ CHUNK = 64
 
 
 @dataclass(frozen=True)
-class Views:
+class Augmentation:
     """Each image followed, further down, by copies of it that are cropped, mirrored and, if asked for, recoloured.
 
     A map is determined only where its calibration images vary. Crops let the same images vary a little more, which
@@ -35,7 +35,7 @@ class Views:
 
     Examples
     --------
-    >>> views = Views(copies=4, recolour=True)
+    >>> views = Augmentation(copies=4, recolour=True)
     >>> folds = toast.collect_folds(encoder, digits.train.sample(500, seed=0), views=views)  # doctest: +SKIP
     """
 

@@ -58,7 +58,7 @@ class Images:
         return replace(self, pixels=self.pixels[rows], labels=labels)
 
     @property
-    def contents(self) -> tuple[Any, ...]:
+    def cache_key_parts(self) -> tuple[Any, ...]:
         """All that features depend on, for `toastlib.cache.fingerprint`."""
         return self.pixels, self.preprocessing, self.dtype
 
@@ -120,7 +120,7 @@ def load_images(
     ----------
     name
         ``"digits"``, ``"digits-parity"``, ``"digits-inverted"`` and ``"shapes"`` are embedded;
-        the paper's sets have aliases, see `DATASETS`; else a Hub id or a local folder that `datasets.load_dataset` reads.
+        the paper's sets have aliases, see `DATASETS`; else a Hub id or a folder that `datasets.load_dataset` reads.
         ``name:column`` names the label column.
     encoder
         Gives preprocessing, device and dtype.

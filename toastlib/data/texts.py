@@ -8,7 +8,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from toastlib.data.images import catalog, draw_rows
+from toastlib.data import catalog
+from toastlib.data.images import draw_rows
 from toastlib.data.sources import TextTable, open_texts
 from toastlib.data.tokens import Tokens
 from toastlib.errors import InputError
@@ -55,7 +56,7 @@ class Texts:
         return replace(self, tokens=self.tokens[rows], labels=None if self.labels is None else self.labels[rows])
 
     @property
-    def contents(self) -> tuple[Any, ...]:
+    def cache_key_parts(self) -> tuple[Any, ...]:
         """All that features depend on, for `toastlib.cache.fingerprint`."""
         return self.tokens.input_ids, self.tokens.attention_mask
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from toastlib.errors import InputError, unknown
-from toastlib.models.layers import context_of
 
 TOKENS = ("all", "special", "patch", "cls", "last", "mean")
 
@@ -93,25 +92,6 @@ def select_tokens(hidden: Tensor, tokens: str, special_tokens: int, mask: Tensor
         return hidden[:, special_tokens:].mean(1)
     part = {"all": slice(None), "special": slice(special_tokens), "patch": slice(special_tokens, None)}[tokens]
     return hidden[:, part].flatten(0, 1)
-
-
-def summarise(hidden: Tensor, special_tokens: int) -> Tensor:
-    """What images say as a whole: mean special token, mean patch, and the patches' standard deviation, side by side.
-
-    Parameters
-    ----------
-    hidden
-        Shape (batch, tokens, width).
-    special_tokens
-        How many tokens stand before the patches.
-
-    Returns
-    -------
-    Tensor
-        Shape (batch, 3 width); without special tokens (batch, 2 width), mean patch and standard deviation alone.
-    """
-    context = context_of(hidden[:, special_tokens:])
-    return torch.cat([hidden[:, :special_tokens].mean(1), context], dim=-1) if special_tokens else context
 
 
 def _of_texts(hidden: Tensor, tokens: str, special_tokens: int, mask: Tensor) -> Tensor:

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from toastlib.approximation.replace import approximate
+from toastlib.errors import InputError
+from toastlib.models.costs import count_flops, flops, parameter_count, without_values
 from toastlib.models.encoder import Encoder
 from toastlib.plan import ORIGINAL, Plan
 from toastlib.statistics.moments import Moments
+from toastlib.translators.base import Translator, make_translator
 
 
 def pareto_front(frame: pd.DataFrame, cost: str, value: str) -> pd.Series:
@@ -112,3 +115,84 @@ def _seconds(encoder: Encoder, inputs: Tensor) -> float:
     if inputs.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def removed_parameters(
+    encoder: Encoder, plan: Plan, maps: str = "span", translator: str | Translator = "linear"
+) -> int:
+    """Parameters that a plan takes away from the original encoder.
+
+    Parameters
+    ----------
+    encoder
+        The original.
+    plan
+        Which blocks go.
+    maps
+        ``"span"`` counts one map for each span, as the method has it; ``"block"`` counts one for each removed block,
+        as the paper's tables print (Tables 1, 8-13).
+    translator
+        Whose maps are counted: linear ones have ``width^2`` parameters, identity ones none.
+    """
+    if maps not in ("span", "block"):
+        raise InputError(f"Maps are counted per 'span' or per 'block', not per {maps!r}.")
+    blocks = sum(parameter_count(encoder.blocks[block]) for block in plan.removed)
+    count = len(plan) if maps == "span" else len(plan.removed)
+    return blocks - count * parameter_count(_blank_map(translator, encoder.width))
+
+
+def plan_costs(encoder: Encoder, plans: Iterable[Plan], translators: Iterable[str], inputs: Tensor) -> pd.DataFrame:
+    """Parameters and FLOPs of every plan and translator, from one counted forward pass.
+
+    Parameters
+    ----------
+    encoder
+        The original.
+    plans, translators
+        Each pair is a row; the empty plan gives one row with translator ``"original"``.
+    inputs
+        One input, shape (1, 3, height, width): its size decides the FLOPs.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``translator``, ``plan``, ``blocks_removed``, ``parameters``, ``removed_parameters`` (one map per span),
+        ``removed_parameters_paper`` (one map per removed block), ``gflops`` per image.
+    """
+    total, parameters = flops(encoder, inputs), parameter_count(encoder)
+    blank = without_values(encoder)
+    start = blank.embed(inputs.to("meta"))
+    per_block = [count_flops(blank.run_block, k, start.hidden, start) for k in range(len(blank.blocks))]
+    tokens = start.hidden.shape[:-1].numel()
+    rows = []
+    for plan in plans:
+        for translator in translators if plan else [ORIGINAL]:
+            kind = translator if plan else "identity"
+            removed = removed_parameters(encoder, plan, "span", kind)
+            map_flops = len(plan) * map_costs(kind, encoder.width, tokens)[1]
+            plan_flops = total - sum(per_block[block] for block in plan.removed) + map_flops
+            rows.append(
+                {
+                    "translator": translator,
+                    "plan": str(plan),
+                    "blocks_removed": len(plan.removed),
+                    "parameters": parameters - removed,
+                    "removed_parameters": removed,
+                    "removed_parameters_paper": removed_parameters(encoder, plan, "block", kind),
+                    "gflops": plan_flops / 1e9,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def map_costs(translator: str | Translator, width: int, tokens: int) -> tuple[int, int]:
+    """Parameters of one map, and its FLOPs for one image of so many tokens."""
+    blank = _blank_map(translator, width)
+    return parameter_count(blank), count_flops(blank, torch.empty(1, tokens, width, device="meta"))
+
+
+def _blank_map(translator: str | Translator, width: int) -> torch.nn.Module:
+    """The map without values: nothing is allocated, and nothing drawn."""
+    kind = make_translator(translator)
+    with torch.device("meta"):
+        return kind.architecture(width)

@@ -6,16 +6,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from toastlib.approximation.engine import collect_calibration, fit_maps, variants_of, walk
+from toastlib.approximation.engine import collect_calibration, fit_maps, forward_plans, variants_of
 from toastlib.approximation.progress import progress_bar
 from toastlib.data.images import Images, ImageSet
 from toastlib.data.tokens import Inputs
 from toastlib.errors import InputError
 from toastlib.evaluation.metrics import paired_difference
-from toastlib.models.encoder import Encoder, Feed
+from toastlib.models.encoder import Encoder, ReplayBlock
 from toastlib.plan import Plan, parse_plans
-from toastlib.statistics.collect import deal
-from toastlib.statistics.moments import FoldedMoments, Moments
+from toastlib.statistics.collect import split_folds
+from toastlib.statistics.moments import KFoldMoments, Moments
 from toastlib.translators.base import Activations
 from toastlib.translators.least_squares import RidgeFit, Sums, fit_ridge
 
@@ -40,7 +40,7 @@ def final_patches(encoder: Encoder, inputs: Inputs, hidden: Tensor | None = None
     if hidden is None:
         output = encoder.run(encoder.model, inputs)
     else:
-        with encoder.block_list([Feed(hidden, encoder.blocks[0])]):
+        with encoder.block_list([ReplayBlock(hidden, encoder.blocks[0])]):
             output = encoder.run(encoder.model, inputs[:1])
     states = output if isinstance(output, Tensor) else output.last_hidden_state
     return states[:, encoder.special_tokens :]
@@ -85,7 +85,7 @@ def join_patches(patches: Tensor, height: int, width: int) -> Tensor:
 
 
 @torch.inference_mode()
-def fit_read_out(encoder: Encoder, images: Images, folds: int = 5, batch_size: int = 32) -> RidgeFit:
+def fit_pixel_probe(encoder: Encoder, images: Images, folds: int = 5, batch_size: int = 32) -> RidgeFit:
     """The linear map from each final patch token to the pixels under it: a dense head, in closed form, without labels.
 
     Parameters
@@ -110,7 +110,7 @@ def fit_read_out(encoder: Encoder, images: Images, folds: int = 5, batch_size: i
         If there are fewer images than folds, or the patches do not fill an image.
     """
     parts: list[Sums] = []
-    for part in deal(images, folds):
+    for part in split_folds(images, folds):
         sums = []
         for inputs, _ in part.batches(batch_size):
             tokens = final_patches(encoder, inputs)
@@ -121,7 +121,7 @@ def fit_read_out(encoder: Encoder, images: Images, folds: int = 5, batch_size: i
 
 
 @torch.inference_mode()
-def read_pixels(encoder: Encoder, read_out: RidgeFit, pixel_values: Tensor) -> Tensor:
+def reconstruct_pixels(encoder: Encoder, read_out: RidgeFit, pixel_values: Tensor) -> Tensor:
     """What a read-out sees in the final patches of an encoder, original or smaller.
 
     Parameters
@@ -129,7 +129,7 @@ def read_pixels(encoder: Encoder, read_out: RidgeFit, pixel_values: Tensor) -> T
     encoder
         Any that is as wide as the original.
     read_out
-        From `fit_read_out`.
+        From `fit_pixel_probe`.
     pixel_values
         Shape (batch, 3, height, width).
 
@@ -151,7 +151,7 @@ def dense_errors(
     calibration_size: int = 500,
     calibration_seed: int = 0,
     batch_size: int = 32,
-    moments: Moments | FoldedMoments | Activations | None = None,
+    moments: Moments | KFoldMoments | Activations | None = None,
     read_out: RidgeFit | None = None,
 ) -> pd.DataFrame:
     """How far plans lead the final patch tokens from the original's, and what that costs a read-out of pixels.
@@ -161,7 +161,7 @@ def dense_errors(
     encoder, dataset
         The original encoder, and images; labels play no part.
     plans, translators
-        Each plan is tried with each translator, but for realigned ones: realignment knows one vector of an image.
+        Each plan is tried with each translator, but for aligned ones: alignment knows one vector of an image.
     calibration_size, calibration_seed
         How many training images the maps are fitted on, and the seed of that draw.
     batch_size
@@ -169,7 +169,7 @@ def dense_errors(
     moments
         Fit the maps on these instead, see `fit_spans`.
     read_out
-        From `fit_read_out`; fitted on the training images if `None`. It is kept as it is for every plan.
+        From `fit_pixel_probe`; fitted on the training images if `None`. It is kept as it is for every plan.
 
     Returns
     -------
@@ -186,18 +186,20 @@ def dense_errors(
     """
     plans = [plan.check(len(encoder.blocks)) for plan in parse_plans(plans)]
     variants = variants_of(plans, dict.fromkeys(translators))
-    if any(variant.realigned for variant in variants):
-        raise InputError("Realignment brings back one vector of an image, not its patches: name the map alone.")
+    if any(variant.aligned for variant in variants):
+        raise InputError("Alignment brings back one vector of an image, not its patches: name the map alone.")
     if moments is None and any(plans):
         images = dataset.train.sample(calibration_size, calibration_seed)
         moments = collect_calibration(encoder, images, plans, {v.translator for v in variants[1:]}, batch_size)
     maps = fit_maps(encoder, variants, moments)
-    read_out = read_out or fit_read_out(encoder, dataset.train, batch_size=batch_size)
+    read_out = read_out or fit_pixel_probe(encoder, dataset.train, batch_size=batch_size)
     moved, misread = torch.empty(2, len(variants), len(dataset.test), dtype=torch.float64)
     sums, done = [], 0
     with progress_bar(len(dataset.test), "patches") as progress:
         for inputs, _ in dataset.test.batches(batch_size):
-            batch = walk(encoder, inputs, variants, maps, lambda hidden, x: final_patches(encoder, x, hidden).double())
+            batch = forward_plans(
+                encoder, inputs, variants, maps, lambda hidden, x: final_patches(encoder, x, hidden).double()
+            )
             original, rows = batch[variants[0]], slice(done, done + len(inputs))
             target = pixel_patches(inputs, original.shape[1]).double()
             sums.append(Sums.of_rows(original.flatten(0, 1), target.flatten(0, 1)))

@@ -25,7 +25,7 @@ LONGEST_CAPTION = 32  # tokens
 
 
 @dataclass(frozen=True)
-class TwoTowers:
+class DualEncoder:
     """An encoder of images and the text tower that was trained with it, or for it.
 
     Parameters
@@ -60,7 +60,7 @@ class TwoTowers:
         return normalize(features, dim=-1)
 
 
-def add_text_tower(encoder: Encoder, model: str, images: Images) -> TwoTowers:
+def add_text_tower(encoder: Encoder, model: str, images: Images) -> DualEncoder:
     """The text tower of the encoder's checkpoint, or for the embedded encoder one that is trained on these images.
 
     Parameters
@@ -75,7 +75,7 @@ def add_text_tower(encoder: Encoder, model: str, images: Images) -> TwoTowers:
 
     Returns
     -------
-    TwoTowers
+    DualEncoder
         The encoder, and a text tower whose features share a space with its own.
 
     Raises
@@ -88,7 +88,7 @@ def add_text_tower(encoder: Encoder, model: str, images: Images) -> TwoTowers:
     return load_text_tower(encoder, model)
 
 
-def load_text_tower(encoder: Encoder, model: str) -> TwoTowers:
+def load_text_tower(encoder: Encoder, model: str) -> DualEncoder:
     """The text tower, projections and tokenizer of the encoder's own checkpoint: CLIP or SigLIP.
 
     Raises
@@ -107,7 +107,7 @@ def load_text_tower(encoder: Encoder, model: str) -> TwoTowers:
     tokenizer = load_tokenizer(path, model)
     both.vision_model = encoder.model  # one tower, not two
     both.eval().requires_grad_(False)
-    return TwoTowers(encoder, both.to(encoder.device), tokenizer)
+    return DualEncoder(encoder, both.to(encoder.device), tokenizer)
 
 
 def held_out_classes(class_names: Sequence[str], per_word: int = 2) -> tuple[str, ...]:
@@ -132,7 +132,7 @@ def tune_text_tower(
     steps: int = 150,
     batch_size: int = 256,
     seed: int = 0,
-) -> TwoTowers:
+) -> DualEncoder:
     """Train a small text tower to say what the locked encoder sees (Zhai et al. 2022, LiT: locked-image tuning).
 
     The text tower is CLIP's in small: two causal blocks of width 64 over whole words. It and a linear projection of the
@@ -167,7 +167,7 @@ def tune_text_tower(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer = _tokenizer(images.class_names)
-        towers = TwoTowers(encoder, _untrained(encoder, tokenizer), tokenizer, tuple(held_out))
+        towers = DualEncoder(encoder, _untrained(encoder, tokenizer), tokenizer, tuple(held_out))
         _train(towers, features, targets, seen, steps, batch_size)
     towers.model.eval().requires_grad_(False)
     towers.model.to(encoder.device)
@@ -180,7 +180,7 @@ def caption(template: str, class_name: str) -> str:
 
 
 def _train(
-    towers: TwoTowers, features: Tensor, targets: Tensor, names: Sequence[str], steps: int, batch_size: int
+    towers: DualEncoder, features: Tensor, targets: Tensor, names: Sequence[str], steps: int, batch_size: int
 ) -> None:
     model = towers.model
     learned = [p for name, p in model.named_parameters() if not name.startswith("vision_model.")]

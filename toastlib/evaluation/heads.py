@@ -8,14 +8,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from toastlib.approximation.align import fold_into, realign
+from toastlib.approximation.align import align_features
 from toastlib.approximation.engine import Variant, collect_features
-from toastlib.approximation.fuse import FoldedEncoder
+from toastlib.approximation.fuse import FusedEncoder
 from toastlib.data.images import Images, ImageSet, catalog
 from toastlib.errors import InputError
 from toastlib.evaluation.costs import relative_throughput
 from toastlib.evaluation.metrics import CONFIDENCE, accuracy_interval
-from toastlib.evaluation.probe import Probe
+from toastlib.evaluation.probe import Probe, fold_into
 from toastlib.models.base_architecture import plain_form
 from toastlib.models.encoder import Encoder
 from toastlib.models.loading import quiet_transformers
@@ -73,8 +73,8 @@ def choose_head(
     return Head(probe, dataset.class_names, "accuracy")
 
 
-def realigned(head: Head, smaller: Encoder, original: Encoder, images: Images, batch_size: int = 32) -> Head:
-    """The head for a smaller encoder, with the realignment of its features folded in.
+def aligned(head: Head, smaller: Encoder, original: Encoder, images: Images, batch_size: int = 32) -> Head:
+    """The head for a smaller encoder, with the alignment of its features folded in.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def realigned(head: Head, smaller: Encoder, original: Encoder, images: Images, b
         If there is no head, or the checkpoint's own is no linear layer on the features.
     """
     layer = head.module if isinstance(head.module, Probe) else _own_layer(head.module, original)
-    return head._replace(module=fold_into(layer, realign(smaller, original, images, batch_size)))
+    return head._replace(module=fold_into(layer, align_features(smaller, original, images, batch_size)))
 
 
 def _own_layer(classifier: "PreTrainedModel | None", encoder: Encoder) -> nn.Linear:
@@ -93,7 +93,7 @@ def _own_layer(classifier: "PreTrainedModel | None", encoder: Encoder) -> nn.Lin
             logits = layer(encoder(example))
             if torch.allclose(logits, classifier(example).logits, rtol=1e-4, atol=1e-4 * logits.abs().max().item()):
                 return layer
-    raise InputError("Realigned features need a linear classifier that reads them: take a translator without +realign.")
+    raise InputError("Aligned features need a linear classifier that reads them: take a translator without +align.")
 
 
 def names_of(head: Head) -> tuple[str, ...] | None:
@@ -103,7 +103,7 @@ def names_of(head: Head) -> tuple[str, ...] | None:
 
 def form(encoder: Encoder, head: Head) -> "PreTrainedModel":
     """The model as it is saved; so what is measured is what is taken away."""
-    if isinstance(encoder, FoldedEncoder):
+    if isinstance(encoder, FusedEncoder):
         return plain_form(encoder, head.module, names_of(head))
     return saved_form(encoder, head.module, names_of(head))
 
@@ -133,7 +133,7 @@ def labels_of(images: Images, head: Head) -> Tensor:
 def compare(
     models: tuple["PreTrainedModel", "PreTrainedModel"], head: Head, images: Images, batch_size: int = 32
 ) -> tuple[tuple[np.ndarray, np.ndarray], pd.DataFrame | None]:
-    """Scores of the original and of the smaller model for every image, and the table of classes, see `TakeAway`."""
+    """Scores of the original and of the smaller model for every image, and the table of classes."""
     found = [answers(model, images, batch_size) for model in models]
     scores = tuple(score(one, found[0], images, head) for one in found)
     if head.measure != "accuracy":

@@ -18,11 +18,12 @@ from toastlib.approximation.engine import Variant, collect_features
 from toastlib.approximation.replace import fit_spans
 from toastlib.data.images import ImageSet
 from toastlib.errors import InputError, unknown
-from toastlib.evaluation.metrics import map_costs, paired_difference, plan_costs
+from toastlib.evaluation.costs import map_costs, plan_costs
+from toastlib.evaluation.metrics import paired_difference
 from toastlib.evaluation.probe import Probe
 from toastlib.models.encoder import BlockInput, Encoder
 from toastlib.plan import ORIGINAL, Plan, Span
-from toastlib.statistics.moments import FoldedMoments, Moments
+from toastlib.statistics.moments import KFoldMoments, Moments
 from toastlib.translators.base import TRANSLATORS, make_translator, needs_folds
 
 MEMORY = 2**30  # bytes for block outputs
@@ -96,7 +97,7 @@ class Playground:
         self,
         encoder: Encoder,
         dataset: ImageSet,
-        calibration: Moments | FoldedMoments,
+        calibration: Moments | KFoldMoments,
         images: int = 200,
         seeds: list[int] | tuple[int, ...] = (0,),
         head_lr: float = 1e-3,
@@ -120,7 +121,7 @@ class Playground:
         self.original = self.answer("", ORIGINAL)
 
     def answer(self, plan: str | Plan, translator: str = "linear") -> Answer:
-        """What the plan does with this translator; an answer that was given before is remembered.
+        """What the plan does with this translator; an answer that was given before is cached.
 
         Raises
         ------
@@ -208,7 +209,7 @@ class Playground:
                 else:
                     block += 1
                     hidden = self.encoder.run_block(block, hidden, batch.shared)
-            features.append(self.encoder.finish(hidden, batch.first_input).float())
+            features.append(self.encoder.pool(hidden, batch.first_input).float())
         return torch.cat(features)
 
     def _map(self, span: Span, translator: str) -> nn.Module:
@@ -228,7 +229,7 @@ class _Batch(NamedTuple):
 
 @torch.inference_mode()
 def _run_blocks(encoder: Encoder, inputs: Tensor) -> _Batch:
-    shared = encoder.start(inputs)
+    shared = encoder.embed(inputs)
     hidden = [shared.hidden]
     for block in range(len(encoder.blocks)):
         hidden.append(encoder.run_block(block, hidden[-1], shared))
@@ -257,14 +258,14 @@ class _Costs(NamedTuple):
         return int(parameters), float(gflops)
 
 
-def _suits(name: str, calibration: Moments | FoldedMoments) -> bool:
+def _suits(name: str, calibration: Moments | KFoldMoments) -> bool:
     """Whether a translator can be fitted on such a calibration in no time."""
     kind = make_translator(name)
-    return not kind.needs_activations and (isinstance(calibration, FoldedMoments) or not needs_folds(kind))
+    return not kind.needs_activations and (isinstance(calibration, KFoldMoments) or not needs_folds(kind))
 
 
 @torch.inference_mode()
 def _how_many(encoder: Encoder, dataset: ImageSet, images: int, memory: int) -> int:
-    state = encoder.start(next(dataset.test[:1].batches(1))[0]).hidden
+    state = encoder.embed(next(dataset.test[:1].batches(1))[0]).hidden
     bytes_per_image = state.numel() * state.element_size() * (len(encoder.blocks) + 1)
     return min(images, len(dataset.test), max(1, memory // bytes_per_image))

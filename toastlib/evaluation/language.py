@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from toastlib.approximation.engine import Variant, collect_calibration, fit_maps, variants_of, walk
+from toastlib.approximation.engine import Variant, collect_calibration, fit_maps, forward_plans, variants_of
 from toastlib.approximation.progress import progress_bar
 from toastlib.data import catalog
 from toastlib.data.texts import Texts, TextSet, tokenised
@@ -20,13 +20,13 @@ from toastlib.data.tokens import Tokens
 from toastlib.errors import InputError
 from toastlib.evaluation.metrics import CONFIDENCE
 from toastlib.models.base_architecture import shorten_config
-from toastlib.models.encoder import Encoder, Feed
+from toastlib.models.encoder import Encoder, ReplayBlock
 from toastlib.models.layers import Replacement
 from toastlib.models.loading import load_checkpoint, load_tokenizer, resolve_device, resolve_dtype
 from toastlib.models.saving import with_tower
 from toastlib.plan import ORIGINAL, Plan, parse_plans
-from toastlib.statistics.moments import FoldedMoments, Moments
-from toastlib.translators.base import Activations, make_translator, split_realign
+from toastlib.statistics.moments import KFoldMoments, Moments
+from toastlib.translators.base import Activations, make_translator, split_align
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class LanguageModel:
         return torch.stack([self._nats(hidden[row : row + 1], tokens[row : row + 1]) for row in range(len(tokens))])
 
     def _nats(self, hidden: Tensor, tokens: Tokens) -> Tensor:
-        with self.encoder.block_list([Feed(hidden, self.encoder.blocks[0])]):
+        with self.encoder.block_list([ReplayBlock(hidden, self.encoder.blocks[0])]):
             logits = self.encoder.run(self.model, tokens).logits[0, :-1]
         seen = (tokens.attention_mask[0, :-1] * tokens.attention_mask[0, 1:]).bool()
         return cross_entropy(logits[seen].float(), tokens.input_ids[0, 1:][seen], reduction="sum")
@@ -107,7 +107,7 @@ class LanguageModel:
             If maps stand in for spans, or blocks were split into sublayers, for which the architecture has no place;
             nothing has been written then.
         """
-        if self.encoder.parting is not None:
+        if self.encoder.sublayer_split is not None:
             raise InputError(
                 f"A saved {type(self.model).__name__} has no place for sublayers: save one of whole blocks."
             )
@@ -190,7 +190,7 @@ def score(
     calibration_size: int = 500,
     calibration_seed: int = 0,
     batch_size: int = 8,
-    moments: Moments | FoldedMoments | Activations | None = None,
+    moments: Moments | KFoldMoments | Activations | None = None,
 ) -> Scores:
     """Let the original and every plan with every translator predict the test texts, in one walk.
 
@@ -215,13 +215,13 @@ def score(
     Raises
     ------
     InputError
-        If a name is unknown, a plan does not fit the model, or a translator realigns features.
+        If a name is unknown, a plan does not fit the model, or a translator aligns features.
     """
     encoder, translators = language.encoder, list(dict.fromkeys(translators))
     for name in translators:
         make_translator(name)
-        if split_realign(name)[1]:
-            raise InputError(f"{name!r} realigns the features of an image or text; a language model has none.")
+        if split_align(name)[1]:
+            raise InputError(f"{name!r} aligns the features of an image or text; a language model has none.")
     plans = [plan.check(len(encoder.blocks)) for plan in parse_plans(plans)]
     if moments is None and any(plans):
         sample = texts.train.sample(min(calibration_size, len(texts.train)), calibration_seed)
@@ -238,7 +238,7 @@ def _walk_texts(language: LanguageModel, texts: Texts, variants: list[Variant], 
     parts = []
     with progress_bar(len(texts), "score", "text") as progress:
         for tokens, _ in texts.batches(batch_size):
-            nats = walk(language.encoder, tokens, variants, maps, language.nats)
+            nats = forward_plans(language.encoder, tokens, variants, maps, language.nats)
             parts.append(torch.stack([nats[variant] for variant in variants]).double().cpu())
             progress.update(len(tokens))
     return torch.cat(parts, dim=1)

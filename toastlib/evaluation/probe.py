@@ -2,13 +2,16 @@
 
 import copy
 import math
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from toastlib.cache import remembered
+from toastlib.cache import cached
+from toastlib.errors import InputError
+from toastlib.translators.base import linear_module
+from toastlib.translators.linear import Ridge
 
 
 class Probe:
@@ -67,7 +70,7 @@ class Probe:
         """
         features, labels = features.float(), labels.to(features.device)
         settings = (self.classes, self.seeds, self.epochs, self.learning_rate, self.batch_size, self.min_steps)
-        heads = remembered(lambda: self._train(features, labels), "probe", features, labels, settings)
+        heads = cached(lambda: self._train(features, labels), "probe", features, labels, settings)
         self.weight_, self.bias_ = heads["weight"].to(features.device), heads["bias"].to(features.device)
         return self
 
@@ -103,6 +106,19 @@ class Probe:
         probe.weight_, probe.bias_ = self.weight_[:1], self.bias_[:1]
         return probe
 
+    def to_linear(self) -> nn.Linear:
+        """The only head as a layer, from (images, width) to (images, classes).
+
+        Raises
+        ------
+        InputError
+            If there are several heads.
+        """
+        weight, bias = self.weight_.flatten(0, 1), self.bias_.flatten(0, 2)  # (heads, width, classes), (heads, classes)
+        if len(weight) != 1:
+            raise InputError(f"The probe holds {len(weight)} heads: fit one on one set of features with one seed.")
+        return linear_module(weight[0], bias[0])
+
     def _first_weights(
         self, sets: int, width: int, draws: list[torch.Generator], device: torch.device
     ) -> tuple[nn.Parameter, nn.Parameter]:
@@ -111,3 +127,34 @@ class Probe:
         first = torch.stack([torch.rand(width + 1, self.classes, generator=draw) for draw in draws])
         first = ((first * 2 - 1) * bound).to(device).expand(sets, -1, -1, -1)
         return nn.Parameter(first[:, :, :-1].clone()), nn.Parameter(first[:, :, -1:].clone())
+
+
+Head = TypeVar("Head", Probe, nn.Linear)
+
+
+def fold_into(head: Head, alignment: Ridge) -> Head:
+    """A head that gives for features what the given one gives for aligned features.
+
+    Parameters
+    ----------
+    head
+        A fitted `Probe`, or an `nn.Linear`.
+    alignment
+        From `align_features` or `fit_alignment`.
+
+    Returns
+    -------
+    Probe or Linear
+        A new head of the same kind, device and dtype.
+    """
+    folded = copy.deepcopy(head)
+    probe = isinstance(head, Probe)
+    old = head.weight_ if probe else head.weight.detach().mT  # (..., width, classes)
+    weight, bias = (part.to(old.device, torch.float64) for part in (alignment.weight_, alignment.bias_))
+    new, shift = (weight @ old.double()).to(old.dtype), (bias @ old.double()).to(old.dtype)
+    if probe:
+        folded.weight_, folded.bias_ = new, head.bias_ + shift[..., None, :]
+    else:
+        folded.weight.data = new.mT.contiguous()
+        folded.bias = nn.Parameter(shift if head.bias is None else head.bias.detach() + shift, requires_grad=False)
+    return folded

@@ -11,17 +11,18 @@ from toastlib.approximation.engine import (
     Variant,
     collect_calibration,
     collect_features,
+    fit_alignments,
     fit_maps,
-    fit_realignments,
     variants_of,
 )
 from toastlib.data.images import ImageSet
 from toastlib.errors import InputError, unknown
-from toastlib.evaluation.metrics import Predictions, accuracy_table, plan_costs
+from toastlib.evaluation.costs import plan_costs
+from toastlib.evaluation.metrics import Predictions, accuracy_table
 from toastlib.evaluation.probe import Probe
 from toastlib.models.encoder import Encoder
 from toastlib.plan import ORIGINAL, Plan, parse_plans
-from toastlib.statistics.moments import FoldedMoments, Moments
+from toastlib.statistics.moments import KFoldMoments, Moments
 from toastlib.translators.base import Activations, make_translator
 
 HEADS = ("retrained", "frozen")
@@ -39,7 +40,7 @@ def predict(
     head_lr: float = 1e-3,
     head_min_steps: int = 0,
     batch_size: int = 32,
-    moments: Moments | FoldedMoments | Activations | None = None,
+    moments: Moments | KFoldMoments | Activations | None = None,
     maps: Maps | None = None,
 ) -> Predictions:
     """Predict the test images with the original encoder and with every plan, translator, head and seed.
@@ -49,7 +50,7 @@ def predict(
     encoder, dataset
         The original encoder, and images with labels.
     plans, translators
-        Each plan is tried with each translator; with ``"linear+realign"``, or any other name before the plus, final
+        Each plan is tried with each translator; with ``"linear+align"``, or any other name before the plus, final
         features are brought back to the original's by one more closed-form map, see `toastlib.approximation.align`.
     seeds
         Of the heads: their first weights and the order of the images.
@@ -57,7 +58,7 @@ def predict(
         ``"retrained"``: a head is trained on the features of each plan; ``"frozen"``: the head trained on the
         original's features is kept; or both.
     calibration_size, calibration_seed
-        How many training images maps and realignments are fitted on, and the seed of that draw.
+        How many training images maps and alignments are fitted on, and the seed of that draw.
     head_lr, head_min_steps
         Learning rate of the heads, and how many steps they take at least, see `Probe`.
     batch_size
@@ -89,12 +90,12 @@ def predict(
     variants = variants_of(plans, translators)
     calibration, images = moments, None
     fits = calibration is None and maps is None and any(plans)
-    if fits or any(variant.realigned for variant in variants):
+    if fits or any(variant.aligned for variant in variants):
         images = dataset.train.sample(calibration_size, calibration_seed)
     if fits:
         calibration = collect_calibration(encoder, images, plans, translators, batch_size)
     maps = fit_maps(encoder, variants, calibration) if maps is None else _check_maps(encoder, variants, maps)
-    maps |= fit_realignments(encoder, images, variants, maps, batch_size)
+    maps |= fit_alignments(encoder, images, variants, maps, batch_size)
     trained_on = variants if "retrained" in heads else variants[:1]
     train = collect_features(encoder, dataset.train, trained_on, maps, batch_size)
     test = collect_features(encoder, dataset.test, variants, maps, batch_size)
@@ -155,10 +156,10 @@ def tabulate(predictions: Predictions, encoder: Encoder, dataset: ImageSet) -> p
 
 def _check_maps(encoder: Encoder, variants: Iterable[Variant], maps: Maps) -> Maps:
     for variant in variants:
-        for span, translator in variant.exits:
+        for span, translator in variant.map_keys:
             if (span, translator) not in maps:
                 raise InputError(f"The given maps have none for span {span} with translator {translator!r}.")
-    return {exit_: copy.deepcopy(module).to(encoder.device, encoder.dtype) for exit_, module in maps.items()}
+    return {key: copy.deepcopy(module).to(encoder.device, encoder.dtype) for key, module in maps.items()}
 
 
 def _check(dataset: ImageSet, heads: list[str]) -> None:

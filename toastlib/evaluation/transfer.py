@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 from torch import nn
 
-from toastlib.approximation.engine import Exit, Variant, collect_features
+from toastlib.approximation.engine import MapKey, Variant, collect_features
 from toastlib.approximation.replace import fit_spans
 from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
@@ -13,7 +13,7 @@ from toastlib.evaluation.metrics import Predictions, paired_difference
 from toastlib.evaluation.probe import Probe
 from toastlib.models.encoder import Encoder
 from toastlib.plan import ORIGINAL, Plan, parse_plans
-from toastlib.statistics.moments import FoldedMoments, Moments
+from toastlib.statistics.moments import KFoldMoments, Moments
 from toastlib.translators.base import Identity
 
 Kind = tuple[str, str]
@@ -25,7 +25,7 @@ def transfer(
     encoder: Encoder,
     target: ImageSet,
     plans: str | Plan | Iterable[str | Plan],
-    sources: Mapping[str, Moments | FoldedMoments],
+    sources: Mapping[str, Moments | KFoldMoments],
     translators: Iterable[str] = ("linear",),
     seeds: Iterable[int] = range(3),
     head_lr: float = 1e-3,
@@ -47,7 +47,7 @@ def transfer(
         Name of a data set -> moments of its calibration images, holding the plans' pairs; in folds where a translator
         needs them, see `fit_spans`.
     translators
-        Each is fitted on every source: the paper's linear map, or others by name. What realigns features is none of
+        Each is fitted on every source: the paper's linear map, or others by name. What aligns features is none of
         them: it would have to see the target.
     seeds, head_lr, head_min_steps
         Of the heads, see `Probe`.
@@ -126,9 +126,9 @@ def _key(kind: Kind) -> str:
 def _fit(
     encoder: Encoder,
     plans: Iterable[Plan],
-    sources: Mapping[str, Moments | FoldedMoments],
+    sources: Mapping[str, Moments | KFoldMoments],
     translators: Iterable[str],
-) -> dict[Exit, nn.Module]:
+) -> dict[MapKey, nn.Module]:
     spans = sorted({span for plan in plans for span in plan})
     dropped = {(span, "identity"): Identity().module() for span in spans}
     return dropped | {

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from toastlib.approximation.engine import collect_calibration, collect_features, fit_maps, fit_realignments, variants_of
+from toastlib.approximation.engine import collect_calibration, collect_features, fit_alignments, fit_maps, variants_of
 from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
-from toastlib.evaluation.dual_encoder import TwoTowers, caption
+from toastlib.evaluation.dual_encoder import DualEncoder, caption
 from toastlib.evaluation.metrics import Predictions
 from toastlib.plan import Plan, parse_plans
 from toastlib.statistics.moments import Moments
@@ -49,7 +49,9 @@ class ZeroShotHead:
 
 
 @torch.inference_mode()
-def zero_shot_head(towers: TwoTowers, class_names: Sequence[str], templates: Sequence[str] = TEMPLATES) -> ZeroShotHead:
+def zero_shot_head(
+    towers: DualEncoder, class_names: Sequence[str], templates: Sequence[str] = TEMPLATES
+) -> ZeroShotHead:
     """The head of these classes: the mean over templates of their text features, brought back to length 1.
 
     Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021), section 3.1.
@@ -82,7 +84,7 @@ def zero_shot_head(towers: TwoTowers, class_names: Sequence[str], templates: Seq
 
 
 def predict_zero_shot(
-    towers: TwoTowers,
+    towers: DualEncoder,
     dataset: ImageSet,
     plans: str | Plan | Iterable[str | Plan],
     translators: Iterable[str] = ("identity", "linear"),
@@ -130,12 +132,12 @@ def predict_zero_shot(
     variants = variants_of(plans, translators)
     head = zero_shot_head(towers, dataset.class_names, templates)
     calibration, images = moments, None
-    if calibration is None or any(variant.realigned for variant in variants):
+    if calibration is None or any(variant.aligned for variant in variants):
         images = dataset.train.sample(calibration_size, calibration_seed)
     if calibration is None and any(plans):
         calibration = collect_calibration(towers.encoder, images, plans, translators, batch_size)
     maps = fit_maps(towers.encoder, variants, calibration)
-    maps |= fit_realignments(towers.encoder, images, variants, maps, batch_size)
+    maps |= fit_alignments(towers.encoder, images, variants, maps, batch_size)
     test = collect_features(towers.encoder, dataset.test, variants, maps, batch_size)
     rows = [(HEAD, variant.translator, str(variant.plan), calibration_seed) for variant in variants]
     return Predictions(
@@ -145,7 +147,7 @@ def predict_zero_shot(
     )
 
 
-def of_classes(predictions: Predictions, classes: Iterable[int]) -> Predictions:
+def select_classes(predictions: Predictions, classes: Iterable[int]) -> Predictions:
     """The same predictions for the images of some classes only; what was predicted may be any class.
 
     Parameters

@@ -7,30 +7,31 @@ import pandas as pd
 import torch
 
 from toastlib.approximation.engine import collect_calibration
-from toastlib.approximation.fuse import FOLDED, fold_spans
+from toastlib.approximation.fuse import FUSED, fuse_spans
 from toastlib.approximation.replace import approximate
 from toastlib.data.images import Images, ImageSet
 from toastlib.errors import InputError
 from toastlib.evaluation.heads import (
     MEASURES,
     Head,
+    aligned,
     choose_head,
     compare,
     device_name,
     form,
     measure_latency,
     percent,
-    realigned,
 )
-from toastlib.evaluation.metrics import flops, paired_difference, parameter_count
+from toastlib.evaluation.metrics import paired_difference
+from toastlib.models.costs import flops, parameter_count
 from toastlib.models.encoder import Encoder
-from toastlib.models.model_card import Accuracy, Card, Counted
+from toastlib.models.model_card import Accuracy, ModelCardData, Sizes
 from toastlib.models.saving import example_input
 from toastlib.plan import Plan
-from toastlib.selection.search import chooser, search_plan
+from toastlib.selection.search import largest_plan_within, make_selector
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.similarity import similarity
-from toastlib.translators.base import RECOMMENDED, make_translator, split_realign
+from toastlib.translators.base import RECOMMENDED, make_translator, split_align
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,7 +44,7 @@ MAX_DROP = 1.0  # points
 
 
 @dataclass(frozen=True)
-class TakeAway:
+class CompressionResult:
     """A smaller encoder, and all that is to be said about it.
 
     Attributes
@@ -79,16 +80,16 @@ class TakeAway:
     classes: pd.DataFrame | None
     similarity: pd.DataFrame
     search: pd.DataFrame
-    counted: Counted
-    card: Card
+    counted: Sizes
+    card: ModelCardData
 
     @property
     def folded(self) -> bool:
         """Whether no layer stands where the blocks stood."""
-        return split_realign(self.translator)[0] == FOLDED
+        return split_align(self.translator)[0] == FUSED
 
 
-def shrink(
+def compress(
     encoder: Encoder,
     dataset: ImageSet,
     plan: str | Plan | None = None,
@@ -99,7 +100,7 @@ def shrink(
     calibration_size: int = 500,
     seed: int = 0,
     batch_size: int = 32,
-) -> TakeAway:
+) -> CompressionResult:
     """Make an encoder smaller and measure what that costs; test images are used for the measuring alone.
 
     Parameters
@@ -114,8 +115,8 @@ def shrink(
     max_drop
         As many blocks go as lose at most so many points on held-out training images; 1 if nothing is given.
     translator
-        A name of `TRANSLATORS`, or ``"folded"``; with ``"+realign"`` behind it the features are
-        realigned too, which the head takes in.
+        A name of `TRANSLATORS`, or ``"fused"``; with ``"+align"`` behind it the features are
+        aligned too, which the head takes in.
     classifier
         The checkpoint's own. It is kept where the data set has no labels or labels of the same names; else a linear
         head is trained on the original's features and frozen.
@@ -128,8 +129,8 @@ def shrink(
 
     Returns
     -------
-    TakeAway
-        The smaller encoder, and what it costs; `deliver` writes it.
+    CompressionResult
+        The smaller encoder, and what it costs; `save_compressed` writes it.
 
     Raises
     ------
@@ -151,19 +152,19 @@ def shrink(
         plan = Plan.parse(plan).check(len(encoder.blocks))
     else:
         trial = choose_head(encoder, replace(dataset, train=fitting), classifier, seed, batch_size)
-        choose = chooser(encoder, moments, calibration, trying, trial, translator, batch_size)
+        choose = make_selector(encoder, moments, calibration, trying, trial, translator, batch_size)
         if remove is not None:
             plan = choose(remove)
         else:
             bound = MAX_DROP if max_drop is None else max_drop
-            plan, search = search_plan(encoder, make, choose, trial, held_out, bound, batch_size)
+            plan, search = largest_plan_within(encoder, make, choose, trial, held_out, bound, batch_size)
     own_head = choose_head(encoder, dataset, classifier, seed, batch_size)
     smaller, head = make(plan, own_head)
     models = form(encoder, own_head), form(smaller, head)
     scores, classes = compare(models, head, dataset.test, batch_size)
     before, after = (percent(score, head.measure) for score in scores)
     counted = _count(encoder, smaller, *models)
-    card = Card(
+    card = ModelCardData(
         encoder.name,
         f"{len(calibration)} training images of {dataset.name}, seed {seed}",
         f"{len(dataset.test)} test images of {dataset.name}",
@@ -173,13 +174,15 @@ def shrink(
         device_name(encoder.device),
     )
     lost, matrix = paired_difference(*scores), similarity(moments, "cka")
-    return TakeAway(plan, translator, smaller, head, before, after, lost, classes, matrix, search, counted, card)
+    return CompressionResult(
+        plan, translator, smaller, head, before, after, lost, classes, matrix, search, counted, card
+    )
 
 
-def summary(taken: TakeAway) -> str:
+def summary(taken: CompressionResult) -> str:
     """A few lines for the terminal."""
     score = "{:.1f} % -> {:.1f} % [{:.1f}, {:.1f}]".format(taken.before[0], *taken.after)
-    removed = "blocks" if taken.encoder.parting is None else "sublayers"
+    removed = "blocks" if taken.encoder.sublayer_split is None else "sublayers"
     return "\n".join(
         [
             f"plan {taken.plan} ({len(taken.plan.removed)} {removed}, {taken.translator})",
@@ -196,7 +199,7 @@ def _check(encoder: Encoder, plan, remove: int | None, max_drop: float | None, t
         raise InputError(
             f"{encoder.name} was made smaller already: start from the original, with all spans in one plan."
         )
-    if split_realign(translator)[0] != FOLDED:
+    if split_align(translator)[0] != FUSED:
         make_translator(translator)
     if remove is not None and not 0 < remove < len(encoder.blocks):
         raise InputError(f"{remove} blocks cannot be removed: the model has {len(encoder.blocks)}, and keeps one.")
@@ -213,17 +216,17 @@ def _make(
     encoder: Encoder, head: Head, plan: Plan, translator: str, calibration: Images, batch_size: int
 ) -> tuple[Encoder, Head]:
     """The smaller encoder, and the head that belongs to it."""
-    kind, realign = split_realign(translator)
-    if kind == FOLDED:
-        smaller = fold_spans(encoder, plan, calibration, batch_size)
+    kind, align = split_align(translator)
+    if kind == FUSED:
+        smaller = fuse_spans(encoder, plan, calibration, batch_size)
     else:
         fitted_on = collect_calibration(encoder, calibration, [plan], [kind], batch_size)
         smaller = approximate(encoder, plan, kind, fitted_on)
-    if realign:
-        head = realigned(head, smaller, encoder, calibration, batch_size)
+    if align:
+        head = aligned(head, smaller, encoder, calibration, batch_size)
     return smaller, head
 
 
-def _count(encoder: Encoder, smaller: Encoder, *models: "PreTrainedModel") -> Counted:
+def _count(encoder: Encoder, smaller: Encoder, *models: "PreTrainedModel") -> Sizes:
     parameters = tuple(parameter_count(model) for model in models)
-    return Counted(parameters, tuple(flops(one, example_input(one)) for one in (encoder, smaller)))
+    return Sizes(parameters, tuple(flops(one, example_input(one)) for one in (encoder, smaller)))

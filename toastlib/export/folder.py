@@ -6,7 +6,7 @@ from pathlib import Path
 
 from toastlib.errors import InputError
 from toastlib.evaluation.heads import names_of
-from toastlib.export.compress import TakeAway
+from toastlib.export.compress import CompressionResult
 from toastlib.export.report import MARK, report
 from toastlib.models.layers import CODE
 
@@ -14,13 +14,13 @@ WRITTEN = ("README.md", "config.json", *CODE, "preprocessor_config.json", "repor
 """What lies in such a folder beside the weights, ``model*.safetensors`` and their index."""
 
 
-def deliver(taken: TakeAway, folder: str | Path) -> Path:
+def save_compressed(taken: CompressionResult, folder: str | Path) -> Path:
     """Write the model, its card and ``report.html``; beside the folder first, which then takes its place.
 
     Parameters
     ----------
     taken
-        From `shrink`.
+        From `compress`.
     folder
         Where to write; it may be missing, empty, or an earlier one of these.
 
@@ -55,7 +55,7 @@ def deliver(taken: TakeAway, folder: str | Path) -> Path:
 
 
 def check_folder(folder: str | Path, *inputs: str | Path) -> Path:
-    """Return the resolved folder if `deliver` may write it: it is new, empty, or was written by `deliver` before.
+    """Return the resolved folder if `save_compressed` may write it: it is new, empty, or its own.
 
     A folder that holds weights alone may be somebody's only copy of a fine-tuned checkpoint. So a folder is replaced
     only if its ``report.html`` says that toastlib wrote it, and nothing else has been put beside it since. The folder's
@@ -71,7 +71,7 @@ def check_folder(folder: str | Path, *inputs: str | Path) -> Path:
     Raises
     ------
     InputError
-        If the folder holds, or lies in, a folder that is read; or if `deliver` did not write it.
+        If the folder holds, or lies in, a folder that is read; or if `save_compressed` did not write it.
     """
     folder = Path(folder).resolve()
     for source in (Path(str(name).partition(":")[0]).resolve() for name in inputs):

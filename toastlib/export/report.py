@@ -3,8 +3,8 @@
 from html import escape
 
 from toastlib.evaluation.heads import MEASURES
-from toastlib.export.compress import TakeAway
-from toastlib.translators.base import split_realign
+from toastlib.export.compress import CompressionResult
+from toastlib.translators.base import split_align
 
 MARK = '<meta name="generator" content="toastlib">'
 """Says in the page who wrote its folder: only such a folder is ever replaced."""
@@ -35,7 +35,7 @@ pre { background: var(--track); border-radius: 10px; padding: 1rem; white-space:
 """
 
 
-def report(taken: TakeAway) -> str:
+def report(taken: CompressionResult) -> str:
     """The page, as text; every name in it that came from outside is escaped."""
     name, count = taken.card.base, len(taken.plan.removed)
     title = f"{name}, {count} block{'' if count == 1 else 's'} fewer"
@@ -62,15 +62,15 @@ def _section(title: str, content: str) -> str:
     return f"<section><h2>{title}</h2>{content}</section>"
 
 
-def _stand_in(taken: TakeAway) -> str:
-    form, realign = split_realign(taken.translator)
-    features = ", and the classifier has taken in a map that brings the features back" if realign else ""
+def _stand_in(taken: CompressionResult) -> str:
+    form, align = split_align(taken.translator)
+    features = ", and the classifier has taken in a map that brings the features back" if align else ""
     if taken.folded:
         return f"folded into the blocks before: the base architecture with fewer blocks{features}"
     return f"{escape(form)} maps in place of the blocks; every other weight is as it was{features}"
 
 
-def _tiles(taken: TakeAway) -> str:
+def _tiles(taken: CompressionResult) -> str:
     parameters, operations = taken.counted.parameters, taken.counted.flops
     tiles = [(MEASURES[taken.head.measure], f"{taken.after[0]:.1f} %", _lost(taken))]
     tiles.append(("parameters", f"{_change(*parameters)}", f"{_millions(parameters[0])} to {_millions(parameters[1])}"))
@@ -87,7 +87,7 @@ def _tiles(taken: TakeAway) -> str:
     return f'<div class="tiles">{cells}</div>'
 
 
-def _lost(taken: TakeAway) -> str:
+def _lost(taken: CompressionResult) -> str:
     if taken.head.measure != "accuracy":
         return "95 % interval {1:.1f} to {2:.1f}".format(*taken.after)
     lost, low, high = taken.lost
@@ -102,7 +102,7 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:.3g} M"
 
 
-def _strip(taken: TakeAway) -> str:
+def _strip(taken: CompressionResult) -> str:
     """The original's blocks in a row: kept ones filled, removed ones dashed, an arc over each span."""
     plan = taken.plan
     kept_maps = 0 if taken.folded else len(plan)
@@ -128,7 +128,7 @@ def _strip(taken: TakeAway) -> str:
         )
     width = 32 + count * size
     note = "Filled blocks are kept as they were; a map carries the states over the dashed ones."
-    if taken.encoder.parting is not None:
+    if taken.encoder.sublayer_split is not None:
         note += " They are sublayers: 2k is the attention of block k, and 2k + 1 its MLP."
     if taken.folded:
         note = "Dashed blocks are gone; the block where an arc begins has taken the map into its weights."
@@ -139,7 +139,7 @@ def _strip(taken: TakeAway) -> str:
     )
 
 
-def _matrix(taken: TakeAway) -> str:
+def _matrix(taken: CompressionResult) -> str:
     """Linear CKA of all pairs of blocks; the scale ends at the smallest value."""
     table = taken.similarity.pivot(index="first", columns="second", values="value").fillna(0)
     least, size, cells = float(table.min().min()), 24, []
@@ -173,7 +173,7 @@ def _matrix(taken: TakeAway) -> str:
     )
 
 
-def _costs(taken: TakeAway) -> str:
+def _costs(taken: CompressionResult) -> str:
     rows = [("parameters", *(f"{value:,}" for value in taken.counted.parameters))]
     rows.append(("GFLOPs per image", *(f"{value / 1e9:.3g}" for value in taken.counted.flops)))
     rows.append((MEASURES[taken.head.measure], f"{taken.before[0]:.2f} %", f"{taken.after[0]:.2f} %"))
@@ -189,7 +189,7 @@ def _table(header: list[str], rows: list[tuple]) -> str:
     return f"<table><tr>{top}</tr>{body}</table>"
 
 
-def _classes(taken: TakeAway) -> str:
+def _classes(taken: CompressionResult) -> str:
     if taken.classes is None:
         return ""
     worst_first = taken.classes.assign(delta=taken.classes["after"] - taken.classes["before"]).sort_values("delta")
@@ -212,7 +212,7 @@ def _bars(row: dict) -> str:
     return "".join(f'<div class="bar"><i style="width:{row[kind]:.1f}%"></i></div>' for kind in ("before", "after"))
 
 
-def _search(taken: TakeAway) -> str:
+def _search(taken: CompressionResult) -> str:
     if not len(taken.search):
         return ""
     taken_plan = str(taken.plan)
@@ -227,7 +227,7 @@ def _search(taken: TakeAway) -> str:
     )
 
 
-def _how_to_load(taken: TakeAway) -> str:
+def _how_to_load(taken: CompressionResult) -> str:
     auto = "AutoModel" if taken.head.module is None else "AutoModelForImageClassification"
     task = "image-feature-extraction" if taken.head.module is None else "image-classification"
     first = "" if taken.folded else "import toastlib  # or, without it: trust_remote_code=True\n"
@@ -239,7 +239,7 @@ answers = pipeline("{task}", "THIS-FOLDER")("image.png")"""
     return f"<pre>{escape(code)}</pre>{onnx}"
 
 
-def _method(taken: TakeAway) -> str:
+def _method(taken: CompressionResult) -> str:
     card, probe = taken.card, type(taken.head.module).__name__ == "Probe"
     heads = {
         "accuracy": "A linear head was trained on the original's features of the training images and then frozen."

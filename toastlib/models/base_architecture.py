@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from toastlib.errors import InputError
-from toastlib.evaluation.metrics import flops, parameter_count
+from toastlib.models.costs import flops, parameter_count
 from toastlib.models.encoder import Encoder
-from toastlib.models.model_card import Card, Counted, model_card
+from toastlib.models.model_card import ModelCardData, Sizes, model_card
 from toastlib.models.saving import Head, example_input, linear_head, with_tower
 from toastlib.plan import Plan
 
@@ -27,7 +27,7 @@ def save_plain(
     original: tuple[int, int],
     head: "Head | PreTrainedModel | None" = None,
     class_names: Sequence[str] | None = None,
-    card: Card | None = None,
+    card: ModelCardData | None = None,
 ) -> None:
     """Write the base architecture with the blocks that the encoder has.
 
@@ -50,11 +50,13 @@ def save_plain(
     model = plain_form(encoder, head, class_names)
     classes = 0 if head is None else model.config.num_labels
     beside = parameter_count(model) - parameter_count(encoder)
-    counted = Counted(
+    counted = Sizes(
         (original[0] + beside, parameter_count(model)), (original[1], flops(encoder, example_input(encoder)))
     )
     maps = [f"a map folded into the MLP of block {span.start}" for span in plan]
-    text = model_card(card or Card(), encoder.name, plan, maps, counted, encoder.feature_kind, classes, plain=True)
+    text = model_card(
+        card or ModelCardData(), encoder.name, plan, maps, counted, encoder.feature_kind, classes, plain=True
+    )
     files = {"README.md": text}
     if encoder.preprocessing is not None:
         files["preprocessor_config.json"] = json.dumps(encoder.preprocessing.to_config(), indent=2)

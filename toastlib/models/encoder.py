@@ -12,7 +12,7 @@ from toastlib.data.tokens import Inputs, Tokens, select_tokens, token_mask
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError, unknown
 from toastlib.models.structure import WITHOUT_MASK, count_special_tokens, find_blocks, is_causal, reads_text
-from toastlib.models.sublayer_split import Parting
+from toastlib.models.sublayer_split import SublayerSplit
 
 FEATURES = ("cls", "mean", "pooler", "last")
 
@@ -70,7 +70,7 @@ class Encoder(nn.Module):
         self.reads_text = reads_text(model)
         self.is_causal = self.reads_text and is_causal(model)
         self.special_tokens = count_special_tokens(model)
-        self.parting: Parting | None = None  # of its blocks into sublayers, see toastlib.models.sublayers
+        self.sublayer_split: SublayerSplit | None = None  # of its blocks into sublayers, see toastlib.models.sublayers
         if features not in FEATURES:
             raise unknown("features", features, FEATURES)
         if features == "cls" and hasattr(model, "config") and not self.special_tokens:
@@ -152,9 +152,9 @@ class Encoder(nn.Module):
             arguments["position_ids"] = inputs.positions
         return model(**arguments, attention_mask=inputs.attention_mask)
 
-    def start(self, inputs: Inputs) -> BlockInput:
+    def embed(self, inputs: Inputs) -> BlockInput:
         """Run everything before block 0: ``h[-1]`` and the further arguments of the blocks."""
-        capture = _Capture(self.blocks[0])
+        capture = _CaptureInput(self.blocks[0])
         with self.block_list([capture]):
             self.run(self.model, inputs)
         self._checked(capture.call.hidden, inputs)
@@ -164,13 +164,13 @@ class Encoder(nn.Module):
         """``h[block]`` from ``h[block-1]``, called as the model itself calls it."""
         return self.blocks[block](hidden, *shared.args, **shared.kwargs)
 
-    def finish(self, hidden: Tensor, inputs: Inputs) -> Tensor:
+    def pool(self, hidden: Tensor, inputs: Inputs) -> Tensor:
         """Features of shape (batch, width) from the last block's output ``(batch, tokens, width)``.
 
         The model's own forward runs with a block list that hands `hidden` over. What lies before the blocks is
         computed for the first input only, and ignored.
         """
-        with self.block_list([Feed(hidden, self.blocks[0])]):
+        with self.block_list([ReplayBlock(hidden, self.blocks[0])]):
             return self._pool(self.run(self.model, inputs[:1]), hidden, token_mask(inputs))
 
     @contextlib.contextmanager
@@ -223,7 +223,7 @@ class Encoder(nn.Module):
         return norm(tokens) if norm is not None and hidden is last_block else tokens
 
 
-class _StandIn(nn.Module):
+class _BlockProxy(nn.Module):
     """Takes the place of all blocks, and has the attributes that a model reads from the block that it stands for."""
 
     def __init__(self, block: nn.Module) -> None:
@@ -237,7 +237,7 @@ class _StandIn(nn.Module):
             return getattr(self._stands_for[0], name)
 
 
-class _Capture(_StandIn):
+class _CaptureInput(_BlockProxy):
     call: BlockInput
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -245,7 +245,7 @@ class _Capture(_StandIn):
         return hidden
 
 
-class Feed(_StandIn):
+class ReplayBlock(_BlockProxy):
     """A block that ignores what it is given and hands over its own hidden states."""
 
     def __init__(self, hidden: Tensor, block: nn.Module) -> None:

@@ -12,7 +12,7 @@ from toastlib.models.encoder import Encoder
 
 
 @contextlib.contextmanager
-def record(encoder: Encoder, blocks: Iterable[int]) -> Iterator[dict[int, Tensor]]:
+def capture_outputs(encoder: Encoder, blocks: Iterable[int]) -> Iterator[dict[int, Tensor]]:
     """Collect ``h[k]`` for every `k` of `blocks` while the encoder runs; -1 is the input of block 0.
 
     Yields
@@ -27,7 +27,7 @@ def record(encoder: Encoder, blocks: Iterable[int]) -> Iterator[dict[int, Tensor
 
     Examples
     --------
-    >>> with record(encoder, [2, 5]) as h:  # doctest: +SKIP
+    >>> with capture_outputs(encoder, [2, 5]) as h:  # doctest: +SKIP
     ...     encoder(pixel_values)
     >>> h[5] - h[2]  # doctest: +SKIP
     """
@@ -82,7 +82,7 @@ def collect_activations(
     """
     blocks = list(range(-1, len(encoder.blocks)) if blocks is None else blocks)
     kept: dict[int, list[Tensor]] = {block: [] for block in blocks}
-    with record(encoder, blocks) as h:
+    with capture_outputs(encoder, blocks) as h:
         for inputs, _ in images.batches(batch_size):
             encoder(inputs)
             for block in blocks:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-CODE = ("modeling_toast.py", "layers.py", "parting.py")
+CODE = ("modeling_toast.py", "layers.py", "sublayer_split.py")
 """The files that travel."""
 
 
-class Sum(nn.Module):
+class Parallel(nn.Module):
     """Two paths with the same input, their outputs added."""
 
     def __init__(self, straight: nn.Module, bent: nn.Module) -> None:
@@ -39,7 +39,7 @@ class Scale(nn.Module):
         return hidden * self.weight + self.bias
 
 
-class ByToken(nn.Module):
+class SplitByTokenType(nn.Module):
     """One map for the first tokens, another for the rest."""
 
     def __init__(self, special_tokens: int, special: nn.Module, patches: nn.Module) -> None:
@@ -58,7 +58,7 @@ class ByToken(nn.Module):
         return f"special_tokens={self.special_tokens}"
 
 
-class InContext(nn.Module):
+class AddPooledContext(nn.Module):
     """A map of each token, and what the image as a whole adds to its special tokens.
 
     Parameters
@@ -126,12 +126,17 @@ LAYERS = {
     "SiLU": (nn.SiLU, lambda layer: ()),
     "Dropout": (nn.Dropout, lambda layer: (layer.p,)),
     "Sequential": (nn.Sequential, lambda layer: layer),
-    "Sum": (Sum, lambda layer: (layer.straight, layer.bent)),
+    "Sum": (Parallel, lambda layer: (layer.straight, layer.bent)),
     "Scale": (_scale, lambda layer: (len(layer.weight), len(layer.bias))),
-    "ByToken": (ByToken, lambda layer: (layer.special_tokens, layer.special, layer.patches)),
-    "InContext": (InContext, lambda layer: (layer.special_tokens, layer.tokens, layer.context)),
+    "ByToken": (SplitByTokenType, lambda layer: (layer.special_tokens, layer.special, layer.patches)),
+    "InContext": (AddPooledContext, lambda layer: (layer.special_tokens, layer.tokens, layer.context)),
 }
-"""What maps are made of: name -> what makes a layer, and the arguments that make one like the one given."""
+"""Layers that maps are made of: name -> (what makes one, layer -> the arguments that make one like it).
+
+The names are part of the file format of saved models: they stay what they were when a class gets another name.
+"""
+RENAMED = {"Parallel": "Sum", "SplitByTokenType": "ByToken", "AddPooledContext": "InContext"}
+"""Class -> its name in `LAYERS`, where the two differ."""
 
 
 def describe_map(module: Any) -> Any:
@@ -143,7 +148,7 @@ def describe_map(module: Any) -> Any:
         If the map has a layer that is not one of `LAYERS`.
     """
     if isinstance(module, nn.Module):
-        name = type(module).__name__
+        name = RENAMED.get(type(module).__name__, type(module).__name__)
         if name not in LAYERS:
             raise ValueError(f"A map with a layer of class {name} cannot be saved; known are {', '.join(LAYERS)}.")
         return [name, *map(describe_map, LAYERS[name][1](module))]

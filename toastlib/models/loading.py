@@ -3,7 +3,7 @@
 import contextlib
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,8 +13,11 @@ from toastlib.data.hub import not_loaded
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError, unknown
 from toastlib.models.encoder import Encoder
-from toastlib.models.saving import opened_encoder
 from toastlib.models.structure import WITHOUT_MASK, is_causal, reads_text
+from toastlib.models.sublayer_split import SublayerSplit
+
+if TYPE_CHECKING:
+    from toastlib.models.modeling_toast import ToastPreTrainedModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -238,3 +241,13 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def opened_encoder(
+    model: "ToastPreTrainedModel", features: str | None, preprocessing: Preprocessing, name: str
+) -> Encoder:
+    """The encoder in a model that `AutoModel` opened; `features` as it was saved if `None`."""
+    config = model.config
+    encoder = Encoder(model.tower, config.blocks, features or config.features, preprocessing, name)
+    encoder.sublayer_split = config.parting and SublayerSplit(**config.parting)
+    return encoder

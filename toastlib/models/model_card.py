@@ -11,7 +11,7 @@ Accuracy = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelCardData:
     """What only the one who made the model knows; every part may be left out.
 
     Parameters
@@ -40,7 +40,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Counted:
+class Sizes:
     """Parameters and FLOPs of one image: of the original, and of this model."""
 
     parameters: tuple[int, int]
@@ -48,11 +48,11 @@ class Counted:
 
 
 def model_card(
-    card: Card,
+    card: ModelCardData,
     name: str,
     plan: Plan,
     maps: list[str],
-    counted: Counted,
+    counted: Sizes,
     features: str,
     classes: int,
     plain: bool = False,
@@ -68,7 +68,7 @@ def model_card(
     plan, maps
         The spans, and what stands in for each.
     counted
-        See `Counted`.
+        See `Sizes`.
     features
         Kind of the features, see `Encoder`.
     classes
@@ -84,8 +84,8 @@ def model_card(
 
 IN_WORDS = {
     "Identity": "the identity",
-    "ByToken": "a map for special tokens beside one for patches",
-    "InContext": "a map that also reads the patches of the image as a whole",
+    "SplitByTokenType": "a map for special tokens beside one for patches",
+    "AddPooledContext": "a map that also reads the patches of the image as a whole",
 }
 
 
@@ -106,7 +106,7 @@ def _header(base: str, classes: int) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def _made_of(card: Card, base: str, name: str, plan: Plan, maps: list[str]) -> str:
+def _made_of(card: ModelCardData, base: str, name: str, plan: Plan, maps: list[str]) -> str:
     if not plan:
         return f"All blocks of {base}, none replaced."
     sublayers = name.endswith(IN_SUBLAYERS)
@@ -127,7 +127,7 @@ def _removed(span: Span, sublayers: bool) -> str:
     return f"block{'s' if len(span.blocks) > 1 else ''} {', '.join(map(str, span.blocks))}"
 
 
-def _table(card: Card, counted: Counted) -> str:
+def _table(card: ModelCardData, counted: Sizes) -> str:
     rows = [
         ("parameters", *(f"{count:,}" for count in counted.parameters)),
         ("GFLOPs per image", *(f"{count / 1e9:.3g}" for count in counted.flops)),
@@ -146,7 +146,7 @@ def _percent(accuracy: Accuracy | None) -> str:
     return "" if accuracy is None else "{:.2f} % ({:.2f} to {:.2f})".format(*accuracy)
 
 
-def _notes(card: Card, features: str, plain: bool) -> str:
+def _notes(card: ModelCardData, features: str, plain: bool) -> str:
     kinds = {
         "cls": "the CLS token after the final norm",
         "mean": "the mean of the patch tokens",

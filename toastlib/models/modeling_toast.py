@@ -1,6 +1,6 @@
 """The saved form: a transformer in which maps stand in for spans of blocks, as a Hugging Face model type of its own.
 
-This file imports torch and transformers alone, and layers.py and parting.py beside it. All three travel in the folder
+This file imports torch, transformers, and layers.py and sublayer_split.py beside it. All three travel in the folder
 of every model that toastlib saves: with ``import toastlib``, or without toastlib by ``trust_remote_code=True``,
 `AutoModel`, `AutoModelForImageClassification` and `pipeline` open the folder.
 """
@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageClassification,
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
 from .layers import CODE, Replacement, build_map
-from .parting import Parting, part
+from .sublayer_split import SublayerSplit, split_block
 
 FORMAT = 2
 """Raised when older code could no longer read what is written."""
@@ -39,7 +39,7 @@ class ToastConfig(PreTrainedConfig):
     blocks
         Where the block list lies in the encoder.
     parting
-        Where blocks were split into sublayers before spans of these were replaced: the arguments of `Parting`.
+        Where blocks were split into sublayers before spans of these were replaced: the arguments of `SublayerSplit`.
     without
         Parts of the encoder that the original has not, such as a pooler without weights.
     spans
@@ -99,9 +99,9 @@ class ToastConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
 
-def split(blocks, parting):
+def split_blocks(blocks, split):
     """The block list with the attention and the MLP of each block in its place."""
-    sublayers = [sublayer for block in blocks for sublayer in part(block, parting)]
+    sublayers = [sublayer for block in blocks for sublayer in split_block(block, split)]
     return nn.Sequential(*sublayers) if isinstance(blocks, nn.Sequential) else nn.ModuleList(sublayers)
 
 
@@ -198,7 +198,7 @@ class ToastModel(ToastPreTrainedModel):
                 f"The {type(self.tower).__name__} of this transformers has no block list {config.blocks!r}: the model "
                 f"was saved with transformers {config.transformers_version}."
             ) from error
-        sublayers = split(blocks, Parting(**config.parting)) if config.parting else blocks
+        sublayers = split_blocks(blocks, SublayerSplit(**config.parting)) if config.parting else blocks
         self.tower.set_submodule(config.blocks, shorten(sublayers, config.spans))
         for name in config.without:
             setattr(self.tower, name, None)

@@ -1,40 +1,49 @@
 """Take it away: an encoder as a folder that transformers opens, and such a folder as an encoder again."""
 
+from __future__ import annotations
+
 import copy
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from toastlib.data.transforms import Preprocessing, image_size
+from toastlib.data.transforms import image_size
 from toastlib.errors import InputError
-from toastlib.evaluation.metrics import flops, parameter_count
-from toastlib.evaluation.probe import Probe
-from toastlib.models.encoder import Encoder
+from toastlib.models.costs import flops, parameter_count
 from toastlib.models.layers import describe_map
-from toastlib.models.model_card import Card, Counted, in_words, model_card
-from toastlib.models.sublayer_split import Parting
+from toastlib.models.model_card import ModelCardData, Sizes, in_words, model_card
 from toastlib.plan import Plan, Span
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from toastlib.models.encoder import Encoder
     from toastlib.models.modeling_toast import ToastConfig, ToastPreTrainedModel
 
-Head = Probe | nn.Linear
+
+class LinearHead(Protocol):
+    """A classifier on the features that can be written as one layer, such as `Probe`."""
+
+    def to_linear(self) -> nn.Linear:
+        """The layer, from (images, width) to (images, classes)."""
+        ...
+
+
+Head = LinearHead | nn.Linear
 """A classifier trained on the features: a probe with one head, or its layer."""
 
 
 def save_pretrained(
     encoder: Encoder,
     folder: str | Path,
-    head: "Head | PreTrainedModel | None" = None,
+    head: Head | PreTrainedModel | None = None,
     class_names: Sequence[str] | None = None,
-    card: Card | None = None,
+    card: ModelCardData | None = None,
 ) -> None:
     """Write a folder that `AutoModel`, `AutoModelForImageClassification` and `pipeline` of transformers open.
 
@@ -62,7 +71,9 @@ def save_pretrained(
     maps = [in_words(span["map"]) for span in model.config.spans]
     classes = model.config.num_labels if model.config.head else 0
     counted = count(encoder, model)
-    text = model_card(card or Card(), encoder.name, Plan(tuple(spans)), maps, counted, encoder.feature_kind, classes)
+    text = model_card(
+        card or ModelCardData(), encoder.name, Plan(tuple(spans)), maps, counted, encoder.feature_kind, classes
+    )
     model.companions = {"README.md": text}
     if encoder.preprocessing is not None:
         model.companions["preprocessor_config.json"] = json.dumps(encoder.preprocessing.to_config(), indent=2)
@@ -70,8 +81,8 @@ def save_pretrained(
 
 
 def saved_form(
-    encoder: Encoder, head: "Head | PreTrainedModel | None" = None, class_names: Sequence[str] | None = None
-) -> "ToastPreTrainedModel":
+    encoder: Encoder, head: Head | PreTrainedModel | None = None, class_names: Sequence[str] | None = None
+) -> ToastPreTrainedModel:
     """The encoder as a transformers model, which shares its weights; parameters as for `save_pretrained`.
 
     It is built from its configuration alone, as every reader will, and refused unless its weights fit and it computes
@@ -101,7 +112,7 @@ def saved_form(
     return model
 
 
-def count(encoder: Encoder, model: "ToastPreTrainedModel") -> Counted:
+def count(encoder: Encoder, model: ToastPreTrainedModel) -> Sizes:
     """Parameters and FLOPs of the original and of the encoder's saved form, which are built without weights.
 
     Without weights torch counts the products inside the attention too, which it does not see on a CPU.
@@ -114,21 +125,11 @@ def count(encoder: Encoder, model: "ToastPreTrainedModel") -> Counted:
         config = copy.deepcopy(model.config)
         config.spans = spans
         with torch.device("meta"):
-            built = Encoder(ToastModel(config).tower, config.blocks, encoder.feature_kind)
+            built = type(encoder)(ToastModel(config).tower, config.blocks, encoder.feature_kind)
         parameters.append(parameter_count(built))
         operations.append(flops(built, example))
     head = parameter_count(model) - parameter_count(encoder)
-    return Counted((parameters[0] + head, parameters[1] + head), tuple(operations))
-
-
-def opened_encoder(
-    model: "ToastPreTrainedModel", features: str | None, preprocessing: Preprocessing, name: str
-) -> Encoder:
-    """The encoder in a model that `AutoModel` opened; `features` as it was saved if `None`."""
-    config = model.config
-    encoder = Encoder(model.tower, config.blocks, features or config.features, preprocessing, name)
-    encoder.parting = config.parting and Parting(**config.parting)
-    return encoder
+    return Sizes((parameters[0] + head, parameters[1] + head), tuple(operations))
 
 
 def example_input(encoder: Encoder) -> Tensor:
@@ -149,14 +150,14 @@ def example_input(encoder: Encoder) -> Tensor:
 
 
 def _config(
-    encoder: Encoder, whole: "PreTrainedModel | None", layer: nn.Linear | None, class_names: Sequence[str] | None
-) -> "ToastConfig":
+    encoder: Encoder, whole: PreTrainedModel | None, layer: nn.Linear | None, class_names: Sequence[str] | None
+) -> ToastConfig:
     """What the saved form is built from."""
     from toastlib.models.modeling_toast import ToastConfig
 
     base, tower, skeleton = _skeleton(encoder, whole)
     block_count = len(skeleton.get_submodule(encoder.blocks_path))
-    spans = _spans(encoder, block_count if encoder.parting is None else 2 * block_count)
+    spans = _spans(encoder, block_count if encoder.sublayer_split is None else 2 * block_count)
     try:
         maps = {span: describe_map(module) for span, module in spans.items()}
     except ValueError as error:
@@ -173,7 +174,7 @@ def _config(
         base=base,
         tower=tower,
         blocks=encoder.blocks_path,
-        parting=encoder.parting and asdict(encoder.parting),
+        parting=encoder.sublayer_split and asdict(encoder.sublayer_split),
         without=[part for part, _ in skeleton.named_children() if getattr(encoder.model, part, None) is None],
         spans=[{"start": span.start, "end": span.end, "map": maps[span]} for span in spans],
         features=encoder.feature_kind,
@@ -185,7 +186,7 @@ def _config(
     )
 
 
-def _skeleton(encoder: Encoder, whole: "PreTrainedModel | None") -> tuple[Any, str, nn.Module]:
+def _skeleton(encoder: Encoder, whole: PreTrainedModel | None) -> tuple[Any, str, nn.Module]:
     """The base model's configuration, where the encoder lies in it, and the encoder as it was, without weights."""
     from transformers import AutoModel, AutoModelForImageClassification, PreTrainedModel
 
@@ -230,18 +231,13 @@ def linear_head(head: Head | None, encoder: Encoder, class_names: Sequence[str] 
     """The classifier as a layer of its own."""
     if head is None:
         return None
-    if isinstance(head, Probe):
-        weight, bias = head.weight_.flatten(0, 1), head.bias_.flatten(0, 2)  # (heads, width, classes), (heads, classes)
-        if len(weight) != 1:
-            raise InputError(f"The probe holds {len(weight)} heads: fit one on one set of features with one seed.")
-        weight, bias = weight[0].mT, bias[0]
-    elif isinstance(head, nn.Linear):
-        weight = head.weight
-        bias = weight.new_zeros(len(weight)) if head.bias is None else head.bias
-    else:
+    head = head.to_linear() if hasattr(head, "to_linear") else head
+    if not isinstance(head, nn.Linear):
         raise InputError(
             f"A head is a Probe, a linear layer or a transformers classifier, not a {type(head).__name__}."
         )
+    weight = head.weight
+    bias = weight.new_zeros(len(weight)) if head.bias is None else head.bias
     if class_names is not None and len(class_names) != len(weight):
         raise InputError(f"There are {len(class_names)} class names for {len(weight)} classes.")
     if weight.shape[1] != encoder.width:

@@ -13,7 +13,7 @@ IN_SUBLAYERS = " in sublayers"
 
 
 @dataclass(frozen=True)
-class Parting:
+class SublayerSplit:
     """Which parts of a block belong to its attention, and which to its MLP.
 
     Parameters
@@ -69,12 +69,12 @@ def block_name(block: int, sublayers: bool) -> str:
     return f"{('the attention', 'the MLP')[block % 2]} of block {block // 2}" if sublayers else f"block {block}"
 
 
-def part(block: nn.Module, parting: Parting) -> tuple[nn.Module, nn.Module]:
+def split_block(block: nn.Module, split: SublayerSplit) -> tuple[nn.Module, nn.Module]:
     """The attention of a block and its MLP, both of the block's class and with its own weights, not copies of them."""
-    return _without(block, parting.mlp, parting), _without(block, parting.attention, parting)
+    return _without(block, split.mlp, split), _without(block, split.attention, split)
 
 
-def _without(block: nn.Module, parts: tuple[str, ...], parting: Parting) -> nn.Module:
+def _without(block: nn.Module, parts: tuple[str, ...], split: SublayerSplit) -> nn.Module:
     sublayer = copy.copy(block)
     own = {name: copy.copy(value) for name, value in vars(block).items() if isinstance(value, dict)}
     vars(sublayer).update(own)  # a copied module shares its lists of children and hooks
@@ -83,6 +83,6 @@ def _without(block: nn.Module, parts: tuple[str, ...], parting: Parting) -> nn.M
             del sublayer._parameters[name]
             setattr(sublayer, name, 1.0)
         else:
-            attends = name == parting.attends
-            setattr(sublayer, name, Bypass(attends, attends and parting.returns_tuple, parting.adds))
+            attends = name == split.attends
+            setattr(sublayer, name, Bypass(attends, attends and split.returns_tuple, split.adds))
     return sublayer

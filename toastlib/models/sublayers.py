@@ -10,7 +10,7 @@ from toastlib.data.tokens import Inputs, Tokens
 from toastlib.errors import InputError
 from toastlib.models.encoder import BlockInput, Encoder
 from toastlib.models.saving import example_input
-from toastlib.models.sublayer_split import IN_SUBLAYERS, Parting, part
+from toastlib.models.sublayer_split import IN_SUBLAYERS, SublayerSplit, split_block
 
 
 def split_blocks(encoder: Encoder) -> Encoder:
@@ -41,32 +41,32 @@ def split_blocks(encoder: Encoder) -> Encoder:
     >>> mlps = plan_of(2 * block + 1 for block in (2, 3, 4, 5))  # the plan 4->5 6->7 8->9 10->11
     >>> smaller = approximate(sublayers, mlps, "ridge", collect_folds(sublayers, images))  # doctest: +SKIP
     """
-    if encoder.parting is not None:
+    if encoder.sublayer_split is not None:
         raise InputError(f"The blocks of {encoder.name} are sublayers already.")
     if any(hasattr(block, "translation") for block in encoder.blocks):
         raise InputError(f"{encoder.name} was made smaller already: split the original.")
-    parting = find_parting(encoder)
-    sublayers = [sublayer for block in encoder.blocks for sublayer in part(block, parting)]
+    split = find_split(encoder)
+    sublayers = [sublayer for block in encoder.blocks for sublayer in split_block(block, split)]
     shared = {id(tensor): tensor for tensor in (*encoder.parameters(), *encoder.buffers())}
     with encoder.block_list(sublayers):
-        split = copy.deepcopy(encoder, shared | {id(encoder.tokenizer): encoder.tokenizer})
+        whole = copy.deepcopy(encoder, shared | {id(encoder.tokenizer): encoder.tokenizer})
     if encoder.is_causal:  # some decoders run as many blocks as their configuration counts
-        split.model.config.num_hidden_layers = len(sublayers)
-    split.parting = parting
-    split.name = encoder.name + IN_SUBLAYERS
-    return split
+        whole.model.config.num_hidden_layers = len(sublayers)
+    whole.sublayer_split = split
+    whole.name = encoder.name + IN_SUBLAYERS
+    return whole
 
 
 @torch.inference_mode()
-def find_parting(encoder: Encoder) -> Parting:
+def find_split(encoder: Encoder) -> SublayerSplit:
     """How to part the blocks of an encoder, by trial: the two sublayers after one another are the block, bit for bit.
 
     Raises
     ------
     InputError
-        If no parting is.
+        If no split is.
     """
-    shared, block = encoder.start(_example(encoder)), encoder.blocks[0]
+    shared, block = encoder.embed(_example(encoder)), encoder.blocks[0]
     called, returned, whole = _run(block, shared.hidden, shared)
     attending = [name for name in called if "attention" in type(getattr(block, name)).__name__.lower()]
     if len(attending) == 1:
@@ -75,9 +75,9 @@ def find_parting(encoder: Encoder) -> Parting:
         for adds, cut, *owned in product((True, False), cuts, *[(True, False)] * len(own)):
             attention = (*called[:cut], *compress(own, owned))
             mlp = (*called[cut:], *(name for name in own if name not in attention))
-            parting = Parting(attention, mlp, attends, isinstance(returned[attends], tuple), adds)
-            if _is_right(parting, block, shared, whole):
-                return parting
+            split = SublayerSplit(attention, mlp, attends, isinstance(returned[attends], tuple), adds)
+            if _is_right(split, block, shared, whole):
+                return split
     raise InputError(f"The blocks of {encoder.name}, {type(block).__name__}s, are no attention followed by an MLP.")
 
 
@@ -97,17 +97,17 @@ def _run(block: nn.Module, hidden: Tensor, shared: BlockInput) -> tuple[list[str
     return list(returned), returned, output
 
 
-def _is_right(parting: Parting, block: nn.Module, shared: BlockInput, whole: Tensor) -> bool:
+def _is_right(split: SublayerSplit, block: nn.Module, shared: BlockInput, whole: Tensor) -> bool:
     """Whether both sublayers do something, together what the block does, and nothing is left without them."""
 
     def run(module: nn.Module, hidden: Tensor) -> Tensor:
         return module(hidden, *shared.args, **shared.kwargs)
 
-    attention, mlp = part(block, parting)
+    attention, mlp = split_block(block, split)
     middle = run(attention, shared.hidden)
     if middle.shape != whole.shape or torch.equal(middle, shared.hidden) or torch.equal(middle, whole):
         return False
-    neither, _ = part(mlp, parting)
+    neither, _ = split_block(mlp, split)
     return torch.equal(run(mlp, middle), whole) and torch.equal(run(neither, middle), middle)
 
 

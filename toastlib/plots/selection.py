@@ -23,33 +23,33 @@ PREDICTOR_NAMES = {
 
 
 def predicted_against_lost(frame: pd.DataFrame) -> np.ndarray:
-    """Points that each plan loses against what it was predicted to cost, one panel per predictor.
+    """Points that each plan loses against what it was predicted to cost, one panel per criterion.
 
     Parameters
     ----------
     frame
-        One row per plan and predictor: ``predictor``, ``removed`` (blocks), ``predicted`` and ``lost`` (points).
+        One row per plan and criterion: ``criterion``, ``removed`` (blocks), ``predicted`` and ``lost`` (points).
 
     Returns
     -------
     ndarray
-        The axes, one per predictor, in rows of at most three.
+        The axes, one per criterion, in rows of at most three.
     """
-    predictors, sizes = frame["predictor"].unique(), sorted(frame["removed"].unique())
-    columns = min(3, len(predictors))
-    rows = -(-len(predictors) // columns)
+    criteria, sizes = frame["criterion"].unique(), sorted(frame["removed"].unique())
+    columns = min(3, len(criteria))
+    rows = -(-len(criteria) // columns)
     size = (3.8 * columns, 2.9 * rows)
     _, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
     colours = dict(zip(sizes, sns.color_palette("viridis_r", len(sizes) + 1)[1:], strict=True))
     markers = dict(zip(sizes, "osD^vP*X", strict=False))
-    for ax in axes.flat[len(predictors) :]:
+    for ax in axes.flat[len(criteria) :]:
         ax.set_axis_off()
-    for ax, predictor in zip(axes.flat, predictors):
-        part = frame[frame["predictor"] == predictor]
+    for ax, criterion in zip(axes.flat, criteria):
+        part = frame[frame["criterion"] == criterion]
         style = {"hue": "removed", "style": "removed", "palette": colours, "markers": markers, "s": 30, "alpha": 0.8}
         sns.scatterplot(part, x="predicted", y="lost", legend=ax is axes.flat[0], ax=ax, **style)
         ax.axhline(0, color="grey", linewidth=1, zorder=0)
-        ax.set(xscale="log", title=PREDICTOR_NAMES.get(predictor, predictor), xlabel="predicted cost", ylabel="")
+        ax.set(xscale="log", title=PREDICTOR_NAMES.get(criterion, criterion), xlabel="predicted cost", ylabel="")
         decades = np.log10(part["predicted"].max() / part["predicted"].min())
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 3) if decades < 2.5 else (1,)))  # as many labels as have room
         ax.xaxis.set_major_formatter("{x:g}")
@@ -67,7 +67,7 @@ def rank_correlations(frame: pd.DataFrame) -> np.ndarray:
     Parameters
     ----------
     frame
-        One row per predictor and group: ``predictor``, ``removed`` (how many blocks, or which plans), ``correlation``,
+        One row per criterion and group: ``criterion``, ``removed`` (how many blocks, or which plans), ``correlation``,
         ``low`` and ``high``.
 
     Returns
@@ -75,17 +75,17 @@ def rank_correlations(frame: pd.DataFrame) -> np.ndarray:
     ndarray
         The axes, one per group of plans.
     """
-    sizes, predictors = list(frame["removed"].unique()), list(frame["predictor"].unique())
-    size = (3.7 * len(sizes), 1 + 0.35 * len(predictors))
+    sizes, criteria = list(frame["removed"].unique()), list(frame["criterion"].unique())
+    size = (3.7 * len(sizes), 1 + 0.35 * len(criteria))
     _, axes = plt.subplots(1, len(sizes), figsize=size, sharex=True, sharey=True, squeeze=False)
     for ax, removed in zip(axes[0], sizes, strict=True):
-        part = frame[frame["removed"] == removed].set_index("predictor").loc[predictors]
+        part = frame[frame["removed"] == removed].set_index("criterion").loc[criteria]
         ends = np.abs(part[["low", "high"]].to_numpy().T - part["correlation"].to_numpy())
         style = {"color": COLOURS["linear"], "fmt": MARKERS["linear"], "markersize": 6, "elinewidth": 1}
-        ax.errorbar(part["correlation"], range(len(predictors)), xerr=ends, **style)
+        ax.errorbar(part["correlation"], range(len(criteria)), xerr=ends, **style)
         ax.axvline(0, color="black", linewidth=1)
-        ax.set_yticks(range(len(predictors)), [PREDICTOR_NAMES.get(name, name) for name in predictors])
-        ax.set(title=f"removed blocks: {removed}", xlabel="rank correlation", ylim=(len(predictors) - 0.5, -0.5))
+        ax.set_yticks(range(len(criteria)), [PREDICTOR_NAMES.get(name, name) for name in criteria])
+        ax.set(title=f"removed blocks: {removed}", xlabel="rank correlation", ylim=(len(criteria) - 0.5, -0.5))
     return axes[0]
 
 

@@ -4,14 +4,14 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 
 from toastlib.plan import ORIGINAL
-from toastlib.translators.base import REALIGN
+from toastlib.translators.base import ALIGN
 
 COLOURS = {
     "identity": "#d55e00",
     "linear": "#0072b2",
     "mlp": "#009e73",
     "res-mlp": "#cc79a7",
-    "fair-mlp": "#e69f00",
+    "warm-start-mlp": "#e69f00",
     ORIGINAL: "#000000",
     "affine": "#56b4e9",
     "ridge": "#332288",
@@ -28,7 +28,7 @@ MARKERS = {
     "linear": "o",
     "mlp": "^",
     "res-mlp": "s",
-    "fair-mlp": "P",
+    "warm-start-mlp": "P",
     ORIGINAL: "D",
     "affine": "v",
     "ridge": "*",
@@ -39,9 +39,9 @@ MARKERS = {
     "diagonal": "d",
     "scalar": "h",
 }
-for name in [*COLOURS]:  # realigned features: the colour of their map, and letters for a marker
+for name in [*COLOURS]:  # aligned features: the colour of their map, and letters for a marker
     if name != ORIGINAL:
-        COLOURS[name + REALIGN], MARKERS[name + REALIGN] = COLOURS[name], f"${name[:2]}$"
+        COLOURS[name + ALIGN], MARKERS[name + ALIGN] = COLOURS[name], f"${name[:2]}$"
 CLASS_COLOURS = (
     *("#332288", "#88ccee", "#44aa99", "#117733", "#999933"),
     *("#ddcc77", "#cc6677", "#882255", "#aa4499", "#000000"),

@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from toastlib.plots.style import COLOURS, MARKERS
-from toastlib.translators.base import split_realign
+from toastlib.translators.base import split_align
 
 
 def residuals(frame: pd.DataFrame) -> np.ndarray:
@@ -86,7 +86,7 @@ def lost_by_translator(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     frame = frame.sort_values("lost", kind="stable")
     for place, row in enumerate(frame.to_dict("records")):
         ends = [[row["lost"] - row["low"]], [row["high"] - row["lost"]]]
-        fmt = "D" if split_realign(row["translator"])[1] else "o"
+        fmt = "D" if split_align(row["translator"])[1] else "o"
         ax.errorbar(row["lost"], place, xerr=ends, color=COLOURS.get(row["translator"]), fmt=fmt, elinewidth=1)
     ax.axvline(0, color="black", linewidth=1)
     for linear in frame.loc[frame["translator"] == "linear", "lost"]:

@@ -15,9 +15,9 @@ from itertools import combinations
 from toastlib.errors import InputError, unknown
 from toastlib.plan import Plan, Span, all_spans, plan_of
 from toastlib.statistics import similarity
-from toastlib.statistics.moments import FoldedMoments, Moments
+from toastlib.statistics.moments import KFoldMoments, Moments
 from toastlib.translators.linear import Affine, Ridge
-from toastlib.translators.per_token import Separate
+from toastlib.translators.per_token import PerTokenType
 
 Costs = dict[Span, float]
 SHORTLIST = 20
@@ -40,16 +40,16 @@ def _fit(moments: Moments, span: Span) -> float:
     return Affine().fit(moments, span).residual_
 
 
-def _held_out(moments: FoldedMoments, span: Span) -> float:
+def _held_out(moments: KFoldMoments, span: Span) -> float:
     return Ridge().fit(moments, span).held_out_
 
 
-def _by_token(moments: FoldedMoments, span: Span) -> float:
-    fits = Separate().fit(moments, span).fits_.values()
+def _by_token(moments: KFoldMoments, span: Span) -> float:
+    fits = PerTokenType().fit(moments, span).fits_.values()
     return sum(fit.held_out_ for fit in fits) / len(fits)
 
 
-PREDICTORS: dict[str, Callable[..., float]] = {
+CRITERIA: dict[str, Callable[..., float]] = {
     "mse": _mse,
     "cosine": _cosine,
     "cka": _cka,
@@ -67,16 +67,16 @@ NEED_FOLDS = ("held-out", "by-token")
 """Predictors that need `collect_folds`; `collect_moments`, a tenth of it in memory, is enough for the others."""
 
 
-def span_costs(moments: Moments | FoldedMoments, predictor: str = "held-out") -> Costs:
+def span_costs(moments: Moments | KFoldMoments, criterion: str = "held-out") -> Costs:
     """What every span of the model is predicted to cost.
 
     Parameters
     ----------
     moments
-        Of all pairs, from `collect_folds`; or from `collect_moments`, for the predictors that hold
+        Of all pairs, from `collect_folds`; or from `collect_moments`, for the criteria that hold
         nothing out.
-    predictor
-        A name of `PREDICTORS`.
+    criterion
+        A name of `CRITERIA`.
 
     Returns
     -------
@@ -86,25 +86,25 @@ def span_costs(moments: Moments | FoldedMoments, predictor: str = "held-out") ->
     Raises
     ------
     InputError
-        If the predictor is unknown, the moments are in no folds where it needs them, or pairs are missing.
+        If the criterion is unknown, the moments are in no folds where it needs them, or pairs are missing.
     """
-    if predictor not in PREDICTORS:
-        raise unknown("predictor", predictor, PREDICTORS)
-    if isinstance(moments, FoldedMoments):
+    if criterion not in CRITERIA:
+        raise unknown("criterion", criterion, CRITERIA)
+    if isinstance(moments, KFoldMoments):
         blocks = next(iter(moments.parts.values()))[0].blocks
-        moments = moments if predictor in NEED_FOLDS else moments.whole
-    elif predictor in NEED_FOLDS:
-        raise InputError(f"Predictor {predictor!r} is a held-out error: pass the moments of collect_folds.")
+        moments = moments if criterion in NEED_FOLDS else moments.whole
+    elif criterion in NEED_FOLDS:
+        raise InputError(f"Criterion {criterion!r} is a held-out error: pass the moments of collect_folds.")
     else:
         blocks = moments.blocks
-    return {span: PREDICTORS[predictor](moments.restrict(span), span) for span in all_spans(blocks[-1] + 1)}
+    return {span: CRITERIA[criterion](moments.restrict(span), span) for span in all_spans(blocks[-1] + 1)}
 
 
 def select(
-    moments: Moments | FoldedMoments,
+    moments: Moments | KFoldMoments,
     remove: int | None = None,
     budget: float | None = None,
-    predictor: str = "held-out",
+    criterion: str = "held-out",
     verify: Callable[[list[Plan]], Sequence[float]] | None = None,
     shortlist: int = SHORTLIST,
 ) -> Plan:
@@ -118,10 +118,10 @@ def select(
         How many blocks to remove, exactly.
     budget
         Remove instead as many blocks as a total predicted cost of this allows.
-    predictor
-        A name of `PREDICTORS`.
+    criterion
+        A name of `CRITERIA`.
     verify
-        Plans -> what each of them costs, in their order, see `measured_costs`.
+        Plans -> what each of them costs, in their order, see `run_plans`.
     shortlist
         How many plans to verify.
 
@@ -139,10 +139,10 @@ def select(
     Examples
     --------
     >>> def verify(plans):
-    ...     return measured_costs(encoder, held_out, plans, moments=folds)["features"]
+    ...     return run_plans(encoder, held_out, plans, moments=folds)["features"]
     >>> select(folds, remove=2, verify=verify)  # doctest: +SKIP
     """
-    plans = best_plans(span_costs(moments, predictor), shortlist if verify else 1, remove, budget)
+    plans = best_plans(span_costs(moments, criterion), shortlist if verify else 1, remove, budget)
     if len(plans) == 1:
         return plans[0]
     measured = [float(cost) for cost in verify(plans)]

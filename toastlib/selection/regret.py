@@ -12,7 +12,7 @@ from toastlib.evaluation.metrics import paired_difference
 from toastlib.translators.base import linear_module
 
 
-def random_like(linear: nn.Linear, around: str = "zero", seed: int = 0) -> nn.Linear:
+def random_map(linear: nn.Linear, around: str = "zero", seed: int = 0) -> nn.Linear:
     """A map of the same scale in random directions: the control of a fitted one, which knows nothing of the data.
 
     Parameters
@@ -105,7 +105,7 @@ class Distance(NamedTuple):
     honest: float
 
 
-def distance_to_best(correct: pd.DataFrame, chosen: str, splits: int = 200, seed: int = 0) -> Distance:
+def regret(correct: pd.DataFrame, chosen: str, splits: int = 200, seed: int = 0) -> Distance:
     """What an exhaustive search with the test labels would have won over a choice made without them.
 
     Parameters
@@ -148,7 +148,7 @@ class Standing(NamedTuple):
     hindsight: float
 
 
-def standing(correct: pd.DataFrame, chosen: str, splits: int = 200, seed: int = 0) -> Standing:
+def win_rate(correct: pd.DataFrame, chosen: str, splits: int = 200, seed: int = 0) -> Standing:
     """How a chosen plan stands among others of its size.
 
     Parameters

@@ -6,25 +6,25 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from toastlib.approximation.engine import collect_calibration, collect_features, fit_maps, fit_realignments, variants_of
+from toastlib.approximation.engine import collect_calibration, collect_features, fit_alignments, fit_maps, variants_of
 from toastlib.data.images import Images
 from toastlib.errors import InputError, unknown
 from toastlib.evaluation.probe import Probe
 from toastlib.models.encoder import Encoder
 from toastlib.plan import Plan
-from toastlib.statistics.moments import FoldedMoments, Moments
-from toastlib.translators.base import split_realign
+from toastlib.statistics.moments import KFoldMoments, Moments
+from toastlib.translators.base import split_align
 
 MEASURES = ("features", "divergence", "loss")
-"""What a plan is judged by: its final features, the head's answers, or these and the labels; see `measured_costs`."""
+"""What a plan is judged by: its final features, the head's answers, or these and the labels; see `run_plans`."""
 
 
-def measured_costs(
+def run_plans(
     encoder: Encoder,
     images: Images,
     plans: Iterable[Plan],
     translator: str = "linear",
-    moments: Moments | FoldedMoments | None = None,
+    moments: Moments | KFoldMoments | None = None,
     calibration: Images | None = None,
     head: Probe | nn.Module | None = None,
     measures: Iterable[str] = ("features",),
@@ -39,12 +39,12 @@ def measured_costs(
     images
         Training images that neither the maps nor the head are fitted on.
     translator
-        What stands in for the spans, realigned or not.
+        What stands in for the spans, aligned or not.
     moments
         What the maps are fitted on, see `fit_spans`. If `None`, those of these plans' spans
         alone are collected on the calibration images.
     calibration
-        Images that maps are fitted on where there are no moments, and realignments in any case.
+        Images that maps are fitted on where there are no moments, and alignments in any case.
     head
         Fitted on the original's features, and kept: a `Probe`, over whose seeds the mean is taken, or a module from
         features to logits. ``"features"`` needs none.
@@ -67,12 +67,12 @@ def measured_costs(
     measures = list(measures)
     _check(measures, head, images)
     variants = variants_of(plans, [translator])
-    if calibration is None and (moments is None or split_realign(translator)[1]):
+    if calibration is None and (moments is None or split_align(translator)[1]):
         raise InputError(f"Maps {translator!r} are to be fitted: pass the calibration images.")
     if moments is None:
         moments = collect_calibration(encoder, calibration, [v.plan for v in variants], [translator], batch_size)
     maps = fit_maps(encoder, variants, moments)
-    maps |= fit_realignments(encoder, calibration, variants, maps, batch_size)
+    maps |= fit_alignments(encoder, calibration, variants, maps, batch_size)
     original, *features = collect_features(encoder, images, variants, maps, batch_size)
     costs = {
         "features": lambda rows: features_error(rows, original),
@@ -95,7 +95,7 @@ def divergence(head: Probe | nn.Module, features: Tensor, original: Tensor) -> f
     Parameters
     ----------
     head
-        As for `measured_costs`.
+        As for `run_plans`.
     features, original
         Shape (images, width).
     """

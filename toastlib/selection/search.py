@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from toastlib.approximation.fuse import FOLDED
+from toastlib.approximation.fuse import FUSED
 from toastlib.data.images import Images
 from toastlib.errors import InputError
 from toastlib.evaluation.heads import Head, answers, form, score
@@ -12,15 +12,15 @@ from toastlib.evaluation.probe import Probe
 from toastlib.models.encoder import Encoder
 from toastlib.plan import Plan
 from toastlib.selection.criteria import best_plans, span_costs
-from toastlib.selection.rerank import measured_costs
+from toastlib.selection.rerank import run_plans
 from toastlib.statistics.moments import Moments
-from toastlib.translators.base import split_realign
+from toastlib.translators.base import split_align
 
 SHORTLIST = 10
 """So many plans of a size are run before one is chosen."""
 
 
-def chooser(
+def make_selector(
     encoder: Encoder,
     moments: Moments,
     calibration: Images,
@@ -46,11 +46,11 @@ def chooser(
     head
         Whose answers are compared; if it is no probe, features are.
     translator
-        As for `shrink`.
+        As for `compress`.
     batch_size
         Images per forward pass.
     """
-    costs, folded = span_costs(moments, "fit"), split_realign(translator)[0] == FOLDED
+    costs, folded = span_costs(moments, "fit"), split_align(translator)[0] == FUSED
     if folded:
         costs = {span: float("inf") if span.start == -1 else cost for span, cost in costs.items()}
     probe = head.module if isinstance(head.module, Probe) else None
@@ -62,12 +62,12 @@ def chooser(
             return plans[0]
         tried = "linear" if folded else translator
         settings = {"calibration": calibration, "head": probe, "measures": [measure], "batch_size": batch_size}
-        return plans[int(measured_costs(encoder, trying, plans, tried, **settings)[measure].argmin())]
+        return plans[int(run_plans(encoder, trying, plans, tried, **settings)[measure].argmin())]
 
     return choose
 
 
-def search_plan(
+def largest_plan_within(
     encoder: Encoder,
     make: Callable[[Plan, Head], tuple[Encoder, Head]],
     choose: Callable[[int], Plan],

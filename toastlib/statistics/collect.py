@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toastlib.cache import remembered
-from toastlib.data.tokens import select_tokens, summarise, token_mask
+from toastlib.cache import cached
+from toastlib.data.tokens import select_tokens, token_mask
 from toastlib.errors import InputError
 from toastlib.models.encoder import Encoder
-from toastlib.models.hooks import record
-from toastlib.statistics.moments import FoldedMoments, Moments, Pair, all_pairs
+from toastlib.models.hooks import capture_outputs
+from toastlib.models.layers import context_of
+from toastlib.statistics.moments import KFoldMoments, Moments, Pair, all_pairs
 
 States = tuple[dict[int, Tensor], Tensor | None]
 """Of one batch: block -> its output, shape (batch, tokens, width), and 1 for tokens, 0 for padding, or `None`."""
@@ -62,7 +63,7 @@ def collect_folds(
     folds: int = 5,
     batch_size: int = 32,
     views: Callable[[Any, int], Any] | None = None,
-) -> FoldedMoments:
+) -> KFoldMoments:
     """Stream images through the encoder once and accumulate moments in folds, special tokens and patches apart.
 
     Parameters
@@ -72,11 +73,11 @@ def collect_folds(
     folds
         Image i belongs to fold ``i % folds``.
     views
-        What to see in the images of a fold, such as `Views`: all copies of an image stay in its fold.
+        What to see in the images of a fold, such as `Augmentation`: all copies of an image stay in its fold.
 
     Returns
     -------
-    FoldedMoments
+    KFoldMoments
         float64, on the encoder's device.
 
     Raises
@@ -85,14 +86,14 @@ def collect_folds(
         If there are fewer images than folds, or fewer folds than two; or as for `collect_moments`.
     """
     pairs = all_pairs(len(encoder.blocks)) if pairs is None else list(pairs)
-    dealt = deal(images, folds)
+    dealt = split_folds(images, folds)
     if views is not None:
         dealt = [views(part, fold) for fold, part in enumerate(dealt)]
     kinds = kinds_of(encoder)
-    return join_folds(encoder, [_stream(encoder, part, pairs, kinds, batch_size, True) for part in dealt])
+    return merge_folds(encoder, [_stream(encoder, part, pairs, kinds, batch_size, True) for part in dealt])
 
 
-def deal(images, folds: int) -> list:
+def split_folds(images, folds: int) -> list:
     """Image i goes to fold ``i % folds``.
 
     Raises
@@ -110,11 +111,11 @@ def kinds_of(encoder: Encoder) -> list[str]:
     return ["special", "patch"] if encoder.special_tokens else ["patch"]
 
 
-def join_folds(encoder: Encoder, dealt: list[tuple[dict[str, Moments], dict[int, Tensor]]]) -> FoldedMoments:
+def merge_folds(encoder: Encoder, dealt: list[tuple[dict[str, Moments], dict[int, Tensor]]]) -> KFoldMoments:
     """Folded moments from what `accumulate` gave for each fold."""
     parts = {kind: tuple(moments[kind] for moments, _ in dealt) for kind in kinds_of(encoder)}
     summaries = tuple(summaries for _, summaries in dealt if summaries)
-    return FoldedMoments(parts, encoder.special_tokens, summaries=summaries)
+    return KFoldMoments(parts, encoder.special_tokens, summaries=summaries)
 
 
 def _stream(
@@ -130,10 +131,10 @@ def _stream(
         kept = {f"{kind}/{name}": tensor for kind in kinds for name, tensor in moments[kind].tensors().items()}
         return kept | {f"summaries/{block}": rows for block, rows in summaries.items()}
 
-    if hasattr(images, "contents"):
+    if hasattr(images, "cache_key_parts"):
         read_out = (encoder.blocks_path, encoder.special_tokens)
         settings = (pairs, kinds, batch_size, with_summaries)
-        kept = remembered(compute, "moments", encoder, read_out, *images.contents, *settings)
+        kept = cached(compute, "moments", encoder, read_out, *images.cache_key_parts, *settings)
     else:
         kept = compute()
     parts: dict[str, dict[str, Tensor]] = {"summaries": {}}
@@ -150,7 +151,7 @@ def _pass(
     blocks = sorted({block for pair in pairs for block in pair})
 
     def states() -> Generator[States, None, None]:
-        with record(encoder, blocks) as h:
+        with capture_outputs(encoder, blocks) as h:
             for inputs, _ in images.batches(batch_size):
                 encoder(inputs)
                 yield h, token_mask(inputs)
@@ -209,3 +210,22 @@ def _check_finite(moments: Moments) -> None:
         if not torch.isfinite(total):
             where = "The input of block 0" if block == -1 else f"The output of block {block}"
             raise InputError(f"{where} holds NaN or infinity: check the checkpoint and its dtype.")
+
+
+def summarise(hidden: Tensor, special_tokens: int) -> Tensor:
+    """What images say as a whole: mean special token, mean patch, and the patches' standard deviation, side by side.
+
+    Parameters
+    ----------
+    hidden
+        Shape (batch, tokens, width).
+    special_tokens
+        How many tokens stand before the patches.
+
+    Returns
+    -------
+    Tensor
+        Shape (batch, 3 width); without special tokens (batch, 2 width), mean patch and standard deviation alone.
+    """
+    context = context_of(hidden[:, special_tokens:])
+    return torch.cat([hidden[:, :special_tokens].mean(1), context], dim=-1) if special_tokens else context

@@ -149,7 +149,7 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class FoldedMoments:
+class KFoldMoments:
     """Moments of the calibration images in folds and by kind of token: for held-out errors and token-aware maps.
 
     Parameters
@@ -182,20 +182,20 @@ class FoldedMoments:
 
     def kind(self, name: str) -> Self:
         """One kind of token alone."""
-        return FoldedMoments({name: self.parts[name]}, self.special_tokens)
+        return KFoldMoments({name: self.parts[name]}, self.special_tokens)
 
     def restrict(self, blocks: Iterable[int]) -> Self:
         """Moments of these blocks alone, see `Moments.restrict`."""
         blocks = tuple(blocks)
         parts = {kind: tuple(fold.restrict(blocks) for fold in folds) for kind, folds in self.parts.items()}
         summaries = tuple({block: fold[block] for block in blocks} for fold in self.summaries)
-        return FoldedMoments(parts, self.special_tokens, summaries=summaries)
+        return KFoldMoments(parts, self.special_tokens, summaries=summaries)
 
     def merge(self, other: Self) -> Self:
         """Moments of the union of two disjoint sets of images, fold by fold; activations are not kept."""
         parts = {kind: tuple(map(Moments.merge, folds, other.parts[kind])) for kind, folds in self.parts.items()}
         summaries = tuple(map(_merge_summaries, self.summaries, other.summaries))
-        return FoldedMoments(parts, self.special_tokens, summaries=summaries)
+        return KFoldMoments(parts, self.special_tokens, summaries=summaries)
 
 
 def all_pairs(block_count: int) -> list[Pair]:

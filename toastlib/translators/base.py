@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from toastlib.errors import unknown
 from toastlib.plan import Span
-from toastlib.statistics.moments import FoldedMoments, Moments
+from toastlib.statistics.moments import KFoldMoments, Moments
 
 Activations = dict[int, Tensor]
 """Block -> its outputs, shape (rows, width), the same tokens of the same images in every block."""
@@ -37,7 +37,7 @@ class Translator(Protocol):
     name: str
     needs_activations: bool
 
-    def fit(self, calibration: Moments | FoldedMoments | Activations, span: Span) -> Self:
+    def fit(self, calibration: Moments | KFoldMoments | Activations, span: Span) -> Self:
         """Fit the map of `span` to what the original model computes for the calibration images."""
         ...
 
@@ -130,36 +130,36 @@ TRANSLATORS: dict[str, str | type[Translator]] = {
     "linear": "toastlib.translators.base:Linear",
     "affine": "toastlib.translators.linear:Affine",
     "ridge": "toastlib.translators.linear:Ridge",
-    "separate": "toastlib.translators.per_token:Separate",
-    "context": "toastlib.translators.per_token:Contextual",
+    "separate": "toastlib.translators.per_token:PerTokenType",
+    "context": "toastlib.translators.per_token:PooledContext",
     "low-rank": "toastlib.translators.linear:LowRank",
     "orthogonal": "toastlib.translators.linear:Orthogonal",
     "diagonal": "toastlib.translators.linear:Diagonal",
     "scalar": "toastlib.translators.linear:Scalar",
     "mlp": "toastlib.translators.trained:MLP",
     "res-mlp": "toastlib.translators.trained:ResMLP",
-    "fair-mlp": "toastlib.translators.trained:FairMLP",
+    "warm-start-mlp": "toastlib.translators.trained:WarmStartMLP",
 }
 """Name -> the class, or where it lies: then it is imported when it is asked for. Add your own here."""
 RECOMMENDED = "context"
 """What stands in where no translator is named: it loses least, see 06_translators; the paper's map is ``"linear"``."""
-REALIGN = "+realign"
-"""Behind a name, as in ``"linear+realign"``: the same maps, and the final features realigned."""
+ALIGN = "+align"
+"""Behind a name, as in ``"linear+align"``: the same maps, and the final features aligned."""
 
 
-def split_realign(translator: str) -> tuple[str, bool]:
-    """The name of the maps alone, and whether the final features are realigned after them."""
-    name = translator.removesuffix(REALIGN)
+def split_align(translator: str) -> tuple[str, bool]:
+    """The name of the maps alone, and whether the final features are aligned after them."""
+    name = translator.removesuffix(ALIGN)
     return name, name != translator
 
 
 def needs_folds(translator: Translator) -> bool:
-    """Whether a translator is fitted on moments in folds, `FoldedMoments`."""
+    """Whether a translator is fitted on moments in folds, `KFoldMoments`."""
     return getattr(translator, "needs_folds", False)
 
 
 def make_translator(translator: "str | Translator") -> Translator:
-    """A fresh translator by name, whether or not its features are realigned; a translator is returned as it is.
+    """A fresh translator by name, whether or not its features are aligned; a translator is returned as it is.
 
     Raises
     ------
@@ -168,7 +168,7 @@ def make_translator(translator: "str | Translator") -> Translator:
     """
     if not isinstance(translator, str):
         return translator
-    name, _ = split_realign(translator)
+    name, _ = split_align(translator)
     if name not in TRANSLATORS:
         raise unknown("translator", name, TRANSLATORS)
     kind = TRANSLATORS[name]

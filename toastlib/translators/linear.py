@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from toastlib.errors import unknown
-from toastlib.models.layers import Scale, Sum
+from toastlib.models.layers import Parallel, Scale
 from toastlib.plan import Span
-from toastlib.statistics.moments import FoldedMoments, Moments
+from toastlib.statistics.moments import KFoldMoments, Moments
 from toastlib.translators.base import linear_module
 from toastlib.translators.least_squares import Centred, Sums, fit_ridge, inverse
 
@@ -103,7 +103,7 @@ class Ridge(Affine):
         """Whether the penalty is to be chosen."""
         return self.penalty is None
 
-    def fit(self, moments: Moments | FoldedMoments, span: Span) -> Self:
+    def fit(self, moments: Moments | KFoldMoments, span: Span) -> Self:
         """Choose the penalty where none was given, then fit the map on all folds."""
         folds = moments.restrict(span).folds if self.needs_folds else (moments,)
         sums = [Sums.of_span(fold, span) for fold in folds]
@@ -142,13 +142,13 @@ class LowRank(Affine):
     def module(self) -> nn.Module:
         """The input plus two thin layers of it."""
         down, up = self.factors_
-        return Sum(nn.Identity(), nn.Sequential(linear_module(down), linear_module(up, self.bias_)))
+        return Parallel(nn.Identity(), nn.Sequential(linear_module(down), linear_module(up, self.bias_)))
 
     def architecture(self, width: int) -> nn.Module:
         """``2 rank width + width`` parameters."""
         rank = self._rank(width)
         thin = nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, width))
-        return Sum(nn.Identity(), thin)
+        return Parallel(nn.Identity(), thin)
 
     def _rank(self, width: int) -> int:
         return min(self.rank or width // 4, width)

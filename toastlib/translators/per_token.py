@@ -1,6 +1,6 @@
 """Maps that tell tokens apart: the CLS token, one of many, decides the classes, and one map for all hardly sees it.
 
-`Separate` gives it a map of its own, `Contextual` a look at the patches as well, as attention does.
+`PerTokenType` gives it a map of its own, `PooledContext` a look at the patches as well, as attention does.
 """
 
 import copy
@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from toastlib.errors import InputError
-from toastlib.models.layers import ByToken, InContext
+from toastlib.models.layers import AddPooledContext, SplitByTokenType
 from toastlib.plan import Span
-from toastlib.statistics.moments import FoldedMoments, Moments
+from toastlib.statistics.moments import KFoldMoments, Moments
 from toastlib.translators.base import linear_module, needs_folds
 from toastlib.translators.least_squares import Sums, fit_ridge
 from toastlib.translators.linear import Affine, Ridge
 
 
-class Separate:
+class PerTokenType:
     """One map for the special tokens and one for the patches: the CLS token, one of many, decides the classes.
 
     Parameters
@@ -41,7 +41,7 @@ class Separate:
     def __init__(self, form: Affine | None = None) -> None:
         self.form = form or Ridge()
 
-    def fit(self, moments: FoldedMoments, span: Span) -> Self:
+    def fit(self, moments: KFoldMoments, span: Span) -> Self:
         """Fit either map on its own tokens."""
         moments = moments.restrict(span)
         parts = {kind: moments.kind(kind) for kind in moments.parts}
@@ -60,14 +60,14 @@ class Separate:
         modules = {kind: fit.module() for kind, fit in self.fits_.items()}
         if len(modules) == 1:
             return modules["patch"]
-        return ByToken(self.special_tokens_, modules["special"], modules["patch"])
+        return SplitByTokenType(self.special_tokens_, modules["special"], modules["patch"])
 
     def architecture(self, width: int) -> nn.Module:
         """Two maps: twice the parameters of one, and the same work."""
-        return ByToken(1, self.form.architecture(width), self.form.architecture(width))
+        return SplitByTokenType(1, self.form.architecture(width), self.form.architecture(width))
 
 
-class Contextual:
+class PooledContext:
     """Separate maps, of which that of the special tokens also reads the image: its mean patch and how patches vary.
 
     What a removed block adds to the CLS token it gathers from the patches: no map of the token alone can know it, and
@@ -99,7 +99,7 @@ class Contextual:
     def __init__(self, penalty: float | None = None) -> None:
         self.penalty = penalty
 
-    def fit(self, moments: FoldedMoments, span: Span) -> Self:
+    def fit(self, moments: KFoldMoments, span: Span) -> Self:
         """Fit the maps of either kind of token.
 
         Raises
@@ -127,17 +127,21 @@ class Contextual:
         return self
 
     def module(self) -> nn.Module:
-        """All of it as an `InContext`, float32."""
+        """All of it as an `AddPooledContext`, float32."""
         width = len(self.biases_["patch"])
         own = {kind: linear_module(weight[:width], self.biases_[kind]) for kind, weight in self.weights_.items()}
         context = linear_module(self.weights_["special" if self.special_tokens_ else "patch"][width:])
-        tokens = ByToken(self.special_tokens_, own["special"], own["patch"]) if self.special_tokens_ else own["patch"]
-        return InContext(self.special_tokens_, tokens, context)
+        tokens = (
+            SplitByTokenType(self.special_tokens_, own["special"], own["patch"])
+            if self.special_tokens_
+            else own["patch"]
+        )
+        return AddPooledContext(self.special_tokens_, tokens, context)
 
     def architecture(self, width: int) -> nn.Module:
         """Four matrices, two of which see one vector for each image: the work of little more than one."""
-        own = ByToken(1, nn.Linear(width, width), nn.Linear(width, width))
-        return InContext(1, own, nn.Linear(2 * width, width, bias=False))
+        own = SplitByTokenType(1, nn.Linear(width, width), nn.Linear(width, width))
+        return AddPooledContext(1, own, nn.Linear(2 * width, width, bias=False))
 
 
 def sums_in_context(moments: Moments, summaries: dict[int, Tensor], span: Span) -> Sums:

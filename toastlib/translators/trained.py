@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from toastlib.models.layers import Sum
+from toastlib.models.layers import Parallel
 from toastlib.plan import Span
 from toastlib.statistics.moments import Moments
 from toastlib.translators.base import Activations, Linear
@@ -99,10 +99,10 @@ class ResMLP(MLP):
     def architecture(self, width: int) -> nn.Module:
         """LayerNorm; Linear, SiLU, Dropout, Linear added to the normed input; LayerNorm."""
         layers = (nn.Linear(width, width), nn.SiLU(), nn.Dropout(self.dropout), nn.Linear(width, width))
-        return nn.Sequential(nn.LayerNorm(width), Sum(nn.Identity(), nn.Sequential(*layers)), nn.LayerNorm(width))
+        return nn.Sequential(nn.LayerNorm(width), Parallel(nn.Identity(), nn.Sequential(*layers)), nn.LayerNorm(width))
 
 
-class FairMLP:
+class WarmStartMLP:
     """A trained map that starts where the closed form ends: what gradient descent can add to it.
 
     ``f(h) = h W + b + MLP(h)``, with the paper's MLP beside a linear path. Both see standardised inputs while they
@@ -133,7 +133,7 @@ class FairMLP:
         ``|H[e] - f(H[s])|^2 / |H[e]|^2`` on all calibration rows, as for the closed forms.
     """
 
-    name = "fair-mlp"
+    name = "warm-start-mlp"
     needs_activations = True
 
     def __init__(
@@ -157,7 +157,7 @@ class FairMLP:
     def architecture(self, width: int) -> nn.Module:
         """The sum of a linear layer and the paper's MLP, with one bias for both."""
         mlp = nn.Sequential(nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, width, bias=False))
-        return Sum(nn.Linear(width, width), mlp)
+        return Parallel(nn.Linear(width, width), mlp)
 
     def fit(self, activations: Activations, span: Span) -> Self:
         """Train the map of `span` on its rows but for those held out."""
@@ -240,7 +240,7 @@ def _least_squares(source: Tensor, target: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _warm_start(network: Sum, weight: Tensor, mean: Tensor, deviation: Tensor) -> None:
+def _warm_start(network: Parallel, weight: Tensor, mean: Tensor, deviation: Tensor) -> None:
     """Make the network compute ``(rows * deviation + mean) @ weight``, its MLP contributing nothing yet."""
     network.straight.weight.copy_((deviation[:, None] * weight).mT)
     network.straight.bias.copy_(mean @ weight)
@@ -248,7 +248,7 @@ def _warm_start(network: Sum, weight: Tensor, mean: Tensor, deviation: Tensor) -
 
 
 @torch.no_grad()
-def _fold(network: Sum, mean: Tensor, deviation: Tensor, scale: Tensor) -> None:
+def _fold(network: Parallel, mean: Tensor, deviation: Tensor, scale: Tensor) -> None:
     """Make a network of standardised rows one of the rows themselves, its outputs multiplied by `scale`."""
     for layer in (network.straight, network.bent[0]):
         layer.weight /= deviation

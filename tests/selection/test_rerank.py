@@ -1,0 +1,172 @@
+"""What plans cost when they are run, against encoders that are made and run one by one; and no label is looked at."""
+
+import pytest
+import torch
+from torch import nn
+
+from toastlib.approximation.align import align_features
+from toastlib.approximation.replace import approximate
+from toastlib.data.images import Images
+from toastlib.errors import InputError
+from toastlib.evaluation.probe import Probe
+from toastlib.plan import Plan
+from toastlib.selection.criteria import every_plan, select
+from toastlib.selection.rerank import MEASURES, divergence, features_error, loss, run_plans
+from toastlib.statistics.collect import collect_folds, collect_moments
+
+PLANS = [Plan.parse(text) for text in ("1->2", "0->3", "1->2 3->5")]
+
+
+@pytest.fixture
+def parts(tiny_images) -> tuple[Images, Images]:
+    """Calibration images, and others."""
+    return tiny_images.train[:40], tiny_images.train[40:70]
+
+
+@pytest.fixture
+def head(tiny_encoder, tiny_images) -> Probe:
+    """Two seeds of it."""
+    images = tiny_images.train[:40]
+    return Probe(3, [0, 1], min_steps=200).fit(features_of(tiny_encoder, images)[None], images.labels)
+
+
+@torch.inference_mode()
+def features_of(encoder, images) -> torch.Tensor:
+    return torch.cat([encoder(pixel_values) for pixel_values, _ in images.batches(32)])
+
+
+@pytest.mark.parametrize("translator", ["identity", "linear", "ridge", "linear+align"])
+def test_plans_cost_what_their_encoders_answers_differ(tiny_encoder, parts, head, translator):
+    calibration, images = parts
+    name = translator.removesuffix("+align")
+    folds, original = collect_folds(tiny_encoder, calibration), features_of(tiny_encoder, images)
+    costs = run_plans(tiny_encoder, images, PLANS, translator, folds, calibration, head, MEASURES)
+    assert list(costs.index) == list(map(str, PLANS))
+    assert list(costs) == list(MEASURES)
+    for plan in PLANS:
+        smaller = approximate(tiny_encoder, plan, name, folds)
+        features = features_of(smaller, images)
+        if name != translator:
+            features = align_features(smaller, tiny_encoder, calibration).module()(features)
+        expected = (
+            features_error(features, original),
+            divergence(head, features, original),
+            loss(head, features, images.labels),
+        )
+        assert tuple(costs.loc[str(plan)]) == pytest.approx(expected, rel=1e-3)  # float32 sums in another order
+
+
+def test_without_moments_those_of_the_plans_are_collected(tiny_encoder, parts):
+    calibration, images = parts
+    moments = collect_moments(tiny_encoder, calibration)
+    given = run_plans(tiny_encoder, images, PLANS, moments=moments)
+    collected = run_plans(tiny_encoder, images, PLANS, calibration=calibration)
+    assert collected["features"].to_dict() == pytest.approx(given["features"].to_dict(), rel=1e-4)
+
+
+def test_divergence_is_that_of_kullback_and_leibler():
+    torch.manual_seed(0)
+    features, original, head = torch.randn(7, 4), torch.randn(7, 4), nn.Linear(4, 3)
+    p, q = (head(rows).softmax(-1) for rows in (original, features))
+    expected = sum(p[i, k] * (p[i, k] / q[i, k]).log() for i in range(7) for k in range(3)) / 7
+    assert divergence(head, features, original) == pytest.approx(expected.item(), rel=1e-5)
+    assert divergence(head, original, original) == 0
+
+
+def test_loss_is_the_cross_entropy():
+    torch.manual_seed(0)
+    features, labels, head = torch.randn(7, 4), torch.arange(7) % 3, nn.Linear(4, 3)
+    expected = nn.functional.cross_entropy(head(features), labels).item()
+    assert loss(head, features, labels) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_probe_answers_as_its_linear_layers_do(tiny_encoder, parts, head):
+    original = features_of(tiny_encoder, parts[1])
+    features, labels = (
+        original + torch.randn(original.shape, generator=torch.Generator().manual_seed(0)),
+        parts[1].labels,
+    )
+    each = []
+    for weight, bias in zip(head.weight_[0], head.bias_[0], strict=True):
+        linear = nn.Linear(*weight.shape)
+        linear.weight.data, linear.bias.data = weight.mT, bias[0]
+        each.append((divergence(linear, features, original), loss(linear, features, labels)))
+    expected = [sum(two) / 2 for two in zip(*each, strict=True)]
+    assert [divergence(head, features, original), loss(head, features, labels)] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_error_of_features_is_one_minus_the_explained_variance():
+    torch.manual_seed(0)
+    original = torch.randn(50, 4)
+    assert features_error(original, original) == 0
+    assert features_error(original.mean(0).expand(50, 4), original) == pytest.approx(1)
+    assert features_error(2 * original, original) == pytest.approx(
+        (original.square().sum() / (original - original.mean(0)).square().sum()).item()
+    )
+
+
+class Sealed:
+    """Images whose labels nobody may look at."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return Sealed(self.images[index])
+
+    def batches(self, size=32):
+        return ((pixel_values, None) for pixel_values, _ in self.images.batches(size))
+
+    @property
+    def cache_key_parts(self):
+        return self.images.cache_key_parts  # pixels, and what happens to them
+
+    def __getattr__(self, name):
+        pytest.fail(f"{name} was looked at")
+
+
+@pytest.mark.parametrize(("translator", "measure"), [("linear", "features"), ("separate+align", "divergence")])
+def test_a_verified_choice_looks_at_no_label(tiny_encoder, parts, head, translator, measure):
+    """Moments, maps, alignments and runs on sealed images: the same choice as with labels in sight."""
+
+    def choose(calibration, images):
+        folds = collect_folds(tiny_encoder, calibration)
+
+        def verify(plans):
+            costs = run_plans(tiny_encoder, images, plans, translator, folds, calibration, head, [measure])
+            return costs[measure]
+
+        return select(folds, remove=2, verify=verify, shortlist=6)
+
+    assert choose(*map(Sealed, parts)) == choose(*parts)
+
+
+def test_a_choice_from_all_plans_is_the_best_of_all(tiny_encoder, parts):
+    calibration, images = parts
+    folds = collect_folds(tiny_encoder, calibration)
+    costs = run_plans(tiny_encoder, images, every_plan(6, remove=2), "linear", folds)["features"]
+    chosen = select(folds, remove=2, verify=lambda plans: costs[list(map(str, plans))], shortlist=15)
+    assert str(chosen) == costs.idxmin()
+
+
+@pytest.mark.parametrize("options", [{}, {"translator": "linear+align", "moments": "folds"}])
+def test_maps_that_cannot_be_fitted_are_refused(tiny_encoder, parts, options):
+    if "moments" in options:
+        options = options | {"moments": collect_folds(tiny_encoder, parts[0])}
+    with pytest.raises(InputError, match="are to be fitted: pass the calibration images"):
+        run_plans(tiny_encoder, parts[1], PLANS, **options)
+
+
+def test_measures_that_cannot_be_taken_are_refused(tiny_encoder, parts, head):
+    calibration, images = parts
+    unlabelled = Images(images.pixels, None, images.class_names, images.preprocessing)
+    for options, says in (
+        ({"measures": ["divergance"]}, "did you mean 'divergence'"),
+        ({"measures": ["divergence"]}, "'divergence' needs a head"),
+        ({"measures": ["loss"], "head": head}, "'loss' needs labels"),
+    ):
+        with pytest.raises(InputError, match=says):
+            run_plans(tiny_encoder, unlabelled, PLANS, calibration=calibration, **options)

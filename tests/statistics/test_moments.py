@@ -1,0 +1,213 @@
+"""One streaming pass: what the moments hold, and that they add up."""
+
+from dataclasses import replace
+from functools import reduce
+
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity
+
+from toastlib.errors import InputError
+from toastlib.models.hooks import collect_activations
+from toastlib.plan import Plan, Span
+from toastlib.statistics.collect import collect_folds, collect_moments, product_dtype
+from toastlib.statistics.moments import KFoldMoments, Moments, all_pairs, plan_pairs
+from toastlib.statistics.similarity import METRICS as MEASURES
+from toastlib.translators.base import Linear
+
+PAIRS = all_pairs(2)
+
+
+def rows(count: int, seed: int = 0, width: int = 5) -> dict[int, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return {block: torch.randn(count, width, generator=draw, dtype=torch.float64) for block in (-1, 0, 1)}
+
+
+def assert_same(ours: Moments, theirs: Moments, rtol: float = 1e-12) -> None:
+    """Equal to the rounding of float64 sums taken in another order."""
+    assert (ours.blocks, ours.count) == (theirs.blocks, theirs.count)
+    assert ours.products.keys() == theirs.products.keys()
+    for name in ("sums", "inner", "cosines"):
+        torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=rtol, atol=rtol)
+    for pair in theirs.products:
+        torch.testing.assert_close(ours.products[pair], theirs.products[pair], rtol=rtol, atol=rtol)
+
+
+def test_each_entry_is_what_it_says():
+    h = rows(40)
+    moments = Moments.of(h, PAIRS)
+    assert moments.blocks == (-1, 0, 1)
+    assert moments.count == 40
+    assert moments.width == 5
+    for i, first in enumerate(moments.blocks):
+        torch.testing.assert_close(moments.sums[i], h[first].sum(0))
+        for j, second in enumerate(moments.blocks):
+            torch.testing.assert_close(moments.inner[i, j], (h[first] * h[second]).sum())
+            torch.testing.assert_close(moments.cosines[i, j], cosine_similarity(h[first], h[second]).sum())
+            torch.testing.assert_close(moments.product(first, second), h[first].mT @ h[second])
+
+
+def test_merging_is_the_same_as_concatenating():
+    first, second = rows(30, seed=1), rows(50, seed=2)
+    both = {block: torch.cat([first[block], second[block]]) for block in first}
+    assert_same(Moments.of(first, PAIRS).merge(Moments.of(second, PAIRS)), Moments.of(both, PAIRS))
+
+
+def test_only_moments_of_the_same_pairs_merge():
+    h = rows(10)
+    with pytest.raises(InputError, match="same blocks and pairs"):
+        Moments.of(h, PAIRS).merge(Moments.of(h, [(0, 1)]))
+
+
+def test_float32_rows_are_summed_in_float64():
+    h = {0: torch.full((1000, 2), 1.1, dtype=torch.float32)}
+    moments = Moments.of(h, [(0, 0)])
+    assert moments.inner.dtype == moments.products[0, 0].dtype == torch.float64
+    value = torch.tensor(1.1, dtype=torch.float32).double()
+    torch.testing.assert_close(moments.products[0, 0][0, 1], 1000 * value**2, rtol=1e-13, atol=0)
+
+
+def test_float32_products_are_off_by_their_rounding_only():
+    """What GPUs form: 50 batches of 400 rows, against float64 throughout."""
+    batches = [{block: 3 + h for block, h in rows(400, seed, width=64).items()} for seed in range(50)]
+    quick, exact = (
+        reduce(Moments.merge, (Moments.of(h, PAIRS, dtype) for h in batches))
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert quick.inner.dtype == quick.products[0, 1].dtype == torch.float64
+    # float32 has 24 bits: 6e-8 a product, and sums of 400 of them a few times that.
+    assert_same(quick, exact, rtol=2e-6)
+    torch.testing.assert_close(MEASURES["cka"](quick), MEASURES["cka"](exact), rtol=1e-4, atol=1e-4)
+    maps = [Linear().fit(moments, Span(-1, 1)) for moments in (quick, exact)]
+    assert maps[0].residual_ == pytest.approx(maps[1].residual_, abs=1e-5)
+
+
+def test_encoders_on_the_cpu_get_float64_products(tiny_encoder, tiny_images):
+    assert product_dtype(tiny_encoder) == torch.float64
+    assert product_dtype(tiny_encoder.to("meta")) == torch.float32
+
+
+def test_a_pair_that_was_not_collected_is_named():
+    moments = Moments.of(rows(10), [(0, 1)])
+    with pytest.raises(InputError, match=r"do not hold the blocks \(-1, 1\)"):
+        moments.product(-1, 1)
+
+
+def test_plan_pairs_are_those_that_maps_are_fitted_from():
+    plans = [Plan.parse("1->3 4->5"), Plan.parse("1->2"), Plan()]
+    assert plan_pairs(plans) == [(1, 1), (1, 2), (1, 3), (4, 4), (4, 5)]
+
+
+def test_all_pairs_count_the_input_of_block_0():
+    assert all_pairs(2) == [(-1, -1), (-1, 0), (-1, 1), (0, 0), (0, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("tokens", ["all", "patch", "cls", "mean"])
+def test_collected_moments_are_those_of_the_stored_activations(tiny_encoder, tiny_images, tokens):
+    images = tiny_images.train[:20]
+    stored = collect_activations(tiny_encoder, images, tokens=tokens, batch_size=20)
+    moments = collect_moments(tiny_encoder, images, tokens=tokens, batch_size=20)
+    assert moments.count == {"all": 20 * 17, "patch": 20 * 16, "cls": 20, "mean": 20}[tokens]
+    assert_same(moments, Moments.of(stored, all_pairs(6)))
+
+
+def test_the_batch_size_does_not_matter(tiny_encoder, tiny_images):
+    encoder = tiny_encoder.double()  # in float32 the forward pass itself rounds differently for another batch
+    images = replace(tiny_images.train[:20], dtype=torch.float64)
+    assert_same(*(collect_moments(encoder, images, batch_size=size) for size in (20, 7)))
+
+
+def test_only_the_pairs_asked_for_are_kept(tiny_encoder, tiny_images):
+    moments = collect_moments(tiny_encoder, tiny_images.train[:4], plan_pairs([Plan.parse("-1->0 2->4")]))
+    assert set(moments.products) == {(-1, -1), (-1, 0), (2, 2), (2, 4)}
+    assert moments.blocks == (-1, 0, 2, 4)
+    assert moments.inner.shape == (4, 4)
+
+
+def test_no_hook_is_left_behind(tiny_encoder, tiny_images):
+    collect_moments(tiny_encoder, tiny_images.train[:4])
+    assert not any(block._forward_hooks or block._forward_pre_hooks for block in tiny_encoder.blocks)
+
+
+def test_no_images_are_refused(tiny_encoder, tiny_images):
+    with pytest.raises(InputError, match="no images"):
+        collect_moments(tiny_encoder, tiny_images.train[:0])
+
+
+def test_unknown_tokens_are_refused_with_the_nearest(tiny_encoder, tiny_images):
+    with pytest.raises(InputError, match="Unknown tokens 'patches': did you mean 'patch'"):
+        collect_moments(tiny_encoder, tiny_images.train[:4], tokens="patches")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_the_first_block_that_gives_nan_or_infinity_is_named(tiny_encoder, tiny_images, value):
+    with torch.no_grad():
+        next(tiny_encoder.blocks[3].parameters()).fill_(value)
+    with pytest.raises(InputError, match=r"^The output of block 3 holds NaN or infinity"):
+        collect_moments(tiny_encoder, tiny_images.train[:4])
+
+
+def test_nan_before_the_blocks_is_named(tiny_encoder, tiny_images):
+    with torch.no_grad():
+        tiny_encoder.model.embeddings.cls_token.fill_(torch.nan)
+    with pytest.raises(InputError, match=r"^The input of block 0 holds NaN or infinity"):
+        collect_moments(tiny_encoder, tiny_images.train[:4])
+
+
+def test_folds_part_images_and_kinds_of_tokens(tiny_encoder, tiny_images):
+    images = tiny_images.train[:23]
+    folds = collect_folds(tiny_encoder, images)
+    assert list(folds.parts) == ["special", "patch"]
+    assert [fold.count for fold in folds.kind("special").folds] == [5, 5, 5, 4, 4]
+    assert [fold.count for fold in folds.kind("patch").folds] == [80, 80, 80, 64, 64]
+    assert_same(folds.whole, collect_moments(tiny_encoder, images), rtol=1e-5)
+    for k, fold in enumerate(folds.folds):
+        assert_same(fold, collect_moments(tiny_encoder, images[k::5]), rtol=1e-5)
+
+
+def test_folds_of_two_workers_add_up():
+    first, second = (
+        {kind: tuple(Moments.of(rows(20, seed), PAIRS) for seed in seeds) for kind in ("special", "patch")}
+        for seeds in ((1, 2), (3, 4))
+    )
+    merged = KFoldMoments(first, 1).merge(KFoldMoments(second, 1))
+    for kind in first:
+        for ours, left, right in zip(merged.parts[kind], first[kind], second[kind], strict=True):
+            assert_same(ours, left.merge(right))
+
+
+def test_restricted_moments_are_those_of_the_blocks_alone():
+    h = rows(20)
+    restricted = Moments.of(h, PAIRS).restrict((-1, 1))
+    assert_same(restricted, Moments.of({-1: h[-1], 1: h[1]}, [(-1, -1), (-1, 1), (1, 1)]))
+    with pytest.raises(InputError, match=r"do not hold the blocks \(1, 2\)"):
+        restricted.restrict((1, 2))
+
+
+@pytest.mark.parametrize("folds", [0, 1, 5])
+def test_folds_that_would_be_empty_are_refused(tiny_encoder, tiny_images, folds):
+    with pytest.raises(InputError, match=f"4 images cannot be parted into {folds} folds"):
+        collect_folds(tiny_encoder, tiny_images.train[:4], folds=folds)
+
+
+def test_moments_survive_their_tensors(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    moments = Moments.of(rows(7), PAIRS)
+    save_file({name: tensor.contiguous() for name, tensor in moments.tensors().items()}, tmp_path / "moments")
+    again = Moments.from_tensors(load_file(tmp_path / "moments"))
+    assert (again.blocks, again.count, list(again.products)) == (moments.blocks, moments.count, PAIRS)
+    for name in ("sums", "inner", "cosines"):
+        assert torch.equal(getattr(again, name), getattr(moments, name))
+    assert all(torch.equal(again.products[pair], moments.products[pair]) for pair in PAIRS)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_all_pairs_at_once_are_the_products_one_by_one(count):
+    draw = torch.Generator().manual_seed(count)
+    hidden = {block: torch.randn(6, 5, generator=draw, dtype=torch.float64) for block in range(count)}
+    pairs = [(i, j) for i in hidden for j in hidden if i <= j]
+    found = Moments.of(hidden, pairs).products
+    assert list(found) == pairs
+    for i, j in pairs:
+        torch.testing.assert_close(found[i, j], hidden[i].mT @ hidden[j])

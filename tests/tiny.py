@@ -1,0 +1,97 @@
+"""Tiny models with random weights, one for every family that the tests know."""
+
+import torch
+
+from toastlib.evaluation.language import LanguageModel
+from toastlib.models.encoder import Encoder
+
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
+}
+PATCHES = (SIZES["image_size"] // SIZES["patch_size"]) ** 2
+FAMILIES = {
+    "vit": ("ViT", {}),
+    "deit": ("DeiT", {}),
+    "dinov2": ("Dinov2", {}),
+    "dinov2-registers": ("Dinov2WithRegisters", {"num_register_tokens": 4}),
+    "dinov3": ("DINOv3ViT", {"num_register_tokens": 4}),
+    "clip": ("CLIPVision", {}),
+    "siglip": ("SiglipVision", {}),
+    "beit": ("Beit", {"use_mean_pooling": True}),
+    "beit-cls": ("Beit", {"use_mean_pooling": False}),
+}
+"""Family -> the prefix of its classes in transformers, and what its configuration has beside `SIZES`."""
+READS = {"vocab_size": 50, "max_position_embeddings": 66}
+TEXT_FAMILIES = {
+    "bert": ("Bert", READS),
+    "roberta": ("Roberta", READS | {"pad_token_id": 0}),
+    "distilbert": ("DistilBert", READS | {"hidden_dim": 64}),
+    "gpt2": ("GPT2", READS | {"n_inner": 64}),
+    "llama": ("Llama", READS | {"num_key_value_heads": 2}),
+}
+"""The same for models of texts; token 0 is for padding."""
+
+
+def make_tiny_model(family, seed=0, head="Model", **config):
+    """A model of the family with random weights: 5 blocks, width 32; 32 pixels and patches of 8, or 50 tokens.
+
+    All parameters are moved away from their initial values: a norm with weight 1 and bias 0 applied twice
+    is the same as applied once, and would hide a mistake.
+    """
+    import transformers
+
+    prefix, settings = (FAMILIES | TEXT_FAMILIES)[family]
+    torch.manual_seed(seed)
+    configuration = getattr(transformers, f"{prefix}Config")(**SIZES | settings | config)
+    model = getattr(transformers, f"{prefix}{head}")(configuration).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+DECODERS = {"gpt2": "LMHeadModel", "llama": "ForCausalLM"}
+WORDS = ["[PAD]", "[UNK]", "[BOS]", "[EOS]", "a", "of", "photo", "cat", "dog", "tree", "oak"]
+LETTERS = "abcdefghijklmnopqrstuvwxyz .,;:!?'-()\nABCDEFGHI"
+
+
+def letter_tokenizer(**special):
+    """One token for each of `LETTERS`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<pad>": 0} | {letter: number for number, letter in enumerate(LETTERS, start=1)} | {"<unk>": 49}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{"pad_token": "<pad>", "unk_token": "<unk>"} | special)
+
+
+def make_language_model(family):
+    """A tiny decoder of the family with its head."""
+    special = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
+    # A head of its own: one that is the embedding, with random weights, says the last letter again and again.
+    model = make_tiny_model(family, head=DECODERS[family], tie_word_embeddings=False, **special)
+    model.generation_config.eos_token_id = None
+    base = getattr(model, model.base_model_prefix)
+    return LanguageModel(Encoder(base, features="mean", name="tiny", tokenizer=letter_tokenizer()), model)
+
+
+def write_tokenizer(folder):
+    """Whole words of `WORDS`, between [BOS] and [EOS]."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({word: k for k, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
+        single="[BOS] $A [EOS]", special_tokens=[("[BOS]", 2), ("[EOS]", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", model_input_names=["input_ids", "attention_mask"]
+    ).save_pretrained(folder)

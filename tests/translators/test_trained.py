@@ -1,0 +1,296 @@
+"""Trained maps: the paper's architectures, training that lowers the error, and the same map from the same seed."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, layer_norm, silu
+
+from toastlib.approximation.engine import collect_calibration
+from toastlib.approximation.replace import approximate, fit_spans
+from toastlib.errors import InputError
+from toastlib.evaluation.costs import map_costs, plan_costs, removed_parameters
+from toastlib.evaluation.sweep import predict, sweep
+from toastlib.models.costs import flops, parameter_count
+from toastlib.models.hooks import collect_activations
+from toastlib.plan import Plan, Span, parse_plans
+from toastlib.statistics.collect import collect_moments
+from toastlib.statistics.moments import Moments
+from toastlib.translators.base import TRANSLATORS, Identity, Linear, make_translator
+from toastlib.translators.trained import MLP, ResMLP, WarmStartMLP
+
+SPAN = Span(0, 1)
+TRAINED = [MLP, ResMLP, WarmStartMLP]
+QUICK = {"calibration_size": 10, "seeds": [0], "head_lr": 1e-2}
+
+
+def bent_rows(n: int = 800, width: int = 8) -> dict[int, Tensor]:
+    """Rows and what a smooth bent map makes of them, off centre and each column on its own scale."""
+    draw = torch.Generator().manual_seed(0)
+    source = torch.randn(n, width, generator=draw) * torch.logspace(-1, 1, width) + 3
+    mix = torch.randn(width, width, generator=draw)
+    return {0: source, 1: source + 2 * torch.tanh((source - 3) / torch.logspace(-1, 1, width) @ mix)}
+
+
+def squared_error(module: torch.nn.Module, rows: dict[int, Tensor]) -> float:
+    with torch.no_grad():
+        return (module(rows[0]) - rows[1]).square().mean().item()
+
+
+@pytest.mark.parametrize("width", [6, 96, 384])
+def test_parameters_are_those_of_the_papers_architectures(width):
+    half = width // 2
+    expected = {
+        MLP: (width * half + half) + (half * width + width),
+        ResMLP: 2 * (width * width + width) + 2 * 2 * width,  # two layers, two norms
+        WarmStartMLP: (width * width + width)
+        + (width * half + half)
+        + half * width,  # linear path, MLP, one output bias
+    }
+    for cls, count in expected.items():
+        assert parameter_count(cls().architecture(width)) == count
+
+
+def test_mlp_computes_the_papers_formula():
+    rows = bent_rows()
+    module = MLP(steps=3).fit(rows, SPAN).module()
+    first, last = module[0], module[2]
+    by_hand = gelu(rows[0] @ first.weight.mT + first.bias) @ last.weight.mT + last.bias
+    torch.testing.assert_close(module(rows[0]), by_hand)
+    assert first.weight.shape == (4, 8)
+
+
+def test_res_mlp_computes_the_papers_formula_without_dropout():
+    rows = bent_rows()
+    module = ResMLP(steps=3).fit(rows, SPAN).module()
+    parameters = dict(module.named_parameters())
+    first_norm, inner, outer, last_norm = ((w, b) for w, b in zip(*[iter(parameters.values())] * 2, strict=True))
+    normed = layer_norm(rows[0], (8,), *first_norm)
+    added = silu(normed @ inner[0].mT + inner[1]) @ outer[0].mT + outer[1] + normed
+    torch.testing.assert_close(module(rows[0]), layer_norm(added, (8,), *last_norm))
+
+
+@pytest.mark.parametrize("cls", TRAINED)
+def test_training_lowers_the_error(cls):
+    rows = bent_rows()
+    fitted = cls().fit(rows, SPAN)
+    assert fitted.losses_[-1] < 0.9 * fitted.losses_[0]
+    assert squared_error(fitted.module(), rows) < fitted.losses_[0]
+
+
+def test_the_papers_maps_take_full_batch_steps_of_adam_from_a_fresh_network():
+    rows = bent_rows()
+    fitted = MLP(seed=3, steps=5).fit(rows, SPAN)
+    torch.manual_seed(3)
+    network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.GELU(), torch.nn.Linear(4, 8))
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
+    for step in range(5):
+        loss = (network(rows[0]) - rows[1]).square().mean()
+        assert fitted.losses_[step].item() == pytest.approx(loss.item(), rel=1e-5)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    torch.testing.assert_close(fitted.module()(rows[0]), network(rows[0]).detach())
+
+
+def test_the_papers_numbers_are_the_defaults():
+    for cls in (MLP, ResMLP):
+        assert (cls().steps, cls().learning_rate) == (300, 1e-3)
+    assert len(MLP().fit(bent_rows(20), SPAN).losses_) == 300
+
+
+def test_the_fair_map_starts_at_least_squares_and_ends_below_it():
+    rows = bent_rows()
+    fitted = WarmStartMLP().fit(rows, SPAN)
+    solution = torch.linalg.lstsq(rows[0][:720].double(), rows[1][:720].double()).solution  # a tenth is held out
+    at_the_start = (rows[0][720:].double() @ solution - rows[1][720:]).square().mean().item()
+    assert fitted.losses_[0].item() == pytest.approx(at_the_start, rel=1e-3)
+    linear = fit_spans([SPAN], "linear", rows)[SPAN]
+    assert fitted.residual_ < linear.residual_
+
+
+def test_the_fair_map_keeps_its_best_state():
+    rows = bent_rows()
+    fitted = WarmStartMLP(learning_rate=0.1).fit(rows, SPAN)
+    held_out = {block: values[720:] for block, values in rows.items()}
+    assert squared_error(fitted.module(), held_out) == pytest.approx(fitted.losses_.min().item(), rel=1e-3)
+
+
+def test_where_nothing_can_be_added_the_fair_map_is_the_linear_one():
+    source = bent_rows()[0]
+    rows = {0: source, 1: source @ torch.randn(8, 8, generator=torch.Generator().manual_seed(1))}
+    assert WarmStartMLP().fit(rows, SPAN).residual_ < 1e-8
+
+
+def test_a_column_that_never_changes_does_no_harm():
+    rows = bent_rows()
+    rows[0][:, 2] = 5.0
+    assert WarmStartMLP(max_epochs=2).fit(rows, SPAN).residual_ < 0.5
+
+
+@pytest.mark.parametrize("cls", TRAINED)
+def test_residuals_are_those_of_the_module(cls):
+    rows = bent_rows(200)
+    fitted = cls().fit(rows, SPAN)
+    expected = (fitted.module()(rows[0]) - rows[1]).square().sum() / rows[1].square().sum()
+    assert fitted.residual_ == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cls", TRAINED)
+def test_a_seed_decides_everything_and_the_callers_random_numbers_stay(cls):
+    rows = bent_rows(200)
+    before = torch.get_rng_state()
+    first = cls(seed=1).fit(rows, SPAN).module()(rows[0])
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(7)
+    assert torch.equal(cls(seed=1).fit(rows, SPAN).module()(rows[0]), first)
+    assert not torch.equal(cls(seed=2).fit(rows, SPAN).module()(rows[0]), first)
+
+
+@pytest.mark.parametrize("cls", TRAINED)
+def test_maps_have_the_interface_of_translators(cls):
+    translator = make_translator(cls.name)
+    assert type(translator) is cls
+    assert translator.needs_activations
+    rows = bent_rows(60)
+    assert translator.fit(rows, SPAN) is translator
+    module = translator.module()
+    assert module(torch.randn(2, 5, 8)).shape == (2, 5, 8)
+    assert not module.training
+    assert not any(p.requires_grad for p in module.parameters())
+    module.to(torch.bfloat16)
+    assert next(translator.map_.parameters()).dtype == torch.float32  # a copy was converted
+
+
+@pytest.mark.parametrize("cls", TRAINED)
+def test_rows_recorded_in_inference_mode_can_be_trained_on(cls):
+    with torch.inference_mode():
+        rows = {block: values * 1 for block, values in bent_rows(60).items()}
+        fitted = cls().fit(rows, SPAN)
+    assert fitted.residual_ == pytest.approx(cls().fit(bent_rows(60), SPAN).residual_, rel=1e-4)
+
+
+def test_closed_forms_read_activations_as_well(tiny_encoder, tiny_images):
+    images = tiny_images.train[:40]
+    moments = collect_moments(tiny_encoder, images)
+    activations = collect_activations(tiny_encoder, images, tokens="all")
+    span = Span(1, 4)
+    for name in ("identity", "linear"):
+        ours, theirs = (fit_spans([span], name, calibration)[span] for calibration in (activations, moments))
+        assert ours.residual_ == pytest.approx(theirs.residual_, rel=1e-9)
+    torch.testing.assert_close(ours.weight_, theirs.weight_, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("cls", TRAINED)
+def test_approximate_puts_the_trained_map_in_place(tiny_encoder, tiny_images, pixel_values, cls):
+    activations = collect_activations(tiny_encoder, tiny_images.train[:10], [1, 3], tokens="all")
+    small = approximate(tiny_encoder, "1->3", cls.name, activations)
+    module = cls().fit(activations, Span(1, 3)).module()
+    replaced = small.blocks[2]
+    hidden = torch.randn(2, 17, 32)
+    assert torch.equal(replaced(hidden), module(hidden))
+    assert small(pixel_values).shape == (3, 32)
+
+
+def test_moments_are_not_enough_for_a_trained_map(tiny_encoder, tiny_images):
+    moments = collect_moments(tiny_encoder, tiny_images.train[:10])
+    with pytest.raises(InputError, match=r"^Translator 'mlp' is trained on activations.*collect_activations"):
+        approximate(tiny_encoder, "1->3", "mlp", moments)
+    with pytest.raises(InputError, match="'warm-start-mlp' is trained on activations"):
+        predict(tiny_encoder, tiny_images, "1->3", ["warm-start-mlp"], moments=moments, **QUICK)
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp"])
+def test_activations_without_the_span_say_so(tiny_encoder, tiny_images, name):
+    activations = collect_activations(tiny_encoder, tiny_images.train[:10], [1], tokens="all")
+    with pytest.raises(InputError, match=r"^Span 1->3 needs the activations of block 3, which are not there\.$"):
+        approximate(tiny_encoder, "1->3", name, activations)
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp"])
+def test_activations_that_are_not_finite_are_named(tiny_encoder, name):
+    rows = {1: torch.randn(40, 32), 3: torch.randn(40, 32)}
+    rows[3][7, 5] = torch.nan
+    with pytest.raises(InputError, match=r"^The activations of block 3 hold NaN or infinity"):
+        approximate(tiny_encoder, "1->3", name, rows)
+
+
+@pytest.mark.slow
+def test_costs_are_those_counted_on_the_smaller_encoder(tiny_encoder, tiny_images):
+    inputs, plans = torch.randn(1, 3, 32, 32), parse_plans(["1->2 3->5"])
+    calibration = collect_calibration(tiny_encoder, tiny_images.train[:5], plans, TRANSLATORS)
+    costs = plan_costs(tiny_encoder, plans, TRANSLATORS, inputs)
+    assert costs["translator"].tolist() == list(TRANSLATORS)
+    for row in costs.itertuples():
+        small = approximate(tiny_encoder, row.plan, row.translator, calibration)
+        assert row.parameters == parameter_count(small)
+        assert row.gflops == flops(small, inputs) / 1e9
+
+
+def test_costs_of_one_map():
+    assert map_costs("identity", 96, 65) == (0, 0)
+    assert map_costs("linear", 96, 65) == (96**2, 2 * 65 * 96**2)
+    assert map_costs("mlp", 96, 65) == (2 * 96 * 48 + 48 + 96, 2 * 65 * 2 * 96 * 48)
+
+
+def test_counting_first_leaves_fits_as_they_are():
+    """Maps are counted on the meta device, where what is imported on the way must not end up."""
+    program = """
+from toastlib.evaluation.costs import map_costs
+map_costs("context", 32, 5)
+from toastlib.translators.least_squares import PENALTIES
+print(PENALTIES.device)
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "cpu\n"
+
+
+def test_counting_costs_draws_no_random_numbers():
+    before = torch.get_rng_state()
+    map_costs("res-mlp", 96, 65)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_removed_parameters_follow_the_map(tiny_encoder):
+    plan = Plan.parse("1->3 4->5")
+    bare = removed_parameters(tiny_encoder, plan, "span", "identity")
+    for cls in TRAINED:
+        count = parameter_count(cls().architecture(32))
+        assert removed_parameters(tiny_encoder, plan, "span", cls.name) == bare - 2 * count
+        assert removed_parameters(tiny_encoder, plan, "block", cls.name) == bare - 3 * count
+
+
+@pytest.mark.slow
+def test_a_sweep_takes_trained_maps_beside_closed_forms(tiny_encoder, tiny_images):
+    table = sweep(tiny_encoder, tiny_images, ["1->2", "3->5"], translators=list(TRANSLATORS), **QUICK)
+    assert len(table) == 1 + 2 * len(TRANSLATORS)
+    again = sweep(tiny_encoder, tiny_images, ["1->2", "3->5"], translators=list(TRANSLATORS), **QUICK)
+    assert table.equals(again)
+
+
+def test_given_maps_are_taken_as_they_are(tiny_encoder, tiny_images):
+    activations = collect_activations(tiny_encoder, tiny_images.train.sample(10, seed=0), [1, 3], tokens="all")
+    maps = {
+        (span, name): fitted.module()
+        for name in ("linear", "mlp")
+        for span, fitted in fit_spans([Span(1, 3)], name, activations).items()
+    }
+    given = predict(tiny_encoder, tiny_images, "1->3", ["linear", "mlp"], maps=maps, **QUICK)
+    fitted = predict(tiny_encoder, tiny_images, "1->3", ["linear", "mlp"], **QUICK)
+    assert (given.predicted == fitted.predicted).all()
+
+
+def test_a_map_that_is_not_given_is_named(tiny_encoder, tiny_images):
+    with pytest.raises(InputError, match=r"^The given maps have none for span 1->3 with translator 'linear'\.$"):
+        predict(tiny_encoder, tiny_images, "1->3", ["linear"], maps={}, **QUICK)
+
+
+def test_closed_forms_say_that_moments_are_enough():
+    assert not Identity.needs_activations
+    assert not Linear.needs_activations
+    moments = Moments.of(bent_rows(40), [(0, 0), (0, 1)])
+    for cls in (Identity, Linear):
+        built, blank = cls().fit(moments, SPAN).module(), cls().architecture(8)
+        assert [p.shape for p in built.parameters()] == [p.shape for p in blank.parameters()]

@@ -1,0 +1,39 @@
+"""What an encoder costs to keep and to run: parameters and floating-point operations."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+if TYPE_CHECKING:
+    from toastlib.models.encoder import Encoder
+
+
+def parameter_count(module: torch.nn.Module) -> int:
+    """Number of parameters."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def flops(encoder: Encoder, inputs: Tensor) -> int:
+    """Floating-point operations of one forward pass (a multiply-add counts two), by torch's own counter.
+
+    They are counted without weights, on the meta device: torch does not see the products inside attention on a CPU.
+    """
+    return count_flops(without_values(encoder).features, inputs.to("meta"))
+
+
+def without_values(encoder: Encoder) -> Encoder:
+    """The encoder with shapes in place of values; the values are not copied on the way."""
+    shapes = {id(p): torch.nn.Parameter(p.to("meta"), requires_grad=False) for p in encoder.parameters()}
+    return copy.deepcopy(encoder, shapes | {id(buffer): buffer.to("meta") for buffer in encoder.buffers()})
+
+
+@torch.no_grad()
+def count_flops(function, *args) -> int:
+    with FlopCounterMode(display=False) as counter:
+        function(*args)
+    return counter.get_total_flops()
