@@ -44,7 +44,7 @@ def against_flops(name: str, rounds: int) -> list[Row]:
     encoder = toast.Encoder(getattr(transformers, f"{kind}Model")(config), name=name)
     smaller = {}
     for translator in TRANSLATORS:
-        maps = {span: make_translator(translator).architecture(width) for span in toast.Plan.parse(PLAN)}
+        maps = {span: make_translator(translator).build(width) for span in toast.Plan.parse(PLAN)}
         smaller[translator] = toast.replace_spans(encoder, maps)
     counted = {translator: count(some, saved_form(some)).flops for translator, some in smaller.items()}
     rows = []

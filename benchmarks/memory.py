@@ -60,13 +60,14 @@ def sweep(count: int) -> float:
     """Peak resident set in MiB after the features of so many plans, dropped and mapped, less those features."""
     import toastlib as toast
     from benchmarks.inputs import load
-    from toastlib.approximation.engine import collect_features, fit_maps, variants_of
+    from toastlib.approximation.engine import collect_features
+    from toastlib.approximation.prepare import prepare
 
     encoder, images = load(SWEPT_IMAGES, 6)
     plans = toast.paper.plan_list(len(encoder.blocks))[:count]
-    variants = variants_of(plans, ["identity", "linear"])
-    maps = fit_maps(encoder, variants, toast.collect_moments(encoder, images.train))
-    features = collect_features(encoder, images.train, variants, maps)
+    moments = toast.collect_moments(encoder, images.train)
+    ready = prepare(encoder, images, plans, translators=["identity", "linear"], calibration=moments, batch_size=32)
+    features = collect_features(encoder, images.train, ready.variants, ready.maps)
     return _peak() - features.nbytes / 2**20
 
 

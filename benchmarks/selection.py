@@ -43,22 +43,26 @@ def chosen(
     import pandas as pd
 
     import toastlib as toast
-    from toastlib.selection.criteria import every_plan
+    from toastlib.approximation.engine import THE_ORIGINAL, collect_features
+    from toastlib.approximation.prepare import prepare
+    from toastlib.selection.plans import every_plan
+    from toastlib.selection.regret import regret, win_rate
     from toastlib.selection.rerank import divergence, features_error, loss
 
     encoder = toast.load_encoder("vit-mini", device="cpu")
     images = toast.load_images(dataset, encoder, train_size=train + held_out, test_size=test)
     drawn = images.train.sample(train + held_out, seed)
     seen, unseen = drawn[:train], drawn[train:]
-    variants = toast.variants_of(every_plan(len(encoder.blocks), removed), ["linear"])
-    maps = toast.fit_maps(encoder, variants, toast.collect_moments(encoder, seen[:calibration]))
-    head = toast.Probe(len(images.class_names), range(3), min_steps=1000).fit(
-        toast.collect_features(encoder, seen, variants[:1], {}), seen.labels
+    plans = every_plan(len(encoder.blocks), removed)
+    options = {"translators": ["linear"], "calibration": seen[:calibration], "batch_size": 32}
+    ready = prepare(encoder, images, plans, **options)
+    head = toast.Probe(len(images.class_names), toast.HeadConfig(seeds=3, min_steps=1000)).fit(
+        collect_features(encoder, seen, [THE_ORIGINAL], {}), seen.labels
     )
-    told = head.predict(toast.collect_features(encoder, images.test, variants, maps))
-    right = (told == images.test.labels).double().mean(1).numpy()[1:].T
-    correct = pd.DataFrame(right, columns=[str(variant.plan) for variant in variants[1:]])
-    features = toast.collect_features(encoder, unseen, variants, maps)
+    predicted = head.predict(collect_features(encoder, images.test, ready.variants, ready.maps))
+    shares = (predicted == images.test.labels).double().mean(1).numpy()[1:].T
+    correct = pd.DataFrame(shares, columns=[str(plan) for plan in plans])
+    features = collect_features(encoder, unseen, ready.variants, ready.maps)
     measures = {
         "features": lambda rows, plan: features_error(plan[rows], features[0, rows]),
         "divergence": lambda rows, plan: divergence(head, plan[rows], features[0, rows]),
@@ -67,8 +71,8 @@ def chosen(
 
     @cache
     def worth(plan: str) -> tuple[float, float, float]:
-        standing = toast.win_rate(correct, plan)
-        return 100 * standing.beats, 100 * standing.unbeaten, toast.regret(correct, plan).points
+        standing = win_rate(correct, plan)
+        return 100 * standing.beats, 100 * standing.unbeaten, regret(correct, plan).points
 
     order, table = np.random.default_rng(seed), []
     for size in (*verify, held_out):
@@ -77,7 +81,7 @@ def chosen(
             picks = [np.argmin([measure(subset, plan) for plan in features[1:]]) for subset in rows]
             beats, unbeaten, behind = np.mean([worth(correct.columns[pick]) for pick in picks], axis=0)
             table.append((name, size, beats, unbeaten, behind))
-    hindsight = toast.win_rate(correct, correct.columns[0]).hindsight
+    hindsight = win_rate(correct, correct.columns[0]).hindsight
     table.append(("half of the test labels", len(correct) // 2, 100 * hindsight, np.nan, np.nan))
     return pd.DataFrame(table, columns=["chosen by", "images", "beats", "unbeaten", "points behind"])
 

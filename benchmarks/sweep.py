@@ -3,7 +3,7 @@
     python -m benchmarks.sweep [--train 5000] [--test 2000] [--dataset NAME]
 
 The paper's 20 plans and the original, linear maps from 500 images, retrained heads with 3 seeds, float32; and once
-more with `dtype="auto"` where that is bfloat16. Of the plain way the original and three plans are run, each with its
+more with `dtype="fastest"` where that is bfloat16. Of the plain way the original and three plans are run, each with its
 heads and one head in a process of its own; the rest is counted from them, features by the number of blocks and heads
 by their number. The cache is off.
 """
@@ -49,10 +49,9 @@ def ours(train_size: int, test_size: int, dataset: str, dtype: str) -> dict[str,
 
     encoder, images = load(train_size, test_size, dataset, dtype)
     plans = toast.paper.plan_list(len(encoder.blocks))
-    table = toast.sweep(
-        encoder, images, plans, translators=["linear"], seeds=range(SEEDS), calibration_size=CALIBRATION
-    )
-    return table.groupby("plan")["accuracy"].mean().to_dict()
+    head = toast.HeadConfig("retrained", seeds=SEEDS, min_steps=0)
+    result = toast.evaluate_plans(encoder, images, plans, translators=["linear"], calibration=CALIBRATION, head=head)
+    return result.table.groupby("plan")["accuracy"].mean().to_dict()
 
 
 def against_reference(train_size: int, test_size: int, dataset: str = "") -> list[Row]:
@@ -76,14 +75,14 @@ def against_reference(train_size: int, test_size: int, dataset: str = "") -> lis
         Row("plain way, all in one process / ours", one_process / engine_seconds, 2.5, at_least=True),
         Row("largest difference of their accuracies (points)", apart, 0.3),
     ]
-    if resolve_dtype("auto", torch.device("cpu")) == torch.float32:
+    if resolve_dtype("fastest", torch.device("cpu")) == torch.float32:
         return rows
-    auto_seconds, auto = _engine(train_size, test_size, dataset, "auto")
-    apart = statistics.mean(auto[plan] - engine[plan] for plan in engine)
+    fastest_seconds, fastest = _engine(train_size, test_size, dataset, "fastest")
+    apart = statistics.mean(fastest[plan] - engine[plan] for plan in engine)
     return [
         *rows,
-        Row('plain way, a process per head / ours, dtype="auto"', per_head / auto_seconds, 15, at_least=True),
-        Row('plain way, all in one process / ours, dtype="auto"', one_process / auto_seconds, 6, at_least=True),
+        Row('plain way, a process per head / ours, dtype="fastest"', per_head / fastest_seconds, 15, at_least=True),
+        Row('plain way, all in one process / ours, dtype="fastest"', one_process / fastest_seconds, 6, at_least=True),
         Row("mean change of accuracy by bfloat16 (points)", abs(apart), 0.3),
     ]
 
@@ -141,13 +140,14 @@ def against_hardware(train_size: int, test_size: int, dataset: str = "") -> list
     """Ratios within the engine: a second translator, the blocks that must run, probes, the number of images."""
     import toastlib as toast
     from benchmarks.inputs import load
-    from toastlib.approximation.engine import collect_calibration, collect_features, fit_maps, variants_of
+    from toastlib.approximation.engine import collect_features, variants_of
+    from toastlib.approximation.prepare import prepare
 
     encoder, images = load(train_size, test_size, dataset)
     plans = toast.paper.plan_list(len(encoder.blocks))
-    calibration = collect_calibration(encoder, images.train[:CALIBRATION], plans, ["linear"])
-    linear, both = variants_of(plans, ["linear"]), variants_of(plans, ["identity", "linear"])
-    maps = fit_maps(encoder, both, calibration)
+    options = {"translators": ["identity", "linear"], "calibration": images.train[:CALIBRATION], "batch_size": 32}
+    ready = prepare(encoder, images, plans, **options)
+    linear, both, maps = variants_of(plans, ["linear"]), ready.variants, ready.maps
     least = needed_blocks(linear, len(encoder.blocks)) * len(images.train)
     timed = {
         "block": lambda: _block_seconds(encoder, images.train),
@@ -181,7 +181,9 @@ def _fit_heads(sets: int, images: int, width: int) -> None:
 
     import toastlib as toast
 
-    toast.Probe(10, range(SEEDS)).fit(torch.randn(sets, images, width), torch.arange(images) % 10)
+    toast.Probe(10, toast.HeadConfig(seeds=SEEDS, min_steps=0)).fit(
+        torch.randn(sets, images, width), torch.arange(images) % 10
+    )
 
 
 def needed_blocks(variants, depth: int) -> int:

@@ -34,7 +34,9 @@ def main() -> None:
     parser.add_argument("--translators", nargs="*", default=[*CLOSED_FORMS, *AWARE_OF_TOKENS, *REALIGNED])
     parser.add_argument("--bounds", action="store_true", help="also maps fitted on more images, and parts of blocks")
     options = parser.parse_args()
-    print(against_linear(judged(**vars(options))).round(2).to_string(index=False))
+    correct = judged(**vars(options))
+    print(f"accuracy of the original: {100 * correct['original'].mean():.1f} %")
+    print(against_linear(correct).round(2).to_string(index=False))
 
 
 def judged(
@@ -48,52 +50,60 @@ def judged(
     encoder = toast.load_encoder("vit-mini", device="cpu")
     images = toast.load_images(dataset, encoder, train_size=train, test_size=test, at_most=True)
     plans = toast.paper.plan_list(12)
-    settings = {"heads": "frozen", "head_min_steps": 1000, "calibration_size": calibration}
-    everything = toast.collect_folds(encoder, images.train, toast.plan_pairs(plans)) if bounds else None
+    everything = toast.collect_moments(encoder, images.train, toast.plan_pairs(plans), folds=5) if bounds else None
     translators = list(dict.fromkeys(["linear", *translators]))
     correct = defaultdict(list)
     for draw in range(draws):
         part = toast.ImageSet(images.name, images.train, images.test[draw::draws])
-        drawn = toast.predict(encoder, part, plans, translators, calibration_seed=draw, **settings)
+        seen = images.train.sample(calibration, draw)
+        drawn = toast.evaluate_plans(encoder, part, plans, translators=translators, calibration=seen)
         for name in ("original", *translators):
             correct[name].append(drawn.mean_correct(translator=name))
         if bounds:
-            for name, right in of_bounds(encoder, part, plans, everything, draw, settings).items():
-                correct[name].append(right)
+            for name, share in of_bounds(encoder, part, plans, everything, seen).items():
+                correct[name].append(share)
     return {name: np.concatenate(parts) for name, parts in correct.items()}
 
 
-def of_bounds(encoder, images, plans, everything, draw: int, settings: dict) -> dict:
-    """The same for maps that see more, and for parts of the plans' blocks."""
+def of_bounds(encoder, images, plans, everything, calibration) -> dict:
+    """The same for maps that see more than the calibration images, and for parts of the plans' blocks."""
     import numpy as np
 
     import toastlib as toast
 
-    calibration = images.train.sample(settings["calibration_size"], draw)
-    seen = toast.collect_folds(encoder, calibration, toast.plan_pairs(plans), views=toast.Augmentation())
-    correct = {}
-    for name, moments in ((VIEWS, seen), (ORACLE, everything)):
-        better = toast.predict(encoder, images, plans, ["context"], moments=moments, **settings)
-        correct[name] = better.mean_correct(translator="context")
+    views = toast.collect_moments(
+        encoder, calibration, toast.plan_pairs(plans), folds=5, augmentation=toast.Augmentation()
+    )
+    sets = {VIEWS: views, ORACLE: everything}
+    better = toast.evaluate_plans(encoder, images, plans, translators=["context"], calibration=sets)
+    correct = {name: better.mean_correct(calibration=name) for name in sets}
     sublayers = toast.split_blocks(encoder)
     finer = zip(*(parts_instead(encoder, sublayers, plan) for plan in plans), strict=True)
     for (name, translator), instead in zip(PARTS.items(), finer, strict=True):
-        predicted = toast.predict(sublayers, images, instead, [translator], calibration_seed=draw, **settings)
-        right = [predicted.mean_correct(plan=str(plan)) for plan in instead]  # one may stand for several
-        correct[name] = np.mean(right, axis=0)
+        result = toast.evaluate_plans(sublayers, images, instead, translators=[translator], calibration=calibration)
+        shares = [result.mean_correct(plan=str(plan)) for plan in instead]  # one may stand for several
+        correct[name] = np.mean(shares, axis=0)
     return correct
 
 
 def parts_instead(encoder, sublayers, plan) -> tuple:
     """What `PARTS` replace in place of a plan's blocks."""
-    from toastlib.evaluation.costs import removed_parameters
     from toastlib.plan import Plan, Span, plan_of
 
-    one = removed_parameters(sublayers, Plan((Span(0, 1),)), translator=PARTS["MLPs, as many parameters"])
-    count, middle = ceil(removed_parameters(encoder, plan) / one), mean(plan.removed)
+    one = removed_parameters(sublayers, Plan((Span(0, 1),)), PARTS["MLPs, as many parameters"])
+    count, middle = ceil(removed_parameters(encoder, plan, "linear") / one), mean(plan.removed)
     nearest = sorted(range(len(encoder.blocks)), key=lambda block: (abs(block - middle), -block))[:count]
     parts = ((1, plan.removed), (0, plan.removed), (1, nearest))
     return tuple(plan_of(2 * block + offset for block in blocks) for offset, blocks in parts)
+
+
+def removed_parameters(encoder, plan, translator: str) -> int:
+    """Parameters of the plan's blocks, without those of the maps."""
+    from toastlib.evaluation.costs import map_costs
+    from toastlib.models.costs import parameter_count
+
+    removed = sum(parameter_count(encoder.blocks[block]) for block in plan.removed)
+    return removed - len(plan) * map_costs(translator, encoder.width, tokens=1)[0]
 
 
 def against_linear(correct: dict):

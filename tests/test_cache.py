@@ -9,15 +9,17 @@ import torch
 from torch import nn
 
 from toastlib.approximation import engine
-from toastlib.approximation.engine import collect_features, fit_maps, variants_of
+from toastlib.approximation.engine import collect_features, variants_of
+from toastlib.approximation.prepare import fit_maps
 from toastlib.cache import Cache, default_cache, fingerprint
 from toastlib.errors import InputError
-from toastlib.evaluation.probe import Probe
+from toastlib.evaluation.probe import HeadConfig, Probe
 from toastlib.models.encoder import Encoder
 from toastlib.plan import parse_plans
-from toastlib.statistics.collect import collect_folds, collect_moments
+from toastlib.statistics.collect import collect_moments
 
 TRAINED = {"weight": torch.zeros(2, 2, 4, 3), "bias": torch.zeros(2, 2, 1, 3)}
+LINEAR = {"identity": "identity", "linear": "linear"}
 TENSORS = {"features": torch.arange(12.0).view(3, 4)}
 
 
@@ -145,7 +147,7 @@ def test_the_number_of_threads_is_part_of_the_key():
 def test_features_are_computed_once(tiny_encoder, tiny_images, on_disk, walked):
     plans = parse_plans(["1->3", "2->4"])
     variants = variants_of(plans, ["identity", "linear"])
-    maps = fit_maps(tiny_encoder, variants, collect_moments(tiny_encoder, tiny_images.train))
+    maps = fit_maps(tiny_encoder, variants, LINEAR, collect_moments(tiny_encoder, tiny_images.train, folds=0))
     first = collect_features(tiny_encoder, tiny_images.test, variants[:3], maps)
     assert set(walked) == {3}
     walked.clear()
@@ -162,13 +164,13 @@ def test_features_are_computed_once(tiny_encoder, tiny_images, on_disk, walked):
 def test_anything_else_is_computed(tiny_encoder, tiny_images, on_disk, walked, change):
     variants = variants_of(parse_plans(["1->3"]), ["linear"])[1:]
     images, batch_size = tiny_images.test, 32
-    maps = fit_maps(tiny_encoder, variants, collect_moments(tiny_encoder, tiny_images.train))
+    maps = fit_maps(tiny_encoder, variants, LINEAR, collect_moments(tiny_encoder, tiny_images.train, folds=0))
     collect_features(tiny_encoder, images, variants, maps, batch_size)
     walked.clear()
     if change == "images":
         images = images[torch.arange(len(images)).flip(0)]
     elif change == "map":
-        maps = fit_maps(tiny_encoder, variants, collect_moments(tiny_encoder, tiny_images.train[:40]))
+        maps = fit_maps(tiny_encoder, variants, LINEAR, collect_moments(tiny_encoder, tiny_images.train[:40], folds=0))
     elif change == "batch size":
         batch_size = 30
     elif change == "features":
@@ -181,7 +183,7 @@ def test_anything_else_is_computed(tiny_encoder, tiny_images, on_disk, walked, c
 
 def test_features_that_are_not_finite_are_not_kept(tiny_encoder, tiny_images, on_disk):
     variants = variants_of(parse_plans(["1->3"]), ["linear"])
-    maps = fit_maps(tiny_encoder, variants, collect_moments(tiny_encoder, tiny_images.train))
+    maps = fit_maps(tiny_encoder, variants, LINEAR, collect_moments(tiny_encoder, tiny_images.train, folds=0))
     for module in maps.values():
         next(module.parameters()).data.fill_(float("nan"))
     before = default_cache().entries()
@@ -191,33 +193,33 @@ def test_features_that_are_not_finite_are_not_kept(tiny_encoder, tiny_images, on
 
 
 def test_moments_are_collected_once(tiny_encoder, tiny_images, on_disk, monkeypatch):
-    first = collect_folds(tiny_encoder, tiny_images.train[:20])
+    first = collect_moments(tiny_encoder, tiny_images.train[:20], folds=5)
     monkeypatch.setattr("toastlib.statistics.collect.capture_outputs", None)  # a second pass would call it
-    again = collect_folds(tiny_encoder, tiny_images.train[:20])
+    again = collect_moments(tiny_encoder, tiny_images.train[:20], folds=5)
     assert again.parts.keys() == first.parts.keys()
     for kind, folds in first.parts.items():
         for ours, theirs in zip(again.parts[kind], folds, strict=True):
             assert ours.products.keys() == theirs.products.keys()
             assert all(torch.equal(ours.products[pair], product) for pair, product in theirs.products.items())
     with pytest.raises(TypeError):
-        collect_moments(tiny_encoder, tiny_images.train[:20])
+        collect_moments(tiny_encoder, tiny_images.train[:20], folds=0)
     with pytest.raises(TypeError):
-        collect_folds(tiny_encoder, tiny_images.train[:20], batch_size=5)
+        collect_moments(tiny_encoder, tiny_images.train[:20], batch_size=5, folds=5)
 
 
 def test_heads_are_trained_once(on_disk, monkeypatch):
     draw = torch.Generator().manual_seed(0)
     features, labels = torch.randn(2, 30, 4, generator=draw), torch.arange(30) % 3
-    first = Probe(3, [0, 1]).fit(features, labels)
+    first = Probe(3, HeadConfig(seeds=[0, 1])).fit(features, labels)
     trained = []
     monkeypatch.setattr(Probe, "_train", lambda self, *args: trained.append(self) or TRAINED)
-    again = Probe(3, [0, 1]).fit(features, labels)
+    again = Probe(3, HeadConfig(seeds=[0, 1])).fit(features, labels)
     assert trained == []
     assert torch.equal(again.weight_, first.weight_)
     assert torch.equal(again.bias_, first.bias_)
     changes = [{"seeds": [0, 2]}, {"epochs": 6}, {"learning_rate": 1e-2}, {"batch_size": 8}, {"min_steps": 9}]
     for change in changes:
-        Probe(**{"classes": 3, "seeds": [0, 1]} | change).fit(features, labels)
-    Probe(3, [0, 1]).fit(features + 1e-6, labels)
-    Probe(3, [0, 1]).fit(features, labels.flip(0))
+        Probe(3, HeadConfig(**{"seeds": [0, 1]} | change)).fit(features, labels)
+    Probe(3, HeadConfig(seeds=[0, 1])).fit(features + 1e-6, labels)
+    Probe(3, HeadConfig(seeds=[0, 1])).fit(features, labels.flip(0))
     assert len(trained) == len(changes) + 2

@@ -12,11 +12,10 @@ import torch
 from small_notebook import write_notebook
 
 from toastlib.cache import default_cache
-from toastlib.cli import main
-from toastlib.runs import batch, grids
-from toastlib.runs import commands as cli_runs
-from toastlib.runs.executing import Failure
-from toastlib.runs.runs import Outcome
+from toastlib.cli import commands, main
+from toastlib.runs import grid, parameters
+from toastlib.runs.execute import Failure
+from toastlib.runs.run import Outcome
 from toastlib.translators.base import RECOMMENDED
 
 GRID = "notebook: {}\nparameters: {{size: [1, 2]}}\n"
@@ -30,7 +29,7 @@ def study(tmp_path, monkeypatch) -> Path:
     write_notebook(tmp_path / "notebooks" / "07_small.ipynb", "speed", parameters=SLOW)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(batch, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(parameters, "NOTEBOOKS", tmp_path / "notebooks")
     return tmp_path / "here"
 
 
@@ -99,17 +98,17 @@ def test_a_results_folder_that_is_a_file_is_refused(study, capfd):
 
 
 def test_a_keyboard_interrupt_is_exit_code_130(study, capfd, monkeypatch):
-    def interrupt(*args):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(batch, "run_notebook", interrupt)
+    monkeypatch.setattr(commands, "run_notebook", interrupt)
     assert main(["run", "00"]) == 130
     assert capfd.readouterr().err == "toast: interrupted; finished runs are kept.\n"
 
 
 @pytest.mark.slow
 def test_a_study_that_fails_keeps_what_is_finished(study, capfd):
-    write_notebook(batch.NOTEBOOKS / "07_small.ipynb", "1 / 0", parameters=SLOW)
+    write_notebook(parameters.NOTEBOOKS / "07_small.ipynb", "1 / 0", parameters=SLOW)
     assert main(["study", "--jobs", "1"]) == 1
     out, err = capfd.readouterr()
     assert "[2/2] 07_small" in out
@@ -160,7 +159,7 @@ def test_a_sweep_runs_a_grid_and_then_only_what_is_missing(study, capfd):
 
 @pytest.mark.slow
 def test_a_sweep_with_a_failing_run_does_the_others_and_is_exit_code_1(study, capfd):
-    write_notebook(batch.NOTEBOOKS / "00_first.ipynb", "1 / (size - 1)")
+    write_notebook(parameters.NOTEBOOKS / "00_first.ipynb", "1 / (size - 1)")
     Path("grid.yaml").write_text(GRID.format("'00'"))
     assert main(["sweep", "grid.yaml", "--jobs", "1"]) == 1
     out, err = capfd.readouterr()
@@ -179,16 +178,16 @@ def test_a_sweep_with_a_failing_run_does_the_others_and_is_exit_code_1(study, ca
 
 def test_a_full_disk_is_told_with_what_to_do(study, capfd, monkeypatch):
     def full(runs, *_):
-        return iter([Outcome(run, Path("x"), 1.0, Failure("full disk", "OSError", "no space")) for run in runs])
+        return iter([Outcome(run, 1.0, Failure("full disk", "OSError", "no space")) for run in runs])
 
-    monkeypatch.setattr(cli_runs, "run_all", full)
+    monkeypatch.setattr(commands, "run_all", full)
     Path("grid.yaml").write_text(GRID.format("'00'"))
     assert main(["sweep", "grid.yaml"]) == 1
     assert f"The disk of {study / 'results'} is full: free some space" in capfd.readouterr().err
 
 
 def test_a_polite_kill_is_an_interrupt(study, capfd, monkeypatch):
-    monkeypatch.setattr(cli_runs, "run_all", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(commands, "run_all", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     Path("grid.yaml").write_text(GRID.format("'00'"))
     assert main(["sweep", "grid.yaml"]) == 130
@@ -198,9 +197,8 @@ def test_a_polite_kill_is_an_interrupt(study, capfd, monkeypatch):
 
 @pytest.mark.slow
 def test_a_table_of_the_paper_runs_its_grid(study, capfd, monkeypatch):
-    grid = study / "paper-table-8.yaml"
-    grid.write_text(GRID.format("'07'").replace("size: [1, 2]", "speed: [1, 2]"))
-    monkeypatch.setattr(grids, "GRIDS", study)
+    (study / "paper-table-8.yaml").write_text(GRID.format("'07'").replace("size: [1, 2]", "speed: [1, 2]"))
+    monkeypatch.setattr(grid, "GRIDS", study)
     assert main(["study", "--table", "8", "-p", "speed=3"]) == 0
     assert "1 notebook runs; " in capfd.readouterr().out  # the two differ in what is given, and are one
     assert main(["study", "--full", "-p", "speed=3"]) == 0

@@ -7,6 +7,7 @@ reason, and what stands in for running them.
 import argparse
 import functools
 import inspect
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -19,11 +20,11 @@ from PIL import Image
 import toastlib
 from toastlib import cli, errors, plots
 from toastlib.data import builtin, catalog
-from toastlib.data.sources import ArrayTable, digits
+from toastlib.data.builtin import ArrayTable, digits
 from toastlib.evaluation import heads
 from toastlib.export import compress
-from toastlib.runs import batch, parameters
-from toastlib.runs.grids import paper_grid, read_grid
+from toastlib.runs import parameters
+from toastlib.runs.grid import paper_grid, read_grid
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -161,13 +162,13 @@ def check_notebook_command(options: argparse.Namespace) -> None:
     """Everything that `toast` checks before a notebook runs."""
     given = dict(assignment.split("=", 1) for assignment in getattr(options, "parameter", []))
     if hasattr(options, "notebook"):
-        parameters.check_parameters(batch.find_notebook(options.notebook), given)
+        parameters.check_parameters(parameters.find_notebook(options.notebook), given)
     elif hasattr(options, "grid"):
         assert read_grid(ROOT / options.grid)
     else:
         for table in getattr(options, "table", None) or []:
             assert paper_grid(table)
-        takers = [batch.find_notebook(name) for name in batch.notebook_names()]
+        takers = [parameters.find_notebook(name) for name in parameters.notebook_names()]
         for name, value in given.items():
             notebook = next(path for path in takers if name in parameters.notebook_parameters(path))
             parameters.check_parameters(notebook, {name: value})
@@ -204,21 +205,23 @@ def test_wrong_commands_on_a_page_would_be_found(desk):
 @pytest.mark.parametrize("page", sorted((ROOT / "docs/howto").glob("*.md")), ids=lambda page: page.stem)
 def test_how_to_pages_take_under_thirty_lines_of_code(page):
     code = [text for language, text in blocks(page) if language == "python"]
-    assert code
+    assert code or page.stem == "runs"  # commands alone
     for text in code:
         assert sum(bool(line.strip()) for line in text.splitlines()) < 30
 
 
-PUBLIC = [(home, name) for home, names in toastlib._HOMES.items() for name in names]
+PUBLIC = [(home, name) for home, names in toastlib._HOMES.items() for name in names if name != "TRANSLATORS"]
 PUBLIC += [("plots", name) for name in plots.__all__]
 RAISES = re.compile(r"raise (InputError|unknown\(|not_loaded\()")
 SHAPE = re.compile(r"[Ss]hapes? |\([\w*+. ]+(, [\w*+. ]+)+,?\)|\(images,\)|\(n,\)|number|axes", re.I)
 SOURCED = (
-    *("Affine", "Identity", "Linear", "LowRank", "Orthogonal", "Ridge", "MLP", "ResMLP", "Probe", "accuracy_table"),
-    *("fuse_spans", "mcnemar", "paired_difference", "rank_correlation", "sample_size_curve", "transfer"),
-    *("variance_split", "zero_shot_head"),
+    *(f"translators.linear.{name}" for name in ("Affine", "Identity", "Linear", "LowRank", "Orthogonal", "Ridge")),
+    *("translators.trained.MLP", "translators.trained.ResMLP", "approximation.fuse.fuse_spans"),
+    *("evaluation.probe.Probe", "evaluation.zero_shot.zero_shot_head", "selection.regret.rank_correlation"),
+    *(f"evaluation.metrics.{name}" for name in ("accuracy_interval", "exact_mcnemar", "holm", "paired_difference")),
+    *("evaluation.sample_size.sample_size_curve", "evaluation.sample_size.variance_split"),
 )
-"""What computes somebody's formula or protocol, and says whose."""
+"""Functions and classes that compute a published formula or protocol, and name its source."""
 SOURCE = re.compile(r"paper|arXiv|\b(19|20)\d\d\b")
 
 
@@ -270,6 +273,20 @@ def test_a_public_name_says_what_it_takes_gives_and_refuses(home, name):
         assert doc["Raises"] or not RAISES.search(inspect.getsource(inspect.unwrap(entry))), "no Raises"
 
 
+@pytest.mark.parametrize(("home", "name"), PUBLIC, ids=[f"{home}.{name}" for home, name in PUBLIC])
+def test_from_the_fourth_on_parameters_are_named(home, name):
+    entry = getattr(plots if home == "plots" else toastlib, name)
+    callables = [entry]
+    if inspect.isclass(entry):
+        made = vars(entry).get("__init__")
+        written = inspect.isfunction(made) and made.__code__.co_filename.endswith(".py")  # no dataclass's, no tuple's
+        callables = [*own_methods(entry).values(), *([made] if written else [])]
+    for function in filter(callable, callables):
+        parameters = [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "cls")]
+        late = [p.name for p in parameters[3:] if p.kind is p.POSITIONAL_OR_KEYWORD]
+        assert not late, f"{function.__qualname__} takes {late} by place"
+
+
 @pytest.mark.parametrize("name", SOURCED)
 def test_formulas_name_their_source(name):
-    assert SOURCE.search(getattr(toastlib, name).__doc__)
+    assert SOURCE.search(pkgutil.resolve_name(f"toastlib.{name}").__doc__)

@@ -11,9 +11,8 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-
-from toastlib.exercises import verdicts
-from toastlib.exercises.verdicts import NOT_YET, RIGHT, UNANSWERED, quiz, reject, steps, verdict
+from checks import verdicts
+from checks.verdicts import NOT_YET, RIGHT, UNANSWERED, quiz, reject, steps, verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("[0-9]*.ipynb"))
@@ -70,7 +69,7 @@ def run(notebook):
 
 def checks_of(name):
     """The module of a notebook's checks, and their names."""
-    module = importlib.import_module(f"toastlib.exercises.{name[3:]}")
+    module = importlib.import_module(f"checks.{name[3:]}")
     functions = inspect.getmembers(module, inspect.isfunction)
     own = {
         key: function
@@ -151,7 +150,7 @@ def test_the_translator_of_the_projects_works():
     [block] = re.findall(r"```python\n(.*?)```", (script.EXERCISES / "projects.md").read_text(encoding="utf-8"), re.S)
     namespace = {}
     exec(block, namespace)
-    weight = namespace["Halfway"]().fit(namespace["moments"], namespace["toast"].Span(2, 5)).weight_
+    weight = namespace["Halfway"]().fit_moments(namespace["moments"], namespace["toast"].Span(2, 5)).weight_
     replacement = namespace["smaller"].blocks[3].translation
     torch.testing.assert_close(replacement.weight.double().mT, weight, atol=1e-5, rtol=1e-5)
 

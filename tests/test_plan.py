@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
 from toastlib.errors import InputError
@@ -76,6 +77,67 @@ def test_the_last_block_may_go_but_none_beyond_it():
     assert plan.check(6) is plan
     with pytest.raises(InputError, match=r"^Span 3->5 leaves the model: it has 5 blocks, so the last is 4\.$"):
         plan.check(5)
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [[(1, 5), (7, 8)], [(7, 8), (1, 5)], ((1, 5), (7, 8)), [[1, 5], [7, 8]], [Span(1, 5), Span(7, 8)]],
+    ids=["in order", "out of order", "tuple", "lists", "spans"],
+)
+def test_a_plan_is_read_from_pairs_of_blocks(pairs):
+    assert Plan.parse(pairs) == Plan.parse("1->5 7->8")
+    assert parse_plans(pairs) == [Plan.parse("1->5 7->8")]
+
+
+def test_pairs_may_be_numpy_numbers_and_come_from_a_generator():
+    assert str(Plan.parse(pair for pair in zip(np.array([1, 7]), np.array([5, 8])))) == "1->5 7->8"
+    assert parse_plans(zip(np.array([1, 7]), np.array([5, 8]))) == [Plan.parse("1->5 7->8")]
+
+
+def test_no_pairs_are_the_empty_plan_and_no_plans_are_none():
+    assert Plan.parse([]) == Plan()
+    assert parse_plans([]) == []
+    assert parse_plans([[]]) == [Plan()]
+
+
+@pytest.mark.parametrize(
+    ("plan", "says"),
+    [
+        ([(1, 5, 6)], "(1, 5, 6) is not a span: a list of spans holds pairs of blocks, as in [(1, 2), (4, 5)]."),
+        ([(1, 5), (7,)], "(7,) is not a span"),
+        ([(1, 5), 7], "7 is not a span"),
+        ([(1, 5), "7->8"], "'7->8' is not a span: a list of spans holds pairs"),
+        ([(1, 5), [(7, 8)]], "[(7, 8)] is not a span"),
+        ([(1.5, 2)], "(1.5, 2) is not a span"),
+        ([("1", "2")], "('1', '2') is not a span"),
+        ((1, 5), "1 is not a span: a list of spans holds pairs"),
+        (5, "5 is not a plan: write it as '1->2 4->5' or [(1, 2), (4, 5)]."),
+        (None, "None is not a plan"),
+        ([(5, 2)], "Span '5->2' runs backwards: write '2->5'"),
+        ([(3, 3)], "Span '3->3' removes nothing"),
+        ([(-2, 1)], "Span '-2->1' starts before the model"),
+        ([(0, -1)], "'0->-1' is not a span"),
+        ([(True, 2)], "'True->2' is not a span"),
+        ([(1, 4), (2, 5)], "Spans 1->4 and 2->5 overlap"),
+    ],
+)
+def test_a_malformed_list_of_pairs_is_refused(plan, says):
+    with pytest.raises(InputError) as error:
+        Plan.parse(plan)
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "plans", [[(1, 5, 6)], [(1, 5), "7->8"], [(1, 5), [(7, 8)]], (1, 5), 5, None, [None], [[1, 5], 7]]
+)
+def test_parse_plans_refuses_a_malformed_list_of_pairs(plans):
+    with pytest.raises(InputError, match=r"is not a (span|plan)"):
+        parse_plans(plans)
+
+
+def test_parse_plans_reads_lists_of_pairs_beside_texts_and_plans():
+    plans = parse_plans([[(1, 5), (7, 8)], "2->3", Plan.parse("1->2"), [(2, 3)], []])
+    assert [str(plan) for plan in plans] == ["1->5 7->8", "2->3", "1->2", "original"]
 
 
 def test_parse_plans_keeps_the_order_and_drops_repetitions():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from toastlib.data.texts import books, load_texts
-from toastlib.evaluation.language import load_language_model, perplexity_table, score
+from toastlib.evaluation.language import evaluate_language_model, load_language_model
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "pretrain_gpt_mini.py"
 SMALL = ["--steps", "2", "--blocks", "2", "--width", "8", "--heads", "2", "--window", "32", "--batch", "2"]
@@ -61,7 +61,7 @@ class TestEmbedded:
 
     def test_it_predicts_unseen_passages_far_better_than_letter_frequencies_do(self, language):
         texts = load_texts("books", language.encoder, chunks=True, test_size=20)
-        table = perplexity_table(score(language, texts, []))
+        table = evaluate_language_model(language, texts, []).table
         frequencies = texts.train.tokens.input_ids.flatten().bincount().double()
         shares = frequencies[frequencies > 0] / frequencies.sum()
         assert table["bits"].item() < 0.75 * -(shares * shares.log2()).sum()

@@ -129,8 +129,9 @@ def test_make_commands_exist(page, needed):
     assert needed <= named <= targets
 
 
-def test_readme_has_the_install_line_for_those_without_make():
-    assert re.search(r"pip install -c constraints\.txt -e [\"']?\.\[test\]", read("README.md"))
+def test_readme_links_the_install_line_for_those_without_make():
+    assert "](docs/install.md)" in read("README.md")
+    assert re.search(r"pip install -c constraints\.txt -e [\"']?\.\[test\]", read("docs/install.md"))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no executable bit")

@@ -1,5 +1,9 @@
 """Tiny models with random weights, one for every family that the tests know."""
 
+import sysconfig
+import venv
+from pathlib import Path
+
 import torch
 
 from toastlib.evaluation.language import LanguageModel
@@ -95,3 +99,11 @@ def write_tokenizer(folder):
     PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", model_input_names=["input_ids", "attention_mask"]
     ).save_pretrained(folder)
+
+
+def environment_without_toastlib(folder: Path) -> Path:
+    """The Python of a virtual environment that has all the packages of this one, but not toastlib."""
+    venv.create(folder, with_pip=False)
+    packages = sysconfig.get_path("purelib", vars={"base": str(folder)})
+    (Path(packages) / "others.pth").write_text(sysconfig.get_path("purelib"))  # where an editable install is only named
+    return Path(sysconfig.get_path("scripts", vars={"base": str(folder)})) / "python"

@@ -1,7 +1,7 @@
-"""Computed once, read ever after: features and heads on disk, keyed by all that they depend on.
+"""Disk cache of features, moments and heads, keyed by everything that they depend on.
 
-The environment variable ``TOAST_CACHE`` names another folder than ``~/.cache/toastlib``, or ``off``;
-``TOAST_CACHE_GIB`` another limit than 10. What was not used for longest is deleted first.
+``TOAST_CACHE`` names another folder than ``~/.cache/toastlib``, or ``off``; ``TOAST_CACHE_GIB`` another limit than 10.
+The least recently used entries are deleted first.
 """
 
 import contextlib
@@ -19,20 +19,12 @@ from torch import Tensor, nn
 from toastlib.errors import InputError
 
 PACKAGES = ("torch", "transformers", "toastlib")
-"""Code whose version is part of every key. Modules of other code may change without a trace and are not cached."""
+"""Code whose version is part of every key. Results of other code are not cached: nobody would notice its changes."""
 
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder of safetensors files, or none: then nothing is found and nothing kept.
-
-    Parameters
-    ----------
-    folder
-        Made when the first entry is written.
-    limit
-        Bytes that the files take at most.
-    """
+    """A folder of safetensors files of at most `limit` bytes, made with the first; with `None` nothing is kept."""
 
     folder: Path | None
     limit: int = 10 * 2**30
@@ -46,14 +38,13 @@ class Cache:
             return None
         path = self._path(key)
         try:
-            tensors = load_file(path)
             os.utime(path)
-        except (OSError, SafetensorError):  # not there, or damaged: it is computed and written anew
+            return load_file(path)
+        except (OSError, SafetensorError):  # missing or damaged: the caller computes and writes it anew
             return None
-        return tensors
 
     def put(self, key: str | None, tensors: dict[str, Tensor]) -> None:
-        """Keep tensors under a key. A disk that is full or read-only costs the entry, and nothing else."""
+        """Keep tensors under a key; on a disk that is full or read-only, nothing is kept and nothing fails."""
         from safetensors.torch import save_file
 
         if self.folder is None or key is None or sum(t.nbytes for t in tensors.values()) > self.limit / 10:
@@ -69,35 +60,27 @@ class Cache:
         self.trim(self.limit)
 
     def entries(self) -> list[tuple[Path, os.stat_result]]:
-        """The files with their sizes and times, those first that were not used for longest."""
-        found = []
+        """The files with their sizes and times, the least recently used first."""
+        entries = []
         for path in self.folder.glob("*.safetensors") if self.folder else ():
             with contextlib.suppress(FileNotFoundError):  # another process has just deleted it
-                found.append((path, path.stat()))
-        return sorted(found, key=lambda entry: entry[1].st_mtime)
+                entries.append((path, path.stat()))
+        return sorted(entries, key=lambda entry: entry[1].st_mtime)
 
     def trim(self, limit: int) -> None:
-        """Delete the entries not used for longest until the others take at most `limit` bytes."""
-        entries = self.entries()
-        excess = sum(stat.st_size for _, stat in entries) - limit
-        for path, stat in entries:
-            if excess <= 0:
-                break
-            path.unlink(missing_ok=True)
-            excess -= stat.st_size
+        """Delete the least recently used entries until the others take at most `limit` bytes."""
+        size = 0
+        for path, stat in reversed(self.entries()):
+            size += stat.st_size
+            if size > limit:
+                path.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
 
 
 def default_cache() -> Cache:
-    """The cache that the environment asks for.
-
-    Raises
-    ------
-    InputError
-        If ``TOAST_CACHE_GIB`` is not a number.
-    """
+    """The cache that the environment asks for; `InputError` if ``TOAST_CACHE_GIB`` is not a number."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     folder = os.environ.get("TOAST_CACHE") or str(home / "toastlib")
     try:
@@ -108,7 +91,7 @@ def default_cache() -> Cache:
 
 
 def cached(compute: Callable[[], dict[str, Tensor]], *parts: Any) -> dict[str, Tensor]:
-    """What `compute` gives, or gave before for the same parts (see `fingerprint`); on the CPU if it was read."""
+    """The result of `compute`, from the cache (then on the CPU) if it is known for these parts, see `fingerprint`."""
     cache = default_cache()
     key = fingerprint(*parts) if cache.folder else None
     tensors = cache.get(key)
@@ -119,23 +102,14 @@ def cached(compute: Callable[[], dict[str, Tensor]], *parts: Any) -> dict[str, T
 
 
 def fingerprint(*parts: Any) -> str | None:
-    """A key of everything that a result depends on, the code and the device included.
+    """A key of the parts, this code and the device; `None` if a module's code is not of `PACKAGES`.
 
-    Parameters
-    ----------
-    *parts
-        Modules (by class, settings and weights), tensors (by dtype, shape, device and bytes), or anything that prints
-        as what it is.
-
-    Returns
-    -------
-    str or None
-        `None` if a module is of code whose changes would go unnoticed.
+    Parts are modules, tensors, or anything whose `repr` says all.
     """
-    digest = hashlib.sha256(_code().encode())
-    modules = [part for part in parts if isinstance(part, nn.Module)]
-    if not all(_is_known(module) for module in modules):
+    modules = [module for part in parts if isinstance(part, nn.Module) for module in part.modules()]
+    if not all(type(module).__module__.partition(".")[0] in PACKAGES for module in modules):
         return None
+    digest = hashlib.sha256(_code().encode())
     for text, tensors in map(_describe, parts):
         digest.update(text.encode())
         for tensor in tensors:
@@ -154,13 +128,9 @@ def _describe(part: Any) -> tuple[str, Iterable[Tensor]]:
     return f"{part!r}{sorted(settings)}", [*part.parameters(), *part.buffers()]
 
 
-def _is_known(module: nn.Module) -> bool:
-    return all(type(part).__module__.partition(".")[0] in PACKAGES for part in module.modules())
-
-
 @cache
 def _code() -> str:
-    """Versions, and this library's own source: whoever changes it gets nothing old."""
+    """Versions of the packages, and a hash of this library's source: a change of it makes all keys new."""
     from importlib.metadata import version
 
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
@@ -168,7 +138,7 @@ def _code() -> str:
 
 
 def _device(device: torch.device) -> str:
-    """What the last bits of a result depend on: the model of a GPU, or the threads of a CPU."""
+    """The model of a GPU, or instructions and threads of a CPU: the last bits of a result depend on them."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"

@@ -27,7 +27,7 @@ def published(table: str | int | None = None) -> pd.DataFrame:
     -------
     DataFrame
         Columns ``table``, ``model``, ``translator``, ``head``, ``plan``, ``source``, ``dataset``, ``accuracy`` and
-        ``std`` in percent (``std`` is NaN where the paper gives none), ``params_m`` as printed.
+        ``std`` in percent (``std`` may be NaN), ``params_m`` as printed.
 
     Raises
     ------
@@ -43,10 +43,9 @@ def published(table: str | int | None = None) -> pd.DataFrame:
 
 
 def plan_list(block_count: int) -> list[Plan]:
-    """The plans that the paper tries on a model of that depth.
+    """The plans that the paper tries: 20 for 12 blocks (Tables 1 and 8), 34 for 24 blocks (Table 13).
 
-    12 blocks: the 20 plans of Tables 1 and 8. 24 blocks: the 34 of Table 13. For any other depth the paper has none,
-    and the list is its longer plans that fit, then every single block but the first.
+    For any other depth the list is its longer plans that fit, then every single block but the first.
     """
     tables, models = (["13"], ["vit-l"]) if block_count == 24 else (["1", "8"], ["vit-s"])
     rows = _published()
@@ -70,10 +69,9 @@ def read_plans(text: str, block_count: int) -> list[Plan]:
 
     Parameters
     ----------
-    text
-        ``"paper"`` (see `plan_list`), ``"table 4"``, or plans separated by commas: ``"1->5, 1->2 4->5"``.
-    block_count
-        Depth of the model; the plans of a table that do not fit it are left out, a plan written out must fit.
+    text, block_count
+        ``"paper"`` (see `plan_list`), ``"table 4"``, or plans separated by commas, ``"1->5, 1->2 4->5"``; and the depth
+        of the model: the plans of a table that do not fit it are left out, a plan written out must fit.
 
     Raises
     ------
@@ -92,24 +90,23 @@ def read_plans(text: str, block_count: int) -> list[Plan]:
 
 
 def compare_with_paper(ours: pd.DataFrame, table: str | int | None = None) -> pd.DataFrame:
-    """Our accuracies beside the published ones.
+    """Our accuracies beside the published ones of the same model, data set, head, translator, plan and calibration set.
 
     Parameters
     ----------
-    ours
-        From `sweep`: one row per seed. With a column ``source``, settings must share that as well;
-        without one, maps are taken to be fitted on the data set that they are used on.
-    table
-        Compare with this table only; if `None`, with the first table that prints the setting.
+    ours, table
+        `Evaluation.table`: one row per seed; without a column ``calibration``, maps are taken to be fitted on the data
+        set that they are used on. It is compared with this table, or the first that prints the setting.
 
     Returns
     -------
     DataFrame
-        One row per setting with ``ours``, ``ours_std`` (over seeds), ``theirs``, ``theirs_std``, ``difference`` in
-        percent and points, and the ``table``; NaN where the paper prints no number for this model and data set.
-        ``imagenet-1k`` and ``imagenet-1k-val`` both stand beside the paper's ImageNet, under their own names.
+        One row per setting that the paper prints, with ``ours``, ``ours_std`` (over seeds), ``theirs``, ``theirs_std``,
+        ``difference`` in percent and points, and the ``table``. Both ``imagenet-1k`` and ``imagenet-1k-val`` stand
+        beside the paper's ImageNet.
     """
     setting = ["model", "dataset", "head", "translator", "plan"]
+    ours = ours.rename(columns={"calibration": "source"})
     if "source" in ours:
         setting.append("source")
     mine = ours.groupby(setting, sort=False)["accuracy"].agg(ours="mean", ours_std="std").reset_index()
@@ -120,6 +117,5 @@ def compare_with_paper(ours: pd.DataFrame, table: str | int | None = None) -> pd
         theirs = theirs[(theirs["source"] == "") | (theirs["source"] == theirs["dataset"])]
     theirs = theirs.drop_duplicates(setting)
     theirs = theirs[[*setting, "table", "accuracy", "std"]].rename(columns={"accuracy": "theirs", "std": "theirs_std"})
-    both = mine.merge(theirs, on=setting, how="left")
-    both["difference"] = both["ours"] - both["theirs"]
-    return both
+    both = mine.merge(theirs, on=setting)
+    return both.assign(difference=both["ours"] - both["theirs"]).rename(columns={"source": "calibration"})

@@ -1,30 +1,28 @@
-"""Spans and plans: which blocks are removed, and between which outputs a map stands in for them.
+"""Spans and plans: the blocks that are removed, and the outputs between which a translator stands in for them.
 
 Blocks count from 0, and ``h[k]`` is the output of block ``k``; ``h[-1]`` is the input of block 0.
-The span ``s->e`` removes blocks ``s+1..e``: a map takes ``h[s]`` to an approximation of ``h[e]``.
 """
 
 import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from numbers import Integral
+from typing import Any, NamedTuple, Self
 
 from toastlib.errors import InputError
 
 ORIGINAL = "original"
-"""How the empty plan is printed: the model as it came."""
+"""How the empty plan is printed: the model without changes."""
 
 
 class Span(NamedTuple):
-    """Blocks ``start+1..end``, replaced by one map from ``h[start]`` to ``h[end]``.
+    """Blocks ``start+1..end``, replaced by one map.
 
     Parameters
     ----------
-    start
-        Block whose output the map takes; -1 is the input of block 0.
-    end
-        Block whose output the map approximates, and the last one that is removed.
+    start, end
+        The map takes ``h[start]`` (-1: the input of block 0) to an approximation of ``h[end]``.
     """
 
     start: int
@@ -37,20 +35,19 @@ class Span(NamedTuple):
         Raises
         ------
         InputError
-            If the text is not of that form, or the span runs backwards or starts before ``h[-1]``.
+            If the text is not of that form, or the span runs backwards, is empty or starts before ``h[-1]``.
         """
         match = re.fullmatch(r"(-?\d+)->(\d+)", text.strip())
         if match is None:
             raise InputError(f"{text!r} is not a span: write it as start->end, for example '2->5'.")
-        span = cls(int(match[1]), int(match[2]))
-        if span.end <= span.start:
+        start, end = span = cls(int(match[1]), int(match[2]))
+        if end < start:
             raise InputError(
-                f"Span {text!r} runs backwards: write '{span.end}->{span.start}' to remove the blocks "
-                f"after {span.end} up to {span.start}."
-                if span.end < span.start
-                else f"Span {text!r} removes nothing: its end must lie after its start."
+                f"Span {text!r} runs backwards: write '{end}->{start}' to remove the blocks after {end} up to {start}."
             )
-        if span.start < -1:
+        if end == start:
+            raise InputError(f"Span {text!r} removes nothing: its end must lie after its start.")
+        if start < -1:
             raise InputError(f"Span {text!r} starts before the model: the input of block 0 is -1.")
         return span
 
@@ -81,7 +78,7 @@ class Plan:
     --------
     >>> Plan.parse("4->5 1->2").removed
     (2, 5)
-    >>> print(Plan.parse("4->5 1->2"), "|", Plan())
+    >>> print(Plan.parse([(4, 5), (1, 2)]), "|", Plan())
     1->2 4->5 | original
     """
 
@@ -98,16 +95,26 @@ class Plan:
                 )
 
     @classmethod
-    def parse(cls, text: "str | Plan") -> "Plan":
-        """Read ``"1->2 4->5"``; ``"original"`` and ``""`` give the empty plan, a plan is returned as is."""
-        if isinstance(text, Plan):
-            return text
-        if text.strip() in ("", ORIGINAL):
+    def parse(cls, plan: "str | Plan | Iterable[tuple[int, int]]") -> "Plan":
+        """Read ``"1->2 4->5"``, ``[(1, 2), (4, 5)]`` or a plan; ``"original"``, ``""`` and ``[]`` give the empty plan.
+
+        Raises
+        ------
+        InputError
+            If it is no plan, or a span of it is none.
+        """
+        if isinstance(plan, Plan):
+            return plan
+        if not isinstance(plan, Iterable):
+            raise InputError(f"{plan!r} is not a plan: write it as '1->2 4->5' or [(1, 2), (4, 5)].")
+        if not isinstance(plan, str):
+            plan = " ".join(map(_span_text, plan))
+        if plan.strip() in ("", ORIGINAL):
             return cls()
-        return cls(tuple(Span.parse(part) for part in re.sub(r"\s*->\s*", "->", text).split()))
+        return cls(tuple(map(Span.parse, re.sub(r"\s*->\s*", "->", plan).split())))
 
     def check(self, block_count: int) -> Self:
-        """Return the plan itself if it fits a model of `block_count` blocks.
+        """The plan itself, if it fits a model of `block_count` blocks.
 
         Raises
         ------
@@ -135,28 +142,34 @@ class Plan:
     def __iter__(self) -> Iterator[Span]:
         return iter(self.spans)
 
-    def __bool__(self) -> bool:
-        return bool(self.spans)
-
 
 def plan_of(removed: Iterable[int]) -> Plan:
-    """The plan that removes these blocks, neighbours in one span.
-
-    Examples
-    --------
-    >>> print(plan_of([2, 3, 7]))
-    1->3 6->7
-    """
+    """The plan that removes these blocks, neighbours in one span: ``1->3 6->7`` removes 2, 3 and 7."""
     runs = itertools.groupby(enumerate(sorted(removed)), key=lambda item: item[1] - item[0])
     blocks = [[block for _, block in run] for _, run in runs]
     return Plan(tuple(Span(run[0] - 1, run[-1]) for run in blocks))
 
 
-def parse_plans(plans: "str | Plan | Iterable[str | Plan]") -> list[Plan]:
-    """Read one plan or several, without repetitions, in the order given."""
-    if isinstance(plans, str | Plan):
-        plans = [plans]
-    return list(dict.fromkeys(Plan.parse(plan) for plan in plans))
+def parse_plans(plans: "str | Plan | Iterable[Any]") -> list[Plan]:
+    """Read one plan or several, in any form of `Plan.parse`, without repetitions and in the order given.
+
+    A list that holds pairs of blocks, such as ``[(1, 5), (7, 8)]``, is one plan.
+    """
+    if not isinstance(plans, str | Plan) and isinstance(plans, Iterable):
+        plans = list(plans)
+        if not any(map(_is_pair, plans)):
+            return list(dict.fromkeys(map(Plan.parse, plans)))
+    return [Plan.parse(plans)]
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(end, Integral) for end in value)
+
+
+def _span_text(pair: Any) -> str:
+    if not _is_pair(pair):
+        raise InputError(f"{pair!r} is not a span: a list of spans holds pairs of blocks, as in [(1, 2), (4, 5)].")
+    return f"{pair[0]}->{pair[1]}"
 
 
 def all_spans(block_count: int) -> list[Span]:

@@ -7,7 +7,7 @@ import torch
 
 from toastlib.data.augment import CHUNK, Augmentation
 from toastlib.errors import InputError
-from toastlib.statistics.collect import collect_folds, collect_moments
+from toastlib.statistics.collect import collect_moments
 
 
 @pytest.mark.parametrize("recolour", [False, True])
@@ -30,12 +30,12 @@ def test_without_labels_or_copies_nothing_breaks(tiny_images):
     assert torch.equal(Augmentation(copies=0)(unlabelled).pixels, unlabelled.pixels)
 
 
-def test_the_same_seed_and_part_draw_the_same(tiny_images):
-    def pixels(seed, part):
-        return Augmentation(copies=1, recolour=True, seed=seed)(tiny_images.train[:5], part).pixels
+def test_the_same_seed_and_fold_draw_the_same(tiny_images):
+    def pixels(seed, fold):
+        return Augmentation(copies=1, recolour=True, seed=seed)(tiny_images.train[:5], fold).pixels
 
     assert torch.equal(pixels(0, 1), pixels(0, 1))
-    drawn = [pixels(seed, part) for seed in (0, 1) for part in (0, 1, 2)]
+    drawn = [pixels(seed, fold) for seed in (0, 1) for fold in (0, 1, 2)]
     assert not any(torch.equal(a, b) for k, a in enumerate(drawn) for b in drawn[:k])
 
 
@@ -70,19 +70,19 @@ def test_colours_are_drawn_for_each_copy_and_channel(tiny_images):
 
 def test_copies_stay_in_the_fold_of_their_image(tiny_encoder, tiny_images):
     images, views, pairs = tiny_images.train[:23], Augmentation(copies=2), [(1, 1), (1, 3)]
-    folds = collect_folds(tiny_encoder, images, pairs, views=views)
+    folds = collect_moments(tiny_encoder, images, pairs, augmentation=views, folds=5)
     for k, fold in enumerate(folds.folds):
-        alone = collect_moments(tiny_encoder, views(images[k::5], k), pairs)
+        alone = collect_moments(tiny_encoder, views(images[k::5], k), pairs, folds=0)
         assert fold.count == alone.count
         torch.testing.assert_close(fold.product(1, 3), alone.product(1, 3))
     assert [len(summaries[1]) for summaries in folds.summaries] == [3 * len(images[k::5]) for k in range(5)]
 
 
-def test_what_is_no_set_of_images_has_no_views():
-    with pytest.raises(InputError, match="These are list: only images have views"):
+def test_only_images_are_augmented():
+    with pytest.raises(InputError, match="Only images can be augmented, not list"):
         Augmentation()([1, 2])
 
 
-def test_fewer_copies_than_none_are_refused(tiny_images):
+def test_a_negative_number_of_copies_is_refused(tiny_images):
     with pytest.raises(InputError, match="-1 copies cannot be made"):
         Augmentation(copies=-1)(tiny_images.train)

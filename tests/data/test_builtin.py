@@ -1,11 +1,66 @@
 """The image sets that need no network: always the same, balanced, and what their names say."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
-from toastlib.data.builtin import COLOURED_SHAPES, COLOURS, EMBEDDED, SHAPES, coloured_shapes, digits_inverted, shapes
+from toastlib.data.builtin import (
+    COLOURED_SHAPES,
+    COLOURS,
+    EMBEDDED,
+    SHAPES,
+    coloured_shapes,
+    digits,
+    digits_inverted,
+    shapes,
+)
 from toastlib.data.catalog import DATASETS
-from toastlib.data.sources import digits
+
+
+class TestDigits:
+    def test_all_1797_are_there_once(self):
+        both = np.concatenate([table.images[..., 0] for table in digits()])
+        theirs = np.round(load_digits().images * 255 / 16).astype(np.uint8)
+        assert len(both) == 1797
+        assert Counter(image.tobytes() for image in both) == Counter(image.tobytes() for image in theirs)
+
+    def test_labels_stay_with_their_images(self):
+        raw = load_digits()
+        label_of = {
+            np.round(image * 255 / 16).astype(np.uint8).tobytes(): k for image, k in zip(raw.images, raw.target)
+        }
+        for table in digits():
+            assert [label_of[image[..., 0].tobytes()] for image in table.images] == table.labels.tolist()
+
+    def test_the_split_is_1197_to_600_by_class(self):
+        train, test = digits()
+        assert (len(train), len(test)) == (1197, 600)
+        share = np.bincount(test.labels) / np.bincount(np.concatenate([train.labels, test.labels]))
+        assert np.abs(share - 600 / 1797).max() < 0.005
+
+    def test_every_call_gives_the_same_split(self):
+        for first, second in zip(digits(), digits()):
+            assert np.array_equal(first.images, second.images)
+            assert np.array_equal(first.labels, second.labels)
+
+    def test_images_are_grey_in_three_channels(self):
+        images = digits()[0].images
+        assert (images.shape, images.dtype) == ((1197, 8, 8, 3), np.uint8)
+        assert (images == images[..., :1]).all()
+
+    def test_parity_keeps_the_images_and_says_even_or_odd(self):
+        for fine, coarse in zip(digits(), digits(parity=True)):
+            assert np.array_equal(fine.images, coarse.images)
+            assert np.array_equal(fine.labels % 2, coarse.labels)
+            assert coarse.class_names == ("even", "odd")
+
+    def test_rows_are_read_in_the_order_asked_for(self):
+        table = digits()[1]
+        images, labels = table.read([5, 0])
+        assert np.array_equal(np.stack(images), table.images[[5, 0]])
+        assert labels.tolist() == table.labels[[5, 0]].tolist()
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from toastlib.data.builtin import ArrayTable, digits
 from toastlib.data.images import Images, catalog, load_images, load_split
-from toastlib.data.sources import ArrayTable, digits
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
 
@@ -133,11 +133,9 @@ class TestLoadImages:
         assert (images.name, images.class_names) == ("handwriting", ("0", "1"))
         assert images.train.pixels.shape == (2, 3, 8, 8)  # kept small until a batch is asked for
 
-    @pytest.mark.parametrize("name", ["uoft-cs/cifar100:fine_label", "uoft-cs/cifar100"])
-    def test_a_set_is_called_by_its_label_column_too(self, tiny_encoder, monkeypatch, name):
+    def test_a_set_is_called_by_its_label_column_too(self, tiny_encoder, monkeypatch):
         monkeypatch.setattr("toastlib.data.images.open_table", lambda *args: digits())
-        column = None if ":" in name else "fine_label"
-        assert load_images(name, tiny_encoder, label_column=column).name == "cifar100-fine"
+        assert load_images("uoft-cs/cifar100:fine_label", tiny_encoder).name == "cifar100-fine"
 
 
 def digit_images():
@@ -224,7 +222,7 @@ class TestPhotographs:
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         made, from_file = [], torch.from_file
         monkeypatch.setattr(torch, "from_file", lambda *args, **kwargs: made.append(args) or from_file(*args, **kwargs))
-        monkeypatch.setattr("toastlib.data.stacking.IN_MEMORY", 0)
+        monkeypatch.setattr("toastlib.data.transforms.IN_MEMORY", 0)
         assert torch.equal(load_images(folder, tiny_encoder).train.pixels, expected)
         assert made
         assert not any(tmp_path.glob("toastlib-*"))

@@ -1,4 +1,4 @@
-"""Tables of rows: the embedded digits, image folders and parquet files, and what may be wrong with them."""
+"""Tables of rows: image folders, parquet files and streams, and the errors in them."""
 
 import io
 from collections import Counter
@@ -7,10 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from toastlib.data.catalog import DatasetEntry, dataset_entry
-from toastlib.data.sources import CHUNK, DatasetTable, StreamedTable, digits, open_table
+from toastlib.data.sources import CHUNK, DatasetTable, StreamedTable, open_table
 from toastlib.errors import InputError
 
 GENERATOR = np.random.default_rng(0)
@@ -42,8 +41,8 @@ def classes_in(folder, **counts):
     return {f"{folder}/{name}/{k}.png": picture() for name, n in counts.items() for k in range(n)}
 
 
-def open_folder(folder, image=None, label=None, seed=0):
-    return open_table(dataset_entry(folder), image, label, seed)
+def open_folder(folder, image=None, seed=0):
+    return open_table(dataset_entry(folder), image, seed)
 
 
 def read_all(table):
@@ -74,50 +73,6 @@ def of():
     return {"image": datasets.Image(), "classes": lambda *names: datasets.ClassLabel(names=list(names))} | {
         kind: datasets.Value(kind) for kind in ("int64", "string", "bool", "float32")
     }
-
-
-class TestDigits:
-    def test_all_1797_are_there_once(self):
-        both = np.concatenate([table.images[..., 0] for table in digits()])
-        theirs = np.round(load_digits().images * 255 / 16).astype(np.uint8)
-        assert len(both) == 1797
-        assert Counter(image.tobytes() for image in both) == Counter(image.tobytes() for image in theirs)
-
-    def test_labels_stay_with_their_images(self):
-        raw = load_digits()
-        label_of = {
-            np.round(image * 255 / 16).astype(np.uint8).tobytes(): k for image, k in zip(raw.images, raw.target)
-        }
-        for table in digits():
-            assert [label_of[image[..., 0].tobytes()] for image in table.images] == table.labels.tolist()
-
-    def test_the_split_is_1197_to_600_by_class(self):
-        train, test = digits()
-        assert (len(train), len(test)) == (1197, 600)
-        share = np.bincount(test.labels) / np.bincount(np.concatenate([train.labels, test.labels]))
-        assert np.abs(share - 600 / 1797).max() < 0.005
-
-    def test_every_call_gives_the_same_split(self):
-        for first, second in zip(digits(), digits()):
-            assert np.array_equal(first.images, second.images)
-            assert np.array_equal(first.labels, second.labels)
-
-    def test_images_are_grey_in_three_channels(self):
-        images = digits()[0].images
-        assert (images.shape, images.dtype) == ((1197, 8, 8, 3), np.uint8)
-        assert (images == images[..., :1]).all()
-
-    def test_parity_keeps_the_images_and_says_even_or_odd(self):
-        for fine, coarse in zip(digits(), digits(parity=True)):
-            assert np.array_equal(fine.images, coarse.images)
-            assert np.array_equal(fine.labels % 2, coarse.labels)
-            assert coarse.class_names == ("even", "odd")
-
-    def test_rows_are_read_in_the_order_asked_for(self):
-        table = digits()[1]
-        images, labels = table.read([5, 0])
-        assert np.array_equal(np.stack(images), table.images[[5, 0]])
-        assert labels.tolist() == table.labels[[5, 0]].tolist()
 
 
 class TestImageFolders:
@@ -237,9 +192,6 @@ class TestColumns:
         assert train.class_names == names
         assert read_all(train)[1].tolist() == TWO_LABELS[column]
 
-    def test_an_argument_may_say_which_label_column(self, two_labels):
-        assert open_folder(two_labels, label="coarse")[0].class_names == ("x", "y")
-
     def test_several_label_columns_ask_for_one(self, two_labels):
         with pytest.raises(InputError, match=r"has the label columns fine, coarse: name one, for example '.+:coarse'"):
             open_folder(two_labels)
@@ -250,11 +202,11 @@ class TestColumns:
 
     def test_an_unknown_image_column_is_refused_with_the_nearest_name(self, two_labels):
         with pytest.raises(InputError, match="Unknown image column 'imgs': did you mean 'img'"):
-            open_folder(two_labels, image="imgs", label="fine")
+            open_folder(f"{two_labels}:fine", image="imgs")
 
     def test_a_column_that_holds_no_images_is_refused(self, two_labels):
         with pytest.raises(InputError, match="The column 'fine' holds no images"):
-            open_folder(two_labels, image="fine", label="coarse")
+            open_folder(f"{two_labels}:coarse", image="fine")
 
     def test_several_image_columns_ask_for_one(self, parquet, of):
         columns = {"left": pictures(2), "right": pictures(2)}
@@ -361,7 +313,7 @@ class TestStreams:
         return str(tmp_path)
 
     def open_stream(self, folder, **settings):
-        return open_table(DatasetEntry(folder, streamed=True, **settings), None, None, 0)
+        return open_table(DatasetEntry(folder, streamed=True, **settings), None, 0)
 
     def draw(self, table, n, seed=0):
         chunks = list(table.draw(n, seed))
@@ -442,7 +394,7 @@ class TestStreams:
             datasets, "load_dataset_builder", lambda path: asked.append(path) or SimpleNamespace(info=info)
         )
         monkeypatch.setattr(datasets, "load_dataset", lambda path, streaming: load(folder, streaming=streaming))
-        assert {type(table) for table in open_table(DatasetEntry("owner/photographs"), None, None, 0)} == {kind}
+        assert {type(table) for table in open_table(DatasetEntry("owner/photographs"), None, 0)} == {kind}
         assert asked == ["owner/photographs"]
 
     def test_the_hub_failing_half_way_is_told(self, folder):

@@ -13,7 +13,7 @@ from toastlib.data.images import load_images
 from toastlib.data.texts import BOOKS, EMBEDDED, Texts, books, chunked, load_texts, passages, tokenised
 from toastlib.data.tokens import Tokens
 from toastlib.errors import InputError
-from toastlib.evaluation.language import load_language_model, perplexity_table, score
+from toastlib.evaluation.language import evaluate_language_model, load_language_model
 from toastlib.models.encoder import Encoder
 from toastlib.models.loading import load_encoder
 
@@ -203,7 +203,8 @@ def test_a_byte_level_tokenizer_without_padding_serves_prompts_of_any_length(tmp
     prompts = ["Alice", "She ate a little bit, and said anxiously to herself"]
     assert language.generate(prompts, 10) == [language.generate(prompt, 10)[0] for prompt in prompts]
     chunks = load_texts("books", language.encoder, length=30, chunks=True)
-    assert perplexity_table(score(language, chunks, [], batch_size=32))["perplexity"].item() > 100  # it knows nothing
+    table = evaluate_language_model(language, chunks, [], batch_size=32).table
+    assert table["perplexity"].item() > 100  # it knows nothing
 
 
 def test_positions_are_counted_from_the_first_token_of_each_text():

@@ -1,23 +1,23 @@
-"""The front is what comparing every pair finds, and timings are ratios within a round."""
+"""Costs as counted on the smaller encoders and in the paper; fronts by comparing all pairs; ratios of timings."""
 
 import time
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny import FAMILIES
 
-mpl.use("Agg")
-
-import matplotlib.pyplot as plt
-
-from toastlib import plots
+from toastlib import paper
+from toastlib.approximation.replace import approximate, replace_spans
+from toastlib.errors import InputError
 from toastlib.evaluation import costs
-from toastlib.evaluation.costs import pareto_front, relative_throughput, time_plans
-from toastlib.models.costs import parameter_count
-from toastlib.plan import parse_plans
+from toastlib.evaluation.costs import map_costs, pareto_front, plan_costs, relative_throughput, time_plans
+from toastlib.models.costs import flops, parameter_count
+from toastlib.models.encoder import Encoder
+from toastlib.plan import Plan, Span, parse_plans
 from toastlib.statistics.collect import collect_moments
+from toastlib.translators.linear import LowRank
 
 
 def by_comparing_all_pairs(cost, value) -> list[bool]:
@@ -108,7 +108,7 @@ def test_every_plan_is_timed_with_each_translator_and_the_original(tiny_encoder,
     plans = parse_plans(["1->3", "0->1 3->5"])
     before = parameter_count(tiny_encoder)
     moments = collect_moments(tiny_encoder, tiny_images.train)
-    timed = time_plans(tiny_encoder, plans, ["identity", "linear"], moments, pixel_values, repeats=2)
+    timed = time_plans(tiny_encoder, plans, moments, translators=["identity", "linear"], inputs=pixel_values, repeats=2)
     assert list(timed.columns) == ["translator", "plan", "repeat", "images_per_second", "relative"]
     assert len(timed) == 2 * 3 * 2
     assert not timed.duplicated(["translator", "plan", "repeat"]).any()
@@ -117,13 +117,88 @@ def test_every_plan_is_timed_with_each_translator_and_the_original(tiny_encoder,
     assert parameter_count(tiny_encoder) == before
 
 
-def test_the_figure_joins_and_names_what_is_on_the_front():
-    rows = [("original", "original", 95.0, 4.0), ("linear", "1->5", 93.0, 2.0), ("identity", "1->5", 80.0, 1.9)]
-    frame = pd.DataFrame([*rows, ("identity", "2->4", 70.0, 3.0)], columns=["translator", "plan", "accuracy", "gflops"])
-    frame["front"] = pareto_front(frame, "gflops", "accuracy")
-    ax = plots.accuracy_against_cost(frame, "gflops", "front", "GFLOPs", plt.subplots()[1])
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("GFLOPs", "accuracy (%)")
-    assert np.allclose(ax.lines[0].get_xydata(), [(1.9, 80), (2, 93), (4, 95)])
-    assert [text.get_text() for text in ax.texts] == ["1->5", "1->5"]  # the original is told by its marker
-    assert sum(len(dots.get_offsets()) for dots in ax.collections) == 4
-    plt.close("all")
+@pytest.fixture(scope="module")
+def vit_small() -> Encoder:
+    """ViT-S/16-224 without weights."""
+    import transformers
+
+    config = transformers.ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536)
+    with torch.device("meta"):
+        return Encoder(transformers.ViTModel(config))
+
+
+def removed(encoder: Encoder, plan: str, column: str = "removed_parameters", translator: str = "linear") -> int:
+    """One entry of `plan_costs`, for pixels of 224."""
+    inputs = torch.empty(1, 3, 224, 224, device="meta")
+    return plan_costs(encoder, [Plan.parse(plan)], [translator], inputs=inputs)[column].item()
+
+
+def test_the_papers_counting_gives_the_papers_numbers(vit_small):
+    table = paper.published(1)
+    printed = table[(table["model"] == "vit-s") & (table["plan"] != "original")].drop_duplicates("plan")
+    assert len(printed) == 10
+    for plan, millions in zip(printed["plan"], printed["params_m"], strict=True):
+        ours = -removed(vit_small, plan, "removed_parameters_paper") / 1e6
+        assert ours == pytest.approx(float(millions), abs=0.01)  # as far as the paper prints
+
+
+def test_one_map_per_span_leaves_more_to_remove(vit_small):
+    assert removed(vit_small, "1->5", "removed_parameters_paper") == 6_508_032
+    assert removed(vit_small, "1->5") == 6_950_400
+    assert removed(vit_small, "1->5", translator="identity") == 6_950_400 + 384**2
+
+
+def test_both_countings_agree_on_single_blocks(vit_small):
+    plan = "0->1 4->5"
+    assert removed(vit_small, plan, "removed_parameters_paper") == removed(vit_small, plan) == 2 * 1_627_008
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_costs_are_those_counted_on_the_smaller_encoder(tiny_model, tiny_images, family):
+    encoder = Encoder(tiny_model(family), features="mean" if family == "siglip" else "cls")
+    moments = collect_moments(encoder, tiny_images.train[:10])
+    inputs = torch.randn(1, 3, 32, 32)
+    plans = parse_plans(["original", "1->2", "-1->1 2->4"])
+    counted = plan_costs(encoder, plans, ["identity", "linear"], inputs=inputs)
+    assert counted["translator"].tolist() == ["original", "identity", "linear", "identity", "linear"]
+    assert counted["blocks_removed"].tolist() == [0, 1, 1, 4, 4]
+    for row in counted.itertuples():
+        name = "identity" if row.translator == "original" else row.translator
+        small = approximate(encoder, row.plan, moments, translator=name)
+        assert row.parameters == parameter_count(small)
+        assert row.removed_parameters == parameter_count(encoder) - parameter_count(small)
+        assert row.gflops == flops(small, inputs) / 1e9 > 0
+
+
+def test_translators_of_ones_own_are_counted_by_their_maps(tiny_encoder):
+    maps = {Span(1, 3): torch.nn.Sequential(torch.nn.Linear(32, 8), torch.nn.Linear(8, 32))}
+    sources = {"registered": "linear", "own": LowRank(rank=4), "maps": maps}
+    inputs, before = torch.randn(1, 3, 32, 32), maps[Span(1, 3)].state_dict()
+    counted = plan_costs(tiny_encoder, [Plan.parse("1->3")], sources, inputs=inputs).set_index("translator")
+    moved = parameter_count(tiny_encoder) - 2 * parameter_count(tiny_encoder.blocks[0])
+    assert list(counted.index) == list(sources)
+    assert counted.loc["registered", "parameters"] == moved + 32**2
+    assert counted.loc["own", "parameters"] == moved + parameter_count(LowRank(rank=4).build(32))
+    assert counted.loc["maps", "parameters"] == moved + (32 + 1) * 8 + (8 + 1) * 32
+    assert map_costs(maps, 32, 17) == (552, 2 * 17 * 2 * 32 * 8)
+    assert {value.device.type for value in before.values()} == {"cpu"}  # counting leaves the maps where they are
+
+
+def test_each_fitted_map_counts_with_its_own_costs(tiny_encoder):
+    small, large = (
+        torch.nn.Linear(32, 32, bias=False),
+        torch.nn.Sequential(*(torch.nn.Linear(32, 32) for _ in range(2))),
+    )
+    maps, inputs = {Span(0, 1): small, Span(2, 4): large}, torch.randn(1, 3, 32, 32)
+    assert map_costs(maps, 32, 17) == (3 * 32**2 + 2 * 32, 3 * 2 * 17 * 32**2)
+    assert map_costs(large, 32, 17) == (2 * (32**2 + 32), 2 * 2 * 17 * 32**2)
+    plans = parse_plans(["0->1", "2->4", "0->1 2->4"])
+    counted = plan_costs(tiny_encoder, plans, {"mine": maps}, inputs=inputs)
+    for row, plan in zip(counted.itertuples(), plans, strict=True):
+        smaller = replace_spans(tiny_encoder, {span: maps[span] for span in plan})
+        assert row.parameters == parameter_count(smaller)
+        assert row.gflops == flops(smaller, inputs) / 1e9
+    both = counted.iloc[2]
+    assert both["removed_parameters"] - both["removed_parameters_paper"] == parameter_count(large)  # of two blocks
+    with pytest.raises(InputError, match="The maps of 'mine' have none for span 3->5"):
+        plan_costs(tiny_encoder, parse_plans("3->5"), {"mine": maps}, inputs=inputs)

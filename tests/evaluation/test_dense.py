@@ -9,7 +9,7 @@ from tiny import FAMILIES, PATCHES
 from toastlib.approximation.replace import approximate
 from toastlib.errors import InputError
 from toastlib.evaluation.dense import (
-    dense_errors,
+    evaluate_dense,
     final_patches,
     fit_pixel_probe,
     join_patches,
@@ -18,7 +18,7 @@ from toastlib.evaluation.dense import (
 )
 from toastlib.models.encoder import Encoder
 from toastlib.plan import ORIGINAL
-from toastlib.statistics.collect import collect_folds
+from toastlib.statistics.collect import collect_moments
 
 PLANS = ["0->2", "1->2 3->4"]
 
@@ -61,7 +61,7 @@ def test_the_read_out_is_a_ridge_on_patches_and_their_pixels(tiny_encoder, tiny_
     inputs, _ = next(images.batches(30))
     x = final_patches(tiny_encoder, inputs).double().flatten(0, 1)
     y = pixel_patches(inputs, PATCHES).double().flatten(0, 1)
-    alpha = fit.penalty * (x - x.mean(0)).square().sum().item() / x.shape[1]
+    alpha = fit.alpha * (x - x.mean(0)).square().sum().item() / x.shape[1]
     oracle = linear_model.Ridge(alpha=alpha, solver="cholesky").fit(x, y)
     # Tokens of float32, in batches of another size.
     torch.testing.assert_close(fit.weight, torch.from_numpy(oracle.coef_.T), rtol=1e-3, atol=1e-4)
@@ -72,16 +72,16 @@ def test_the_read_out_is_a_ridge_on_patches_and_their_pixels(tiny_encoder, tiny_
 
 @torch.inference_mode()
 def test_errors_are_those_of_the_smaller_encoders(tiny_encoder, tiny_images):
-    folds = collect_folds(tiny_encoder, tiny_images.train)
+    folds = collect_moments(tiny_encoder, tiny_images.train, folds=5)
     read_out = fit_pixel_probe(tiny_encoder, tiny_images.train)
-    settings = {"moments": folds, "read_out": read_out, "batch_size": 16}
-    table = dense_errors(tiny_encoder, tiny_images, PLANS, ["identity", "context"], **settings)
+    settings = {"calibration": folds, "pixel_probe": read_out, "batch_size": 16}
+    table = evaluate_dense(tiny_encoder, tiny_images, PLANS, translators=["identity", "context"], **settings)
     assert list(table["plan"]) == [ORIGINAL, *np.repeat(PLANS, 2)]
     inputs, _ = next(tiny_images.test.batches(60))
     original, pixels = final_patches(tiny_encoder, inputs).double(), pixel_patches(inputs, PATCHES).double()
     varies = (original - original.mean((0, 1))).square().sum()
     for row in table.itertuples():
-        smaller = approximate(tiny_encoder, row.plan, row.translator, folds) if row.Index else tiny_encoder
+        smaller = approximate(tiny_encoder, row.plan, folds, translator=row.translator) if row.Index else tiny_encoder
         patches = final_patches(smaller, inputs).double()
         assert row.error == pytest.approx(100 * ((patches - original).square().sum() / varies).item(), rel=1e-4)
         left = (patches @ read_out.weight + read_out.bias - pixels).square().sum()
@@ -95,14 +95,14 @@ def test_errors_are_those_of_the_smaller_encoders(tiny_encoder, tiny_images):
 
 
 def test_maps_and_read_out_are_fitted_on_training_images(tiny_encoder, tiny_images):
-    table = dense_errors(tiny_encoder, tiny_images, "0->2", ["ridge"], calibration_size=40)
-    again = dense_errors(
+    table = evaluate_dense(tiny_encoder, tiny_images, "0->2", translators=["ridge"], calibration=40)
+    again = evaluate_dense(
         tiny_encoder,
         tiny_images,
         "0->2",
-        ["ridge"],
-        moments=collect_folds(tiny_encoder, tiny_images.train.sample(40, 0), [(0, 0), (0, 2)]),
-        read_out=fit_pixel_probe(tiny_encoder, tiny_images.train),
+        translators=["ridge"],
+        calibration=collect_moments(tiny_encoder, tiny_images.train.sample(40, 0), [(0, 0), (0, 2)], folds=5),
+        pixel_probe=fit_pixel_probe(tiny_encoder, tiny_images.train),
     )
     assert table.equals(again)
 
@@ -111,11 +111,27 @@ def test_maps_and_read_out_are_fitted_on_training_images(tiny_encoder, tiny_imag
     ("plan", "translator", "says"),
     [
         ("1->7", "linear", "Span 1->7 leaves the model"),
-        ("1->2", "linear+align", "brings back one vector of an image"),
+        ("1->2", "linear+align", "^Feature alignment maps one vector of an image, not its patches: name the map alone"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(tiny_encoder, tiny_images, plan, translator, says):
     with pytest.raises(InputError, match=says):
-        dense_errors(tiny_encoder, tiny_images, plan, [translator])
+        evaluate_dense(tiny_encoder, tiny_images, plan, translators=[translator])
     with pytest.raises(InputError, match="3 images cannot be parted into 5 folds"):
         fit_pixel_probe(tiny_encoder, tiny_images.train[:3])
+
+
+def test_maps_of_several_calibration_sets_have_a_row_for_each(tiny_encoder, tiny_images):
+    sets = {"first": tiny_images.train[:40], "last": tiny_images.train[50:]}
+    options = {"translators": ["identity", "linear"], "pixel_probe": fit_pixel_probe(tiny_encoder, tiny_images.train)}
+    both = evaluate_dense(tiny_encoder, tiny_images, "0->2", calibration=sets, **options)
+    assert both[["translator", "calibration", "plan"]].to_numpy().tolist() == [
+        ["original", "", "original"],
+        ["identity", "", "0->2"],
+        ["linear", "first", "0->2"],
+        ["linear", "last", "0->2"],
+    ]
+    for name, images in sets.items():
+        alone = evaluate_dense(tiny_encoder, tiny_images, "0->2", calibration=images, **options)
+        ours = both[both["calibration"].isin(["", name])].drop(columns="calibration").reset_index(drop=True)
+        assert alone.equals(ours)

@@ -9,7 +9,7 @@ from tiny import DECODERS, letter_tokenizer, make_language_model, make_tiny_mode
 from toastlib.approximation.replace import approximate
 from toastlib.data.texts import Texts, TextSet
 from toastlib.errors import InputError
-from toastlib.evaluation.language import Scores, load_language_model, perplexity_table, score
+from toastlib.evaluation.language import LanguageEvaluation, evaluate_language_model, load_language_model
 from toastlib.plan import Plan
 from toastlib.statistics.collect import collect_moments
 
@@ -27,8 +27,8 @@ def texts(token_batch):
 
 
 def smaller(language, texts, plan, translator="linear"):
-    moments = collect_moments(language.encoder, texts.train)
-    return language.on(approximate(language.encoder, plan, translator, moments))
+    moments = collect_moments(language.encoder, texts.train, folds=0)
+    return language.on(approximate(language.encoder, plan, moments, translator=translator))
 
 
 def cost(language, tokens):
@@ -52,22 +52,24 @@ def written_without_cache(language, prompt, count):
     return language.encoder.tokenizer.decode(ids[0, start:], skip_special_tokens=True)
 
 
-class TestScore:
+class TestEvaluate:
     def test_the_original_costs_what_transformers_loss_says(self, language, texts):
-        scores = score(language, texts, [], batch_size=3)
+        scores = evaluate_language_model(language, texts, [], batch_size=3)
         assert scores.bits[0] == pytest.approx(cost(language, texts.test.tokens), rel=1e-5)
         assert (scores.tokens == texts.test.tokens.attention_mask.sum(1).numpy() - 1).all()
 
     @pytest.mark.parametrize("translator", ["identity", "linear"])
     @pytest.mark.parametrize("plan", ["-1->0", "1->3", "0->1 3->4"])
     def test_a_plan_costs_what_its_smaller_model_costs(self, language, texts, plan, translator):
-        scores = score(language, texts, plan, [translator], batch_size=3)
+        scores = evaluate_language_model(
+            language, texts, plan, translators=[translator], calibration=texts.train, batch_size=3
+        )
         approximated = smaller(language, texts, plan, translator)
         assert scores.bits[1] == pytest.approx(cost(approximated, texts.test.tokens), rel=1e-3)
         assert scores.bits[1] != pytest.approx(scores.bits[0], rel=1e-2)
 
     def test_a_dropped_span_costs_what_the_model_without_its_blocks_costs(self, language, texts):
-        scores, encoder = score(language, texts, "0->2", ["identity"]), language.encoder
+        scores, encoder = evaluate_language_model(language, texts, "0->2", translators=["identity"]), language.encoder
         with encoder.block_list([encoder.blocks[k] for k in (0, 3, 4)]):
             expected = cost(language, texts.test.tokens)
         assert scores.bits[1] == pytest.approx(expected, rel=1e-5)
@@ -81,17 +83,42 @@ class TestScore:
             hidden = shared.hidden
             for block in range(5):
                 hidden = language.encoder.run_block(block, hidden, shared)
-            states.append(language.nats(hidden, tokens))
+            states.append(language.nll(hidden, tokens))
         torch.testing.assert_close(states[0], states[1], rtol=1e-4, atol=1e-4)
 
     def test_the_batch_size_changes_nothing(self, language, texts):
-        one, all_ = (score(language, texts, "1->2", batch_size=size) for size in (1, 16))
+        one, all_ = (
+            evaluate_language_model(language, texts, "1->2", calibration=texts.train, batch_size=size)
+            for size in (1, 16)
+        )
         np.testing.assert_allclose(one.bits, all_.bits, rtol=1e-3)
 
     def test_rows_are_the_original_and_each_plan_with_each_translator(self, language, texts):
-        scores = score(language, texts, ["1->2", "2->4"], ["identity", "linear", "affine"])
+        names = ["identity", "linear", "affine"]
+        scores = evaluate_language_model(language, texts, ["1->2", "2->4"], translators=names, calibration=12)
         assert scores.bits.shape == (7, 4)
         assert list(scores.variants["plan"]) == ["original", *3 * ["1->2"], *3 * ["2->4"]]
+        assert list(scores.variants["translator"]) == ["original", *names, *names]
+        assert list(scores.table)[:3] == ["translator", "plan", "perplexity"]
+
+    def test_names_may_come_one_by_one(self, language, texts):
+        scores = evaluate_language_model(
+            language, texts, "1->2", translators=iter(["identity", "linear"]), calibration=12
+        )
+        assert list(scores.variants["translator"]) == ["original", "identity", "linear"]
+
+    def test_maps_of_several_calibration_sets_have_a_row_for_each(self, language, texts):
+        sets = {"all": 12, "few": texts.train[:6]}
+        both = evaluate_language_model(language, texts, "1->2", calibration=sets)
+        assert both.variants.to_numpy().tolist() == [
+            ["original", "", "original"],
+            ["identity", "", "1->2"],
+            ["linear", "all", "1->2"],
+            ["linear", "few", "1->2"],
+        ]
+        for row, calibration in ((2, texts.train.sample(12, seed=0)), (3, texts.train[:6])):
+            alone = evaluate_language_model(language, texts, "1->2", calibration=calibration)
+            np.testing.assert_allclose(both.bits[row], alone.bits[2], rtol=1e-6)
 
     @pytest.mark.parametrize(
         ("plan", "translators", "says"),
@@ -103,26 +130,26 @@ class TestScore:
     )
     def test_what_cannot_be_scored_is_refused(self, language, texts, plan, translators, says):
         with pytest.raises(InputError, match=says):
-            score(language, texts, plan, translators)
+            evaluate_language_model(language, texts, plan, translators=translators)
 
 
-class TestPerplexityTable:
+class TestTable:
     BITS = np.array([[10.0, 30.0], [14.0, 36.0]])
     VARIANTS = pd.DataFrame({"translator": ["original", "linear"], "plan": ["original", "0->1"]})
 
     def test_tokens_weigh_alike_whatever_text_they_are_in(self):
-        table = perplexity_table(Scores(self.VARIANTS, self.BITS, np.array([10, 10])))
+        table = LanguageEvaluation(self.VARIANTS, self.BITS, np.array([10, 10])).table
         assert list(table["bits"]) == [2, 2.5]
         assert list(table["perplexity"]) == pytest.approx([4, 2**2.5])
         assert list(table["lost"]) == [0, 0.5]
-        uneven = perplexity_table(Scores(self.VARIANTS, self.BITS, np.array([5, 35])))
+        uneven = LanguageEvaluation(self.VARIANTS, self.BITS, np.array([5, 35])).table
         assert list(uneven["bits"]) == [1, 1.25]
 
     def test_intervals_are_of_the_difference_for_the_same_texts(self):
         draw = np.random.default_rng(0)
         base = draw.normal(200, 40, 50)
         bits = np.vstack([base, base + 100 + draw.normal(0, 5, 50)])
-        table = perplexity_table(Scores(self.VARIANTS, bits, np.full(50, 100)))
+        table = LanguageEvaluation(self.VARIANTS, bits, np.full(50, 100)).table
         linear = table.iloc[1]
         assert linear["lost_low"] < 1 < linear["lost_high"]
         assert linear["lost_high"] - linear["lost_low"] == pytest.approx(2 * 1.96 * 0.05 / 50**0.5, rel=0.4)

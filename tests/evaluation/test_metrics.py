@@ -1,71 +1,13 @@
-"""Accuracies and their intervals, parameters, FLOPs: against formulas, SciPy, the paper and the smaller encoders."""
+"""Intervals and tests: against formulas, SciPy and worked examples."""
 
+import itertools
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
-import torch
 from scipy import stats
-from tiny import FAMILIES, PATCHES
 
-from toastlib import paper
-from toastlib.approximation.replace import approximate
-from toastlib.errors import InputError
-from toastlib.evaluation.costs import plan_costs, removed_parameters
-from toastlib.evaluation.metrics import (
-    Predictions,
-    accuracy_interval,
-    accuracy_lost,
-    accuracy_table,
-    paired_difference,
-)
-from toastlib.models.costs import flops, parameter_count
-from toastlib.models.encoder import Encoder
-from toastlib.plan import Plan, parse_plans
-from toastlib.statistics.collect import collect_moments
-
-LABELS = np.array([0, 1, 2, 0])
-
-
-def predictions(*rows: tuple) -> Predictions:
-    """From (head, translator, plan, seed, predicted classes of the four images)."""
-    variants = pd.DataFrame([row[:4] for row in rows], columns=["head", "translator", "plan", "seed"])
-    return Predictions(variants, np.array([row[4] for row in rows]), LABELS)
-
-
-@pytest.fixture
-def four() -> Predictions:
-    return predictions(
-        ("retrained", "original", "original", 0, [0, 1, 2, 0]),
-        ("retrained", "original", "original", 1, [0, 1, 2, 1]),
-        ("retrained", "linear", "1->2", 0, [0, 1, 0, 1]),
-        ("retrained", "linear", "1->2", 1, [0, 0, 0, 0]),
-    )
-
-
-def test_accuracy_is_the_percentage_of_right_predictions(four):
-    table = accuracy_table(four)
-    assert table["correct"].tolist() == [4, 3, 2, 2]
-    assert table["accuracy"].tolist() == [100.0, 75.0, 50.0, 50.0]
-    assert (table["images"] == 4).all()
-    assert list(table.columns[:4]) == ["head", "translator", "plan", "seed"]
-
-
-def test_the_table_gives_the_interval_in_percent(four):
-    low, high = accuracy_interval(3, 4)
-    row = accuracy_table(four).iloc[1]
-    assert (row["accuracy_low"], row["accuracy_high"]) == (100 * low, 100 * high)
-
-
-def test_each_image_is_right_in_a_share_of_the_seeds(four):
-    assert four.mean_correct(plan="original").tolist() == [1.0, 1.0, 1.0, 0.5]
-    assert four.mean_correct(plan="1->2", translator="linear").tolist() == [1.0, 0.5, 0.0, 0.5]
-
-
-def test_a_variant_that_was_not_predicted_is_named(four):
-    with pytest.raises(InputError, match=r"^No variant has plan='2->3', translator='linear'\.$"):
-        four.mean_correct(plan="2->3", translator="linear")
+from toastlib.evaluation.metrics import accuracy_interval, exact_mcnemar, holm, paired_difference
 
 
 def test_the_interval_is_wilsons():
@@ -96,102 +38,30 @@ def test_a_difference_that_is_the_same_for_every_image_has_no_width():
     assert paired_difference(np.ones(5), np.ones(5)) == (0.0, 0.0, 0.0)
 
 
-def test_what_a_plan_loses_is_paired_over_images(four):
-    lost = accuracy_lost(four)
-    assert lost[["head", "translator", "plan"]].to_numpy().tolist() == [["retrained", "linear", "1->2"]]
-    expected = paired_difference(np.array([1, 1, 1, 0.5]), np.array([1, 0.5, 0, 0.5]))
-    assert tuple(lost[["lost", "lost_low", "lost_high"]].iloc[0]) == expected
-    assert lost["lost"].item() == 37.5
+def test_another_confidence_gives_the_interval_of_that_coverage():
+    first, second = np.random.default_rng(0).integers(0, 2, (2, 100)).astype(float)
+    expected = stats.ttest_rel(100 * first, 100 * second).confidence_interval(0.99)
+    assert paired_difference(first, second, 0.99)[1:] == pytest.approx((expected.low, expected.high))
+    assert paired_difference(first, second, 0.99)[0] == paired_difference(first, second)[0]
 
 
-def test_each_head_is_held_against_its_own_original():
-    lost = accuracy_lost(
-        predictions(
-            ("retrained", "original", "original", 0, [0, 1, 2, 0]),
-            ("retrained", "linear", "1->2", 0, [0, 1, 2, 1]),
-            ("frozen", "original", "original", 0, [0, 1, 1, 1]),
-            ("frozen", "linear", "1->2", 0, [0, 1, 2, 1]),
-        )
-    )
-    assert lost.set_index("head")["lost"].to_dict() == {"retrained": 25.0, "frozen": -25.0}
+@pytest.mark.parametrize(("lost", "won"), [(6, 1), (1, 6), (10, 0), (4, 4), (23, 9), (0, 0)])
+def test_mcnemars_exact_test_is_that_of_a_fair_coin(lost, won):
+    tail = sum(math.comb(lost + won, k) for k in range(min(lost, won) + 1)) / 2 ** (lost + won)
+    assert exact_mcnemar(lost, won) == pytest.approx(min(1, 2 * tail))
 
 
-@pytest.fixture(scope="module")
-def vit_small() -> Encoder:
-    """ViT-S/16-224 without weights."""
-    import transformers
-
-    config = transformers.ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536)
-    with torch.device("meta"):
-        return Encoder(transformers.ViTModel(config))
+def test_holm_of_a_worked_example():
+    assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm(np.array([0.5, 0.9])).tolist() == [1.0, 1.0]
 
 
-def test_the_papers_counting_gives_the_papers_numbers(vit_small):
-    table = paper.published(1)
-    printed = table[(table["model"] == "vit-s") & (table["plan"] != "original")].drop_duplicates("plan")
-    assert len(printed) == 10
-    for plan, millions in zip(printed["plan"], printed["params_m"], strict=True):
-        ours = -removed_parameters(vit_small, Plan.parse(plan), "block") / 1e6
-        assert ours == pytest.approx(float(millions), abs=0.01)  # as far as the paper prints
-
-
-def test_one_map_per_span_leaves_more_to_remove(vit_small):
-    plan = Plan.parse("1->5")
-    assert removed_parameters(vit_small, plan, "block") == 6_508_032
-    assert removed_parameters(vit_small, plan, "span") == 6_950_400
-    assert removed_parameters(vit_small, plan, "span", "identity") == 6_950_400 + 384**2
-
-
-def test_both_countings_agree_on_single_blocks(vit_small):
-    plan = Plan.parse("0->1 4->5")
-    assert removed_parameters(vit_small, plan, "block") == removed_parameters(vit_small, plan, "span") == 2 * 1_627_008
-
-
-def test_another_counting_is_refused(vit_small):
-    with pytest.raises(InputError, match="per 'span' or per 'block', not per 'model'"):
-        removed_parameters(vit_small, Plan.parse("1->2"), "model")
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_costs_are_those_counted_on_the_smaller_encoder(tiny_model, tiny_images, family):
-    encoder = Encoder(tiny_model(family), features="mean" if family == "siglip" else "cls")
-    moments = collect_moments(encoder, tiny_images.train[:10])
-    inputs = torch.randn(1, 3, 32, 32)
-    plans = parse_plans(["original", "1->2", "-1->1 2->4"])
-    costs = plan_costs(encoder, plans, ["identity", "linear"], inputs)
-    assert costs["translator"].tolist() == ["original", "identity", "linear", "identity", "linear"]
-    assert costs["blocks_removed"].tolist() == [0, 1, 1, 4, 4]
-    for row in costs.itertuples():
-        name = "identity" if row.translator == "original" else row.translator
-        small = approximate(encoder, row.plan, name, moments)
-        assert row.parameters == parameter_count(small)
-        assert row.removed_parameters == parameter_count(encoder) - parameter_count(small)
-        assert row.gflops == flops(small, inputs) / 1e9 > 0
-
-
-def test_flops_are_those_of_the_formula(tiny_encoder, pixel_values):
-    config, tokens = tiny_encoder.model.config, PATCHES + 1
-    width, inner = config.hidden_size, config.intermediate_size
-    projections, attention, mlp = 4 * tokens * width**2, 2 * tokens**2 * width, 2 * tokens * width * inner
-    embedding = PATCHES * width * 3 * config.patch_size**2
-    blocks, pooler = len(tiny_encoder.blocks) * (projections + attention + mlp), width**2
-    per_image = 2 * (embedding + blocks + pooler)
-    assert flops(tiny_encoder, pixel_values) == len(pixel_values) * per_image
-    assert next(tiny_encoder.parameters()).device.type == "cpu"  # counting leaves the weights where they are
-
-
-def test_flops_grow_with_the_batch(tiny_encoder, pixel_values):
-    assert flops(tiny_encoder, pixel_values) == 3 * flops(tiny_encoder, pixel_values[:1])
-
-
-class TwoLayers(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = torch.nn.ModuleList(torch.nn.Linear(8, 8, bias=False) for _ in range(2))
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.layers[1](self.layers[0](hidden))
-
-
-def test_a_multiplication_and_its_addition_are_two_flops():
-    assert flops(Encoder(TwoLayers(), blocks="layers"), torch.randn(5, 8)) == 2 * (2 * 5 * 8 * 8)
+def test_holm_rejects_as_the_closed_test_does():
+    """Holm is the closure of Bonferroni: reject i if every intersection that holds i is rejected by Bonferroni."""
+    draw = np.random.default_rng(1)
+    for p in draw.random((50, 5)) ** 3:
+        adjusted = holm(p)
+        for i in range(5):
+            others = [k for k in range(5) if k != i]
+            sets = [(i, *extra) for size in range(5) for extra in itertools.combinations(others, size)]
+            assert adjusted[i] == pytest.approx(min(1, max(len(s) * min(p[list(s)]) for s in sets)))

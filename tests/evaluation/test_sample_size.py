@@ -1,46 +1,41 @@
-"""Nested draws are what drawing anew gives, and every point of the curve is a sweep of its own."""
+"""Nested draws are what drawing anew gives, and every point of the curve is an evaluation of its own."""
 
 from dataclasses import replace
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-mpl.use("Agg")
-
-import matplotlib.pyplot as plt
-
-from toastlib import plots
 from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
+from toastlib.evaluation.evaluate import evaluate_plans
+from toastlib.evaluation.probe import HeadConfig
 from toastlib.evaluation.sample_size import (
     cap_sizes,
     nested_moments,
-    residual,
     sample_size_curve,
     saturation,
     variance_split,
 )
-from toastlib.evaluation.sweep import predict
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import collect_activations
 from toastlib.plan import Span, parse_plans
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import plan_pairs
-from toastlib.translators.base import Linear
+from toastlib.translators.linear import Linear
 
 SIZES, DRAWS, SEEDS = [8, 20, 64], [0, 3], [0, 1]
 PLANS = ["1->3", "0->1 3->5"]
-HEAD = {"head_lr": 1e-2, "head_min_steps": 50}
+HEAD = HeadConfig("frozen", SEEDS, learning_rate=1e-2, min_steps=50)
+OPTIONS = {"sizes": SIZES, "draws": DRAWS, "head": HEAD}
 
 
 @pytest.fixture(scope="module")
 def curve(tiny_model, tiny_images) -> pd.DataFrame:
     """Of an encoder with the weights of `tiny_encoder`."""
     encoder = Encoder(tiny_model("vit", num_hidden_layers=6), name="tiny")
-    return sample_size_curve(encoder, tiny_images, PLANS, SIZES, DRAWS, SEEDS, **HEAD)
+    return sample_size_curve(encoder, tiny_images, PLANS, **OPTIONS)
 
 
 @pytest.mark.parametrize("seed", DRAWS)
@@ -49,7 +44,7 @@ def test_nested_moments_are_those_of_each_draw_by_itself(tiny_encoder, tiny_imag
     nested = nested_moments(tiny_encoder, tiny_images.train, SIZES, seed, pairs)
     assert list(nested) == SIZES
     for size, moments in nested.items():
-        direct = collect_moments(tiny_encoder, tiny_images.train.sample(size, seed), pairs)
+        direct = collect_moments(tiny_encoder, tiny_images.train.sample(size, seed), pairs, folds=0)
         assert moments.count == direct.count == 17 * size
         assert moments.products.keys() == direct.products.keys() == set(pairs)
         for pair in pairs:
@@ -66,18 +61,17 @@ def test_each_image_passes_the_encoder_once_per_draw(tiny_encoder, tiny_images):
 
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("size", SIZES)
-def test_every_point_of_the_curve_is_what_a_sweep_gives(tiny_encoder, tiny_images, curve, size, draw):
-    options = {"heads": "frozen", "seeds": SEEDS, "calibration_size": size, "calibration_seed": draw}
-    alone = predict(tiny_encoder, tiny_images, PLANS, ["linear"], **options, **HEAD)
+def test_every_point_of_the_curve_is_what_an_evaluation_gives(tiny_encoder, tiny_images, curve, size, draw):
+    drawn = tiny_images.train.sample(size, seed=draw)
+    alone = evaluate_plans(tiny_encoder, tiny_images, PLANS, translators=["linear"], calibration=drawn, head=HEAD)
     for plan in PLANS:
         chosen = (curve["plan"] == plan) & (curve["calibration_size"] == size) & (curve["calibration_seed"] == draw)
         theirs = alone.correct[(alone.variants["plan"] == plan).to_numpy()].sum(1)
         assert np.abs(curve.loc[chosen, "correct"].to_numpy() - theirs).max() <= 1  # a tie that rounding decides
 
 
-def test_original_and_identity_are_those_of_a_sweep(tiny_encoder, tiny_images, curve):
-    options = {"heads": "frozen", "seeds": SEEDS, "calibration_size": 20}
-    alone = predict(tiny_encoder, tiny_images, PLANS, ["identity"], **options, **HEAD)
+def test_original_and_identity_are_those_of_an_evaluation(tiny_encoder, tiny_images, curve):
+    alone = evaluate_plans(tiny_encoder, tiny_images, PLANS, translators=["identity"], head=HEAD)
     for translator, plan in [("original", "original"), *(("identity", plan) for plan in PLANS)]:
         ours = curve[(curve["translator"] == translator) & (curve["plan"] == plan)]
         kinds = alone.variants
@@ -89,7 +83,7 @@ def test_original_and_identity_are_those_of_a_sweep(tiny_encoder, tiny_images, c
 def test_residuals_are_those_of_the_rows(tiny_encoder, tiny_images, curve):
     span, size, draw = Span(1, 3), 20, 3
     calibration = tiny_images.train.sample(size, draw)
-    weight = Linear().fit(collect_moments(tiny_encoder, calibration), span).weight_
+    weight = Linear().fit_moments(collect_moments(tiny_encoder, calibration, folds=0), span).weight_
 
     def left(images) -> float:
         h = collect_activations(tiny_encoder, images, span, tokens="all")
@@ -99,8 +93,6 @@ def test_residuals_are_those_of_the_rows(tiny_encoder, tiny_images, curve):
     row = curve.query("plan == '1->3' and calibration_size == @size and calibration_seed == @draw").iloc[0]
     assert row["residual"] == pytest.approx(left(calibration), rel=1e-6)
     assert row["residual_test"] == pytest.approx(left(tiny_images.test), rel=1e-6)
-    test = collect_moments(tiny_encoder, tiny_images.test)
-    assert residual(weight, test, span) == pytest.approx(left(tiny_images.test), rel=1e-6)
     dropped = curve.query("plan == '1->3' and translator == 'identity'")["residual_test"].iloc[0]
     h = collect_activations(tiny_encoder, tiny_images.test, span, tokens="all")
     assert dropped == pytest.approx(((h[3] - h[1]).square().sum() / h[3].square().sum()).item(), rel=1e-4)
@@ -111,6 +103,7 @@ def test_the_curve_is_tidy_and_complete(curve):
         *("model", "features", "dataset", "head", "translator", "plan", "calibration_size", "calibration_seed"),
         *("rank", "residual", "residual_test", "seed", "correct", "images", "accuracy", "accuracy_low"),
         "accuracy_high",
+        *("blocks_removed", "parameters", "removed_parameters", "removed_parameters_paper", "gflops"),
     ]
     assert len(curve) == len(SEEDS) * (1 + len(PLANS) * (1 + len(SIZES) * len(DRAWS)))
     assert not curve.duplicated(["plan", "translator", "calibration_size", "calibration_seed", "seed"]).any()
@@ -118,17 +111,21 @@ def test_the_curve_is_tidy_and_complete(curve):
     assert set(mapped["calibration_size"]) == set(SIZES)
     assert not mapped.isna().any(axis=None)
     assert (mapped["rank"] == 32).all()
-    assert curve.loc[curve["translator"] == "identity", "residual"].isna().all()
+    without = curve[curve["translator"] != "linear"]
+    assert (without[["calibration_size", "calibration_seed", "rank"]] == 0).all(axis=None)
+    assert without["residual"].isna().all()
+    assert curve.loc[curve["translator"] == "original", "residual_test"].isna().all()
+    assert set(curve["head"]) == {"frozen"}
 
 
 def test_the_same_seeds_give_the_same_curve_bit_for_bit(tiny_encoder, tiny_images, curve):
-    again = sample_size_curve(tiny_encoder, tiny_images, PLANS, SIZES, DRAWS, SEEDS, **HEAD)
+    again = sample_size_curve(tiny_encoder, tiny_images, PLANS, **OPTIONS)
     pd.testing.assert_frame_equal(curve, again, check_exact=True)
 
 
 def test_sizes_beyond_the_split_become_all_of_it(tiny_encoder, tiny_images):
     assert cap_sizes([64, 8, 500, 8, 1000], 90) == [8, 64, 90]
-    curve = sample_size_curve(tiny_encoder, tiny_images, "1->3", [1000], [0, 1], [0])
+    curve = sample_size_curve(tiny_encoder, tiny_images, "1->3", sizes=[1000], draws=[0, 1], head=HeadConfig(seeds=[0]))
     mapped = curve[curve["translator"] == "linear"]
     assert mapped["calibration_size"].tolist() == [90, 90]
     assert mapped["residual"].iloc[0] == pytest.approx(mapped["residual"].iloc[1], rel=1e-9)  # the same images
@@ -142,10 +139,13 @@ def test_sizes_that_are_none_are_refused(sizes):
 
 def test_what_has_no_curve_is_refused(tiny_encoder, tiny_images):
     with pytest.raises(InputError, match="Span 4->6 leaves the model"):
-        sample_size_curve(tiny_encoder, tiny_images, "4->6", [8])
+        sample_size_curve(tiny_encoder, tiny_images, "4->6", sizes=[8])
+    for none in ([], "original"):
+        with pytest.raises(InputError, match=r"^A curve needs a plan that removes blocks, such as '1->3'\.$"):
+            sample_size_curve(tiny_encoder, tiny_images, none, sizes=[8])
     unlabelled = ImageSet("bare", tiny_images.train, replace(tiny_images.test, labels=None))
     with pytest.raises(InputError, match="bare has no labels"):
-        sample_size_curve(tiny_encoder, unlabelled, "1->3", [8])
+        sample_size_curve(tiny_encoder, unlabelled, "1->3", sizes=[8])
 
 
 def made_up(accuracy: np.ndarray, plan: str = "1->3") -> pd.DataFrame:
@@ -186,33 +186,3 @@ def test_saturation_is_where_no_larger_size_brings_more():
     assert found == {0.1: 16, 0.5: 2, 20: 1}
     both = saturation(pd.concat([made_up(accuracy), made_up(accuracy[::-1], "7->10")]))
     assert dict(zip(both["plan"], both["calibration_size"])) == {"1->3": 2, "7->10": 1}
-
-
-@pytest.fixture
-def drawn_curve() -> pd.DataFrame:
-    """Two sizes, three draws, two heads; the original at 90, the identity at 10."""
-    accuracy = np.array([[[69.0, 71], [59, 61], [79, 81]], [[84, 86], [83, 85], [85, 87]]])
-    original = pd.DataFrame([("original", "original", 0, 0, 0, 90.0)], columns=made_up(accuracy).columns)
-    curve = pd.concat([original, made_up(accuracy)], ignore_index=True)
-    return curve.assign(residual=0.1, residual_test=0.2)
-
-
-def test_the_figure_shows_draws_their_mean_and_the_references(drawn_curve):
-    ax = plots.sample_size(drawn_curve, plt.subplots()[1])
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("calibration images", "accuracy (%)")
-    assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "2"]
-    mean, original, identity = (np.asarray(line.get_ydata()) for line in ax.lines)
-    assert np.allclose(mean, [70, 85])  # over draws, each the mean of its heads
-    assert (original[0], identity[0]) == (90, 10)
-    dots = ax.collections[-1].get_offsets()
-    assert sorted(map(tuple, np.asarray(dots))) == [(1, 60), (1, 70), (1, 80), (2, 84), (2, 85), (2, 86)]
-    plt.close("all")
-
-
-def test_the_residual_is_shown_on_both_kinds_of_images(drawn_curve):
-    ax = plots.sample_size_residual(drawn_curve, plt.subplots()[1])
-    shown = {line.get_label(): np.mean(line.get_ydata()) for line in ax.lines}
-    expected = {"linear, calibration images": 0.1, "linear, test images": 0.2, "identity, test images": 0.2}
-    assert shown == pytest.approx(expected)
-    assert ax.get_ylim()[0] == 0
-    plt.close("all")

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
 import torch
@@ -12,17 +11,9 @@ from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
 from toastlib.evaluation.heads import choose_head, own_classifier
 from toastlib.evaluation.probe import Probe
-from toastlib.export.compress import _part, compress, summary
-from toastlib.export.folder import check_folder, save_compressed
-from toastlib.export.report import report
+from toastlib.export.compress import compress
 from toastlib.plan import Plan
 from toastlib.translators.base import RECOMMENDED
-
-
-@pytest.fixture(autouse=True)
-def short_training(monkeypatch):
-    """Of the heads: how good they are does not matter here."""
-    monkeypatch.setattr("toastlib.evaluation.heads.MIN_STEPS", 30)
 
 
 def unlabelled(dataset):
@@ -30,59 +21,54 @@ def unlabelled(dataset):
     return ImageSet(dataset.name, *parts)
 
 
-@pytest.fixture
-def taken(tiny_encoder, tiny_images):
-    return compress(tiny_encoder, tiny_images, plan="0->2 3->4", calibration_size=40)
-
-
 @pytest.mark.parametrize("translator", ["linear", "ridge", "fused", "identity+align", "fused+align"])
 def test_the_folder_computes_what_is_reported(tiny_encoder, tiny_images, tmp_path, translator):
     from transformers import AutoModelForImageClassification
 
-    taken = compress(tiny_encoder, tiny_images, plan="0->2 3->4", translator=translator, calibration_size=40)
-    save_compressed(taken, tmp_path / "smaller")
+    taken = compress(tiny_encoder, tiny_images, remove="0->2 3->4", translator=translator, calibration=40)
+    taken.save(tmp_path / "smaller")
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "smaller").eval()
     with torch.no_grad():
         found = torch.cat([model(x).logits.argmax(1) for x, _ in tiny_images.test.batches()])
-    assert taken.after[0] == pytest.approx(100 * (found == tiny_images.test.labels).double().mean().item())
+    assert taken.card.after[0] == pytest.approx(100 * (found == tiny_images.test.labels).double().mean().item())
     assert model.config.id2label == {0: "one", 1: "two", 2: "three"}
-    assert sum(p.numel() for p in model.parameters()) == taken.counted.parameters[1]
+    assert sum(p.numel() for p in model.parameters()) == taken.card.sizes.parameters[1]
     classes = taken.classes
-    assert (classes["after"] * classes["images"]).sum() / classes["images"].sum() == pytest.approx(taken.after[0])
-    assert taken.lost[0] == pytest.approx(taken.before[0] - taken.after[0])
+    assert (classes["after"] * classes["images"]).sum() / classes["images"].sum() == pytest.approx(taken.card.after[0])
+    assert taken.lost[0] == pytest.approx(taken.card.before[0] - taken.card.after[0])
     assert {file.name for file in (tmp_path / "smaller").iterdir()} >= {"README.md", "report.html", "config.json"}
     assert [file.name for file in tmp_path.iterdir()] == ["smaller"]
 
 
 @pytest.mark.parametrize("translator", ["linear", "fused"])
-def test_so_many_blocks_go_as_are_named(tiny_encoder, tiny_images, translator):
-    taken = compress(tiny_encoder, tiny_images, remove=3, translator=translator, calibration_size=40)
+def test_remove_takes_a_number_of_blocks(tiny_encoder, tiny_images, translator):
+    taken = compress(tiny_encoder, tiny_images, remove=3, translator=translator, calibration=40)
     assert len(taken.plan.removed) == 3
     assert taken.search.empty
     if translator == "fused":
         assert all(span.start >= 0 for span in taken.plan)
 
 
-def test_the_drop_decides_how_many_blocks_go(tiny_encoder, tiny_images):
-    taken = compress(tiny_encoder, tiny_images, max_drop=100, calibration_size=40)
+def test_max_drop_bounds_the_number_of_blocks(tiny_encoder, tiny_images):
+    taken = compress(tiny_encoder, tiny_images, max_drop=100, calibration=40)
     assert len(taken.plan.removed) == 5
     assert list(taken.search["removed"]) == [1, 2, 3, 4, 5]
     with pytest.raises(InputError, match=r"Removing one block .* more than -200"):
-        compress(tiny_encoder, tiny_images, max_drop=-200, calibration_size=40)
+        compress(tiny_encoder, tiny_images, max_drop=-200, calibration=40)
 
 
 def test_test_images_do_not_choose(tiny_encoder, tiny_images):
     other = replace(tiny_images, test=tiny_images.test[:5])
-    plans = [compress(tiny_encoder, d, max_drop=20, calibration_size=40).plan for d in (tiny_images, other)]
+    plans = [compress(tiny_encoder, d, max_drop=20, calibration=40).plan for d in (tiny_images, other)]
     assert plans[0] == plans[1]
 
 
 def test_without_labels_features_are_compared(tiny_encoder, tiny_images, tmp_path):
-    taken = compress(tiny_encoder, unlabelled(tiny_images), remove=1, calibration_size=40)
+    taken = compress(tiny_encoder, unlabelled(tiny_images), remove=1, calibration=40)
     assert (taken.head.module, taken.head.measure, taken.classes) == (None, "similarity", None)
-    assert taken.before[0] == pytest.approx(100)
-    assert 0 < taken.after[0] < 100
-    save_compressed(taken, tmp_path / "smaller")
+    assert taken.card.before[0] == pytest.approx(100)
+    assert 0 < taken.card.after[0] < 100
+    taken.save(tmp_path / "smaller")
     assert "cosine similarity" in (tmp_path / "smaller" / "report.html").read_text()
 
 
@@ -105,10 +91,10 @@ def test_without_labels_a_classifier_must_agree_with_itself(
 ):
     from transformers import AutoModelForImageClassification
 
-    settings = {"plan": "0->1", "classifier": classifier, "translator": translator, "calibration_size": 40}
+    settings = {"remove": "0->1", "classifier": classifier, "translator": translator, "calibration": 40}
     taken = compress(tiny_encoder, unlabelled(tiny_images), **settings)
-    assert (taken.head.measure, taken.before[0]) == ("agreement", 100)
-    save_compressed(taken, tmp_path / "smaller")
+    assert (taken.head.measure, taken.card.before[0]) == ("agreement", 100)
+    taken.save(tmp_path / "smaller")
     opened = AutoModelForImageClassification.from_pretrained(tmp_path / "smaller")
     assert opened.config.id2label == {0: "Two", 1: "one", 2: "three"}
 
@@ -120,17 +106,18 @@ def test_a_classifier_of_the_same_names_is_kept_in_its_own_order(tiny_encoder, t
         found = torch.cat([classifier(x).logits.argmax(1) for x, _ in tiny_images.test.batches()])
     names = [head.class_names[k].lower() for k in found]
     expected = [tiny_images.class_names[k] for k in tiny_images.test.labels]
-    taken = compress(tiny_encoder, tiny_images, plan="0->1", classifier=classifier, calibration_size=40)
-    assert taken.before[0] == pytest.approx(100 * sum(map(str.__eq__, names, expected)) / len(names))
+    taken = compress(tiny_encoder, tiny_images, remove="0->1", classifier=classifier, calibration=40)
+    assert taken.card.before[0] == pytest.approx(100 * sum(map(str.__eq__, names, expected)) / len(names))
     classifier.config.id2label = {0: "cat", 1: "dog", 2: "cow"}
     assert isinstance(choose_head(tiny_encoder, tiny_images, classifier, seed=0).module, Probe)
 
 
-def test_a_realignment_is_folded_into_the_checkpoints_classifier(tiny_encoder, tiny_images, classifier):
-    settings = {"plan": "0->2", "classifier": classifier, "translator": "identity+align", "calibration_size": 40}
+def test_a_feature_alignment_is_absorbed_by_the_checkpoints_classifier(tiny_encoder, tiny_images, classifier):
+    settings = {"remove": "0->2", "classifier": classifier, "translator": "identity+align", "calibration": 40}
     taken = compress(tiny_encoder, tiny_images, **settings)
     assert taken.head.class_names == ("Two", "one", "three")
-    calibration = _part(tiny_images.train, 0)[0].sample(40, 0)
+    order = torch.randperm(len(tiny_images.train), generator=torch.Generator().manual_seed(0))
+    calibration = tiny_images.train[order[len(order) // 5 :]].sample(40, 0)
     fit = align_features(taken.encoder, tiny_encoder, calibration)
     pixel_values, _ = next(tiny_images.test.batches())
     with torch.no_grad():
@@ -138,8 +125,8 @@ def test_a_realignment_is_folded_into_the_checkpoints_classifier(tiny_encoder, t
         torch.testing.assert_close(taken.head.module(taken.encoder(pixel_values)), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_realignment_needs_a_head_that_reads_the_features(tiny_encoder, tiny_images, classifier):
-    settings = {"plan": "0->2", "translator": "identity+align", "calibration_size": 40}
+def test_a_feature_alignment_needs_a_head_that_reads_the_features(tiny_encoder, tiny_images, classifier):
+    settings = {"remove": "0->2", "translator": "identity+align", "calibration": 40}
     with pytest.raises(InputError, match="take a translator without"):
         compress(tiny_encoder, unlabelled(tiny_images), **settings)
     classifier.classifier = torch.nn.Sequential(classifier.classifier)
@@ -158,16 +145,16 @@ def test_a_checkpoints_classifier_is_found(classifier, tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"plan": "0->1", "remove": 2}, "Say one of plan, remove and max_drop"),
+        ({"max_drop": 1, "remove": 2}, "Give remove or max_drop, not both"),
         ({"remove": 6}, "6 blocks cannot be removed: the model has 6, and keeps one"),
         ({"translator": "linaer"}, "did you mean 'linear'?"),
-        ({"plan": "-1->1", "translator": "fused"}, "Span -1->1 cannot be folded"),
-        ({"plan": "0->9"}, "Span 0->9 leaves the model"),
+        ({"remove": "-1->1", "translator": "fused"}, "Span -1->1 cannot be folded"),
+        ({"remove": "0->9"}, "Span 0->9 leaves the model"),
     ],
 )
 def test_wrong_input_is_one_sentence(tiny_encoder, tiny_images, settings, says):
     with pytest.raises(InputError, match=re.escape(says)):
-        compress(tiny_encoder, tiny_images, calibration_size=40, **settings)
+        compress(tiny_encoder, tiny_images, calibration=40, **settings)
 
 
 def test_a_smaller_encoder_is_not_made_smaller_again(taken, tiny_images):
@@ -175,90 +162,8 @@ def test_a_smaller_encoder_is_not_made_smaller_again(taken, tiny_images):
         compress(taken.encoder, tiny_images, remove=1)
 
 
-class Page(HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.links, self.deepest = [], [], 0
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.links += [value for name, value in attributes if name in ("src", "href", "srcset")]
-        if tag not in ("meta", "rect", "path"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.links += [value for name, value in attributes if name in ("src", "href", "srcset")]
-
-    def handle_endtag(self, tag):
-        if tag not in ("rect", "path"):
-            assert self.open.pop() == tag
-
-
-def test_the_report_is_one_whole_page_that_fetches_nothing(taken):
-    text = report(taken)
-    page = Page(text)
-    assert (page.open, page.links) == ([], [])
-    for fetching in ("url(", "@import", "http", "<script"):
-        assert fetching not in text
-    for part in ("0-&gt;2 3-&gt;4", "three", f"{taken.counted.parameters[1]:,}", f"{taken.after[0]:.1f} %", "ms"):
-        assert part in text
-    assert "prefers-color-scheme: dark" in text
-
-
-def test_names_in_the_report_are_escaped(taken):
-    text = report(replace(taken, card=replace(taken.card, base="<script>alert(1)</script>")))
-    assert "<script" not in text
-
-
-def test_only_its_own_folder_is_replaced(taken, tmp_path):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "letter.txt").write_text("dear")
-    (tmp_path / "file").touch()
-    (tmp_path / "pages" / "deep").mkdir(parents=True)
-    (tmp_path / "pages" / "report.html").write_text("of something else, with its own neighbours")
-    for name in ("mine", "file", "pages"):
-        with pytest.raises(InputError, match="holds more than a smaller model"):
-            save_compressed(taken, tmp_path / name)
-    assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
-    assert (tmp_path / "pages" / "report.html").exists()
-    with pytest.raises(InputError, match="Nothing can be written"):
-        check_folder(tmp_path / "file" / "below")
-    save_compressed(taken, tmp_path / "new" / "smaller")
-    (tmp_path / "new" / "smaller" / "model.onnx").touch()
-    save_compressed(taken, tmp_path / "new" / "smaller")
-    assert not (tmp_path / "new" / "smaller" / "model.onnx").exists()
-
-
-@pytest.mark.parametrize("named", ["model", "model/inner", ".", "link"])
-def test_no_folder_that_is_read_is_written(tmp_path, named):
-    (tmp_path / "model" / "inner").mkdir(parents=True)
-    (tmp_path / "link").symlink_to(tmp_path / "model")
-    for column in ("", ":label"):
-        with pytest.raises(InputError, match="which is read"):
-            check_folder(tmp_path / named, "vit-mini", f"{tmp_path / 'model'}{column}")
-    assert check_folder(tmp_path / "elsewhere", tmp_path / "model") == tmp_path / "elsewhere"
-
-
-def test_a_checkpoint_that_somebody_saved_is_never_replaced(taken, tmp_path):
-    taken.encoder.save_pretrained(tmp_path / "tuned")
-    before = {path.name: path.read_bytes() for path in (tmp_path / "tuned").iterdir()}
-    with pytest.raises(InputError, match="was not written by `toast approximate`"):
-        save_compressed(taken, tmp_path / "tuned")
-    assert {path.name: path.read_bytes() for path in (tmp_path / "tuned").iterdir()} == before
-
-
-def test_a_folder_that_fails_leaves_nothing_behind(taken, tmp_path, monkeypatch):
-    def fail(*args):
-        raise OSError("full")
-
-    monkeypatch.setattr("toastlib.export.folder.report", fail)
-    with pytest.raises(OSError, match="full"):
-        save_compressed(taken, tmp_path / "smaller")
-    assert not list(tmp_path.iterdir())
-
-
 def test_the_summary_says_what_went_and_what_it_cost(taken):
-    text = summary(taken)
+    text = taken.summary()
     assert text.startswith(f"plan {Plan.parse('0->2 3->4')} (3 blocks, {RECOMMENDED})\n")
-    assert f"-> {taken.counted.parameters[1]:,}" in text
+    assert f"-> {taken.card.sizes.parameters[1]:,}" in text
     assert "accuracy" in text

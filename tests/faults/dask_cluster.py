@@ -11,7 +11,7 @@ from sweeping import ENVIRONMENT, Study, family, kill, wait_until
 
 TABLE = """\
 import pandas as pd
-from toastlib.runs.batch import Results
+from toastlib.runs.store import Results
 
 Results(results_dir).table(pd.DataFrame({"number": range(3), "power": [size**n for n in range(3)]}))
 """

@@ -12,7 +12,7 @@ from transformers.utils import is_timm_available
 
 from toastlib import paper
 from toastlib.approximation.replace import approximate
-from toastlib.evaluation.costs import plan_costs, removed_parameters
+from toastlib.evaluation.costs import map_costs, plan_costs
 from toastlib.models.costs import parameter_count
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import collect_activations
@@ -130,7 +130,7 @@ def test_features_are_the_plain_models(built, pixel_values):
 def test_a_span_dropped_leaves_the_model_that_never_had_its_blocks(built, pixel_values):
     family, encoder, _ = built
     anything = {block: torch.randn(4, family.width) for block in (1, 2)}
-    smaller = approximate(encoder, "1->2", "identity", anything)
+    smaller = approximate(encoder, "1->2", anything, translator="identity")
     with encoder.block_list([block for k, block in enumerate(encoder.blocks) if k != 2]):
         expected = encoder(pixel_values)
     features = smaller(pixel_values)
@@ -144,6 +144,13 @@ def printed(table, model):
     rows = paper.published(table)
     rows = rows[(rows["model"] == model) & (rows["params_m"] != "")].drop_duplicates("plan")
     return [(plan, abs(float(text.replace("−", "-").rstrip("M ")))) for plan, text in rows[["plan", "params_m"]].values]
+
+
+def removed_parameters(encoder, plan, maps):
+    """Parameters of the removed blocks less those of linear maps, one for each span or for each block."""
+    count = {"span": len(plan), "block": len(plan.removed)}[maps]
+    blocks = sum(parameter_count(encoder.blocks[block]) for block in plan.removed)
+    return blocks - count * map_costs("linear", encoder.width, 1)[0]
 
 
 class TestPublishedParameters:
@@ -183,7 +190,7 @@ class TestPublishedParameters:
     def test_both_countings_stand_in_the_table_of_costs(self, pixel_values):
         family = FAMILIES["vit-l, 4 blocks"]
         encoder = Encoder(build(family.prefix, family.config))
-        costs = plan_costs(encoder, [Plan.parse("0->2")], ["linear"], pixel_values[:1]).iloc[0]
+        costs = plan_costs(encoder, [Plan.parse("0->2")], ["linear"], inputs=pixel_values[:1]).iloc[0]
         assert costs["removed_parameters"] == 2 * family.block_parameters - 1024**2
         assert costs["removed_parameters_paper"] == 2 * family.block_parameters - 2 * 1024**2
         assert costs["parameters"] == parameter_count(encoder) - costs["removed_parameters"]
@@ -237,7 +244,9 @@ def test_timms_blocks_are_found_inside_the_wrapper_and_replaced(blocks):
     assert (encoder.special_tokens, encoder.embed(pixel_values).hidden.shape) == (5, (2, 21, 16))
     torch.testing.assert_close(encoder(pixel_values), expected)
     images = SimpleNamespace(batches=lambda size: [(pixel_values, None)])
-    smaller = approximate(encoder, "1->3", "identity", collect_activations(encoder, images, [1, 3], "all"))
+    smaller = approximate(
+        encoder, "1->3", collect_activations(encoder, images, [1, 3], tokens="all"), translator="identity"
+    )
     with encoder.block_list([encoder.blocks[k] for k in (0, 1, 4)]):
         torch.testing.assert_close(smaller(pixel_values), encoder(pixel_values))
     assert type(encoder.blocks) is blocks

@@ -118,7 +118,7 @@ def test_the_cls_tokens_of_a_model_without_any_are_refused(tiny_model, tiny_imag
 @torch.no_grad()
 def test_activations_of_a_set_are_those_of_its_batches(tiny_encoder, tiny_images, tokens):
     images = tiny_images.test[:20]
-    kept = collect_activations(tiny_encoder, images, [-1, 3], tokens, batch_size=8)
+    kept = collect_activations(tiny_encoder, images, [-1, 3], tokens=tokens, batch_size=8)
     with capture_outputs(tiny_encoder, [-1, 3]) as h:
         tiny_encoder(next(images.batches(20))[0])
     rows = 20 * {"all": 17, "patch": 16}.get(tokens, 1)  # one special token

@@ -13,7 +13,8 @@ from tiny import FAMILIES, PATCHES, SIZES
 from toastlib.data.images import catalog, load_images
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
-from toastlib.evaluation.sweep import sweep
+from toastlib.evaluation.evaluate import evaluate_plans
+from toastlib.evaluation.probe import HeadConfig
 from toastlib.models.loading import DTYPES, _timm_settings, load_encoder, resolve_device, resolve_dtype
 
 PROCESSOR = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
@@ -350,7 +351,7 @@ def test_automatic_precision_is_bfloat16_where_the_hardware_gains(
 ):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: cpu_has_it)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu_has_it)
-    assert resolve_dtype("auto", torch.device(device)) == expected
+    assert resolve_dtype("fastest", torch.device(device)) == expected
 
 
 @pytest.mark.slow
@@ -359,7 +360,7 @@ def test_bfloat16_changes_accuracy_by_little():
     for dtype in ("float32", "bfloat16"):
         encoder = load_encoder("vit-mini", device="cpu", dtype=dtype)
         digits = load_images("digits", encoder, train_size=200, test_size=200)
-        table = sweep(encoder, digits, ["2->5"], heads="frozen", calibration_size=100, head_min_steps=300)
+        table = evaluate_plans(encoder, digits, ["2->5"], calibration=100, head=HeadConfig(min_steps=300)).table
         accuracies[dtype] = table.groupby("translator")["accuracy"].mean()
     # 200 images and 3 seeds: one image is 0.17 points. bfloat16 keeps 8 bits, so a few borderline images change sides.
     difference = (accuracies["float32"] - accuracies["bfloat16"]).abs()

@@ -1,33 +1,31 @@
 """Saved folders: the same numbers in another process, with and without toastlib, or one clear sentence."""
 
 import copy
-import importlib.util
 import json
 import os
 import pickle
 import subprocess
 import sys
-import sysconfig
-import venv
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import FAMILIES, SIZES
+from tiny import FAMILIES, SIZES, environment_without_toastlib
 
 import toastlib as toast
 from toastlib.approximation.replace import replace_spans
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
-from toastlib.evaluation.probe import Probe
+from toastlib.evaluation.probe import HeadConfig, Probe
 from toastlib.models.encoder import Encoder
 from toastlib.models.layers import CODE
 from toastlib.models.loading import load_encoder
+from toastlib.models.model_card import ModelCardData
 from toastlib.models.saving import count, saved_form
 from toastlib.plan import Plan, Span
-from toastlib.translators.base import Identity, Linear
+from toastlib.translators.linear import Identity, Linear
 from toastlib.translators.trained import MLP, ResMLP, WarmStartMLP
 
 PREPROCESSING = Preprocessing(resize=(32, 32))
@@ -37,7 +35,6 @@ WITHOUT_CLASSIFIER = {"dinov3"}
 TEXT = SIZES | {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2}
 ARCHITECTURES = [Identity(), Linear(), MLP(), ResMLP(), WarmStartMLP()]
 MAP = "1.translation.weight"
-HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 
 
 def make_encoder(model, family="vit", **settings):
@@ -49,7 +46,7 @@ def make_smaller(encoder, translator=None, plan=PLAN):
     """Random maps in place of the plan's spans: what they approximate does not matter here."""
     torch.manual_seed(2)
     translator = translator or Linear()
-    return replace_spans(encoder, {span: translator.architecture(encoder.width).eval() for span in plan})
+    return replace_spans(encoder, {span: translator.build(encoder.width).eval() for span in plan})
 
 
 def draw_head(classes=3):
@@ -154,14 +151,6 @@ for folder, expected in zip(sys.argv[1::2], sys.argv[2::2]):
 """
 
 
-def environment_without_toastlib(folder: Path) -> Path:
-    """The Python of a virtual environment that has all the packages of this one, but not toastlib."""
-    venv.create(folder, with_pip=False)
-    packages = sysconfig.get_path("purelib", vars={"base": str(folder)})
-    (Path(packages) / "others.pth").write_text(sysconfig.get_path("purelib"))  # where an editable install is only named
-    return Path(sysconfig.get_path("scripts", vars={"base": str(folder)})) / "python"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "trust", "module"),
@@ -188,7 +177,9 @@ def test_another_process_computes_the_same_with_and_without_toastlib(
         save_file({"pixels": pixel_values, "features": features.contiguous(), "logits": logits}, file)
         arguments += [folder, file]
     program = OPEN_ALL.format(first=first, trust=trust)
-    done = subprocess.run([python, "-c", program, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    environment = {name: value for name, value in os.environ.items() if not trust or name != "PYTHONPATH"}
+    command = [python, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[:-1] == [f"{family} {module}" for family in FAMILIES]
 
@@ -245,7 +236,9 @@ def test_affine_and_low_rank_maps_are_saved(tiny_encoder, tmp_path, pixel_values
 )
 @torch.no_grad()
 def test_every_closed_form_is_saved(tiny_encoder, tiny_images, tmp_path, pixel_values, name):
-    small = toast.approximate(tiny_encoder, "0->2 3->4", name, toast.collect_folds(tiny_encoder, tiny_images.train))
+    small = toast.approximate(
+        tiny_encoder, "0->2 3->4", toast.collect_moments(tiny_encoder, tiny_images.train, folds=5), translator=name
+    )
     small.save_pretrained(tmp_path)
     opened = open_model(tmp_path)
     assert sum(map(torch.Tensor.numel, opened.parameters())) == toast.parameter_count(small)
@@ -259,7 +252,9 @@ def test_maps_in_context_are_saved_whatever_stands_before_the_patches(
     tiny_model, tiny_images, tmp_path, pixel_values, family
 ):
     encoder = make_encoder(tiny_model(family), family)
-    small = toast.approximate(encoder, "0->2", "context", toast.collect_folds(encoder, tiny_images.train))
+    small = toast.approximate(
+        encoder, "0->2", toast.collect_moments(encoder, tiny_images.train, folds=5), translator="context"
+    )
     small.save_pretrained(tmp_path)
     torch.testing.assert_close(
         open_model(tmp_path)(pixel_values).pooler_output, small(pixel_values), rtol=1e-5, atol=1e-6
@@ -311,8 +306,8 @@ def test_an_opened_encoder_is_measured_and_saved_like_any_other(saved, tmp_path,
     opened = load_encoder(str(folder), device="cpu")
     assert (opened.name, opened.preprocessing) == ("vit", PREPROCESSING)
     assert len(opened.blocks) == 4
-    moments = toast.collect_moments(opened, tiny_images.train)
-    assert moments.blocks == toast.collect_moments(small, tiny_images.train).blocks
+    moments = toast.collect_moments(opened, tiny_images.train, folds=0)
+    assert moments.blocks == toast.collect_moments(small, tiny_images.train, folds=0).blocks
     opened.save_pretrained(tmp_path)
     assert torch.equal(open_model(tmp_path)(pixel_values).pooler_output, small(pixel_values))
     assert "`0->2`" in (tmp_path / "README.md").read_text()
@@ -412,7 +407,7 @@ def test_a_pipeline_gives_the_labels_of_the_probe(tiny_encoder, tiny_images, tmp
         train, test = (
             torch.cat([small(x) for x, _ in part.batches()]) for part in (tiny_images.train, tiny_images.test)
         )
-    probe = Probe(3, seeds=[0], min_steps=50).fit(train[None], tiny_images.train.labels)
+    probe = Probe(3, HeadConfig(seeds=[0], min_steps=50)).fit(train[None], tiny_images.train.labels)
     names = tiny_images.class_names
     small.save_pretrained(tmp_path, head=probe, class_names=names)
 
@@ -424,7 +419,7 @@ def test_a_pipeline_gives_the_labels_of_the_probe(tiny_encoder, tiny_images, tmp
 
 
 def test_a_probe_of_several_heads_is_refused(tiny_encoder, tmp_path):
-    probe = Probe(3, seeds=[0, 1]).fit(torch.randn(1, 9, 32), torch.arange(9) % 3)
+    probe = Probe(3, HeadConfig(seeds=[0, 1])).fit(torch.randn(1, 9, 32), torch.arange(9) % 3)
     with pytest.raises(InputError, match="The probe holds 2 heads"):
         tiny_encoder.save_pretrained(tmp_path, head=probe)
 
@@ -568,12 +563,12 @@ def test_the_processor_prepares_images_as_we_do(tmp_path, preprocessing):
 
 
 def test_the_card_says_what_was_made_and_measured(tiny_encoder, tmp_path):
-    card = toast.ModelCardData(
+    card = ModelCardData(
         base="someone/some-vit",
         calibration="500 training images of digits",
         evaluation="360 test images of digits",
-        accuracy_before=(95.0, 92.2, 96.8),
-        accuracy_after=(93.5, 90.1, 95.7),
+        before=(95.0, 92.2, 96.8),
+        after=(93.5, 90.1, 95.7),
         latency={1: (4.0, 3.0), 32: (61.2, 40.5)},
         device="2 cores",
     )
@@ -629,32 +624,3 @@ def test_it_compiles_as_one_graph(saved, pixel_values):
     model = open_classifier(saved["vit"][1])
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")  # without a C++ compiler
     torch.testing.assert_close(compiled(pixel_values).logits, model(pixel_values).logits)
-
-
-@pytest.mark.skipif(HAS_ONNX, reason="onnx, onnxscript and onnxruntime are here")
-def test_without_onnx_it_says_what_to_install(folder):
-    from toastlib.export.onnx import export_onnx
-
-    with pytest.raises(InputError, match=r"ONNX needs .*: pip install 'toastlib\[onnx\]'"):
-        export_onnx(folder)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not here")
-@pytest.mark.parametrize("kind", ["classifier", "encoder"])
-def test_onnxruntime_computes_what_torch_does(saved, folder, tmp_path, kind):
-    from toastlib.export.onnx import TOLERANCE, export_onnx
-
-    source = saved["vit"][1] if kind == "classifier" else folder
-    file, difference = export_onnx(source, tmp_path / "small.onnx")
-    assert file.is_file()
-    assert difference <= TOLERANCE
-
-
-@pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not here")
-def test_a_foreign_folder_is_not_exported(tiny_model, tmp_path):
-    from toastlib.export.onnx import export_onnx
-
-    tiny_model("vit").save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="no folder of a saved smaller model: its model type is 'vit'"):
-        export_onnx(tmp_path)

@@ -15,19 +15,20 @@ from toastlib.approximation.replace import approximate
 from toastlib.cache import fingerprint
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
-from toastlib.evaluation.costs import plan_costs, removed_parameters
-from toastlib.evaluation.sweep import sweep
+from toastlib.evaluation.costs import plan_costs
+from toastlib.evaluation.evaluate import evaluate_plans
+from toastlib.evaluation.probe import HeadConfig
 from toastlib.export.compress import compress
 from toastlib.models.costs import parameter_count
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import capture_outputs
 from toastlib.models.loading import load_encoder
-from toastlib.models.model_card import ModelCardData, Sizes, model_card
+from toastlib.models.model_card import ModelCardData, model_card
 from toastlib.models.saving import saved_form
 from toastlib.models.sublayer_split import block_name
 from toastlib.models.sublayers import split_blocks
 from toastlib.plan import Plan, plan_of
-from toastlib.statistics.collect import collect_folds, collect_moments
+from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.similarity import similarity
 
 FIRST_OF_THE_MLP = {
@@ -112,12 +113,14 @@ def test_parameters_are_shared_and_each_is_a_part_of_one_sublayer(encoder):
 
 
 @pytest.mark.parametrize("plan", ["4->5", "3->4", "2->5 6->8", "-1->1"])
-def test_counted_parameters_are_those_that_go(encoder, plan):
+def test_counted_parameters_are_those_that_go(encoder, inputs, plan):
     sublayers = split_blocks(encoder)
     anything = {block: torch.randn(40, encoder.width) for span in Plan.parse(plan) for block in span}
-    smaller = approximate(sublayers, plan, "linear", anything)
+    smaller = approximate(sublayers, plan, anything, translator="linear")
     gone = parameter_count(encoder) - parameter_count(smaller)
-    assert removed_parameters(sublayers, Plan.parse(plan)) == gone
+    counted = plan_costs(sublayers, [Plan.parse(plan)], ["linear"], inputs=inputs[:1])
+    assert counted["removed_parameters"].item() == gone
+    assert counted["parameters"].item() == parameter_count(smaller)
 
 
 @pytest.mark.parametrize("family", LAST_OF_THE_MLP, indirect=True)
@@ -125,7 +128,7 @@ def test_counted_parameters_are_those_that_go(encoder, plan):
 @torch.inference_mode()
 def test_a_dropped_sublayer_adds_nothing(encoder, family, inputs, plan, last):
     anything = {block: torch.randn(4, encoder.width) for block in range(10)}
-    features = approximate(split_blocks(encoder), plan, "identity", anything)(inputs)
+    features = approximate(split_blocks(encoder), plan, anything, translator="identity")(inputs)
     silent = copy.deepcopy(encoder)
     for parameter in silent.blocks[2].get_submodule(last[family]).parameters():
         parameter.zero_()
@@ -136,24 +139,27 @@ def test_a_dropped_sublayer_adds_nothing(encoder, family, inputs, plan, last):
 @torch.inference_mode()
 def test_a_span_of_whole_blocks_is_the_same_span(tiny_encoder, tiny_images, pixel_values):
     sublayers = split_blocks(tiny_encoder)
-    whole = approximate(tiny_encoder, "1->3", "context", collect_folds(tiny_encoder, tiny_images.train))
-    parts = approximate(sublayers, "3->7", "context", collect_folds(sublayers, tiny_images.train))
+    whole = approximate(
+        tiny_encoder, "1->3", collect_moments(tiny_encoder, tiny_images.train, folds=5), translator="context"
+    )
+    parts = approximate(sublayers, "3->7", collect_moments(sublayers, tiny_images.train, folds=5), translator="context")
     assert torch.equal(whole(pixel_values), parts(pixel_values))
 
 
 def test_similarities_of_whole_blocks_are_the_same(tiny_encoder, tiny_images):
     encoders = tiny_encoder, split_blocks(tiny_encoder)
-    whole, parts = (similarity(collect_moments(encoder, tiny_images.train), "cka") for encoder in encoders)
+    whole, parts = (similarity(collect_moments(encoder, tiny_images.train, folds=0), "cka") for encoder in encoders)
     later = parts[parts["first"].isin([-1, *range(1, 12, 2)]) & parts["second"].isin([-1, *range(1, 12, 2)])]
     # The same products in other groups: float64 sums in another order.
     np.testing.assert_allclose(later["value"], whole["value"], rtol=1e-12)
 
 
-def test_a_sweep_takes_them_like_blocks(tiny_encoder, tiny_images):
+def test_an_evaluation_takes_them_like_blocks(tiny_encoder, tiny_images):
     sublayers = split_blocks(tiny_encoder)
-    settings = {"translators": ["identity", "ridge"], "seeds": [0], "heads": "frozen", "calibration_size": 60}
-    table = sweep(sublayers, tiny_images, ["3->4", "5->6 7->9"], **settings)
-    whole = sweep(tiny_encoder, tiny_images, ["0->1"], **settings)
+    head = HeadConfig("frozen", seeds=[0], min_steps=0)
+    settings = {"translators": ["identity", "ridge"], "calibration": 60, "head": head}
+    table = evaluate_plans(sublayers, tiny_images, ["3->4", "5->6 7->9"], **settings).table
+    whole = evaluate_plans(tiny_encoder, tiny_images, ["0->1"], **settings).table
     assert list(table["plan"]) == ["original", "3->4", "3->4", "5->6 7->9", "5->6 7->9"]
     assert set(table["model"]) == {"tiny in sublayers"}  # not to be taken for the paper's plans
     assert table["accuracy"][0] == whole["accuracy"][0]
@@ -164,7 +170,7 @@ def test_a_sweep_takes_them_like_blocks(tiny_encoder, tiny_images):
 def test_flops_of_an_mlp_and_of_an_attention(tiny_encoder, pixel_values):
     sublayers, tokens, width = split_blocks(tiny_encoder), 17, 32
     plans = [Plan(), Plan.parse("4->5"), Plan.parse("3->4")]
-    original, mlp, attention = plan_costs(sublayers, plans, ["identity"], pixel_values[:1])["gflops"] * 1e9
+    original, mlp, attention = plan_costs(sublayers, plans, ["identity"], inputs=pixel_values[:1])["gflops"] * 1e9
     assert original - mlp == pytest.approx(2 * tokens * 2 * width * 64)
     assert original - attention == pytest.approx(2 * tokens * 4 * width**2 + 4 * tokens**2 * width)
 
@@ -181,7 +187,9 @@ def test_what_is_kept_on_disk_is_never_mixed_up(tiny_model):
 def test_a_saved_folder_opens_to_the_same_numbers(encoder, tiny_images, pixel_values, tmp_path, translator):
     sublayers = split_blocks(encoder)
     plan = plan_of([1, 5, 6, 9])
-    smaller = approximate(sublayers, plan, translator, collect_folds(sublayers, tiny_images.train))
+    smaller = approximate(
+        sublayers, plan, collect_moments(sublayers, tiny_images.train, folds=5), translator=translator
+    )
     smaller.save_pretrained(tmp_path / "smaller")
     opened = load_encoder(str(tmp_path / "smaller"), device="cpu")
     assert all(map(torch.equal, opened.state_dict().values(), smaller.state_dict().values()))
@@ -197,7 +205,7 @@ def test_a_saved_folder_opens_to_the_same_numbers(encoder, tiny_images, pixel_va
 
 def test_another_process_opens_it_without_toastlib(tiny_encoder, pixel_values, tmp_path):
     anything = {block: torch.randn(40, 32) for block in (4, 5)}
-    smaller = approximate(split_blocks(tiny_encoder), "4->5", "linear", anything)
+    smaller = approximate(split_blocks(tiny_encoder), "4->5", anything, translator="linear")
     smaller.save_pretrained(tmp_path / "smaller")
     save_file({"pixels": pixel_values}, tmp_path / "pixels.safetensors")
     program = """
@@ -218,13 +226,13 @@ print(model(load_file("pixels.safetensors")["pixels"]).pooler_output.double().su
 
 def test_the_saved_form_counts_what_it_is(tiny_encoder):
     anything = {block: torch.randn(40, 32) for block in (4, 5)}
-    smaller = approximate(split_blocks(tiny_encoder), "4->5", "linear", anything)
+    smaller = approximate(split_blocks(tiny_encoder), "4->5", anything, translator="linear")
     assert parameter_count(saved_form(smaller)) == parameter_count(smaller)
 
 
 def test_a_card_says_what_was_replaced():
-    name, plan, counted = "google/vit in sublayers", Plan.parse("-1->0 6->7"), Sizes((2, 1), (2, 1))
-    text = model_card(ModelCardData(name), name, plan, ["a map", "a map"], counted, "cls", 0)
+    card, plan = ModelCardData("google/vit in sublayers"), Plan.parse("-1->0 6->7")
+    text = model_card(card, plan, ["a map", "a map"], features="cls", sublayers=True)
     assert "base_model: google/vit\n" in text
     assert "- `-1->0`: the attention of block 0 removed; a map takes the output of the embedding to" in text
     assert "- `6->7`: the MLP of block 3 removed; a map takes the output of the attention of block 3 to" in text
@@ -240,9 +248,9 @@ def test_names_of_blocks():
 
 
 def test_shrink_takes_sublayers(tiny_encoder, tiny_images, tmp_path):
-    taken = compress(split_blocks(tiny_encoder), tiny_images, remove=3, translator="linear", calibration_size=30)
+    taken = compress(split_blocks(tiny_encoder), tiny_images, remove=3, translator="linear", calibration=30)
     assert len(taken.plan.removed) == 3
-    assert taken.counted.parameters[1] < taken.counted.parameters[0]
+    assert taken.card.sizes.parameters[1] < taken.card.sizes.parameters[0]
 
 
 class TestLanguage:
@@ -259,7 +267,7 @@ class TestLanguage:
     def test_without_a_sublayer_the_cache_changes_nothing(self, language):
         sublayers = split_blocks(language.encoder)
         anything = {block: torch.randn(4, 32) for block in range(-1, 10)}
-        smaller = language.on(approximate(sublayers, "-1->0 4->5", "identity", anything))
+        smaller = language.on(approximate(sublayers, "-1->0 4->5", anything, translator="identity"))
         written = smaller.generate(["to be", "or"], 20)
         assert written != language.generate(["to be", "or"], 20)
         assert smaller.generate(["to be", "or"], 20, use_cache=False) == written
@@ -276,7 +284,7 @@ def test_what_cannot_be_split_is_refused(tiny_encoder, tiny_model, tiny_images):
         split_blocks(sublayers)
     anything = {block: torch.randn(40, 32) for block in (1, 2)}
     with pytest.raises(InputError, match="was made smaller already: split the original"):
-        split_blocks(approximate(tiny_encoder, "1->2", "linear", anything))
+        split_blocks(approximate(tiny_encoder, "1->2", anything, translator="linear"))
     with pytest.raises(InputError, match="TransformerBlocks, are no attention followed by an MLP"):
         split_blocks(make_encoder(tiny_model("distilbert"), "distilbert"))
     with pytest.raises(InputError, match="Sublayers cannot be folded"):

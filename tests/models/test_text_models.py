@@ -10,13 +10,14 @@ from toastlib.data.texts import Texts, TextSet
 from toastlib.data.tokens import TOKENS, select_tokens, token_mask
 from toastlib.errors import InputError
 from toastlib.evaluation.costs import plan_costs
-from toastlib.evaluation.sweep import sweep
+from toastlib.evaluation.evaluate import evaluate_plans
+from toastlib.evaluation.probe import HeadConfig
 from toastlib.models.costs import flops, parameter_count
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import capture_outputs, collect_activations
 from toastlib.models.saving import save_pretrained
 from toastlib.plan import Plan
-from toastlib.statistics.collect import collect_folds, collect_moments
+from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import Moments, all_pairs
 from toastlib.statistics.similarity import similarity
 
@@ -129,7 +130,7 @@ def test_features_are_rows_of_what_the_plain_model_returns(tiny_model, token_bat
 def test_moments_are_those_of_the_tokens_without_padding(encoder, texts, tokens):
     if tokens == "special" and not encoder.special_tokens:
         return
-    moments = collect_moments(encoder, texts, tokens=tokens, batch_size=5)
+    moments = collect_moments(encoder, texts, folds=0, tokens=tokens, batch_size=5)
     rows = {block: [] for block in range(-1, 5)}
     for text in alone(texts.tokens):
         for block, states in states_alone(encoder, text).items():
@@ -144,23 +145,23 @@ def test_moments_are_those_of_the_tokens_without_padding(encoder, texts, tokens)
 
 
 def test_folds_keep_the_cls_token_apart_and_add_up(encoder, texts):
-    folds = collect_folds(encoder, texts, batch_size=5)
+    folds = collect_moments(encoder, texts, batch_size=5, folds=5)
     assert folds.parts.keys() == ({"patch"} if encoder.is_causal else {"special", "patch"})
     if "special" in folds.parts:
         assert sum(part.count for part in folds.parts["special"]) == len(texts)
-    whole = collect_moments(encoder, texts, batch_size=24)
+    whole = collect_moments(encoder, texts, batch_size=24, folds=0)
     assert folds.whole.count == whole.count
     torch.testing.assert_close(folds.whole.inner, whole.inner, rtol=1e-5, atol=1e-3)
 
 
 def test_activations_are_kept_without_padding(encoder, texts):
-    kept = collect_activations(encoder, texts, [1, 4], "all", batch_size=7)
+    kept = collect_activations(encoder, texts, [1, 4], tokens="all", batch_size=7)
     for block, rows in states_alone(encoder, texts.tokens, [1, 4]).items():
         torch.testing.assert_close(kept[block], rows, rtol=1e-4, atol=1e-5)
 
 
 def test_similarity_is_one_of_each_block_with_itself(encoder, texts):
-    frame = similarity(collect_moments(encoder, texts), "cka")
+    frame = similarity(collect_moments(encoder, texts, folds=0), "cka")
     same = frame[frame["first"] == frame["second"]]["value"]
     assert len(frame) == 36
     assert same.to_numpy() == pytest.approx(1)
@@ -169,7 +170,7 @@ def test_similarity_is_one_of_each_block_with_itself(encoder, texts):
 @pytest.mark.parametrize("plan", ["-1->0", "1->3", "0->1 3->4"])
 @torch.no_grad()
 def test_a_span_dropped_leaves_the_model_that_never_had_its_blocks(encoder, texts, token_batch, plan):
-    smaller = approximate(encoder, plan, "identity", collect_moments(encoder, texts))
+    smaller = approximate(encoder, plan, collect_moments(encoder, texts, folds=0), translator="identity")
     removed, tokens = Plan.parse(plan).removed, token_batch(LENGTHS)
     with encoder.block_list([block for k, block in enumerate(encoder.blocks) if k not in removed]):
         expected = encoder(tokens)
@@ -194,7 +195,7 @@ class Matrix(nn.Module):
 def test_a_block_that_is_a_matrix_is_mapped_exactly_wherever_padding_stands(encoder, texts, token_batch):
     weight = torch.randn(32, 32, generator=torch.Generator().manual_seed(4)) / 6
     encoder.blocks[2] = Matrix(weight)
-    smaller = approximate(encoder, "1->2", "linear", collect_moments(encoder, texts, batch_size=24))
+    smaller = approximate(encoder, "1->2", collect_moments(encoder, texts, batch_size=24, folds=0), translator="linear")
     torch.testing.assert_close(smaller.blocks[2].translation.weight.mT, weight, rtol=1e-3, atol=1e-4)
     tokens = token_batch(LENGTHS)
     torch.testing.assert_close(smaller(tokens), encoder(tokens), rtol=1e-3, atol=1e-3)
@@ -202,12 +203,14 @@ def test_a_block_that_is_a_matrix_is_mapped_exactly_wherever_padding_stands(enco
 
 @torch.no_grad()
 def test_the_same_moments_give_the_same_smaller_model(encoder, texts, token_batch):
-    first, second = (approximate(encoder, "1->3", "linear", collect_moments(encoder, texts)) for _ in range(2))
+    first, second = (
+        approximate(encoder, "1->3", collect_moments(encoder, texts, folds=0), translator="linear") for _ in range(2)
+    )
     assert torch.equal(first(token_batch(LENGTHS)), second(token_batch(LENGTHS)))
 
 
 def test_the_blocks_left_are_numbered_without_a_gap(encoder, texts, family):
-    smaller = approximate(encoder, "-1->0 2->3", "identity", collect_moments(encoder, texts))
+    smaller = approximate(encoder, "-1->0 2->3", collect_moments(encoder, texts, folds=0), translator="identity")
 
     def numbers(some):
         return [part.layer_idx for part in some.blocks.modules() if hasattr(part, "layer_idx")]
@@ -217,15 +220,9 @@ def test_the_blocks_left_are_numbered_without_a_gap(encoder, texts, family):
 
 
 def test_texts_with_labels_go_through_a_sweep(encoder, texts):
-    table = sweep(
-        encoder,
-        TextSet("tiny", texts, texts[:10]),
-        "1->2",
-        seeds=[0],
-        heads="frozen",
-        calibration_size=20,
-        batch_size=4,
-    )
+    config = HeadConfig(seeds=[0], min_steps=0)
+    data = TextSet("tiny", texts, texts[:10])
+    table = evaluate_plans(encoder, data, "1->2", calibration=20, head=config, batch_size=4).table
     assert list(table["plan"]) == ["original", "1->2", "1->2"]
     assert (table["images"] == 10).all()
     assert (table["gflops"].diff().dropna() != 0).all()
@@ -234,7 +231,7 @@ def test_texts_with_labels_go_through_a_sweep(encoder, texts):
 def test_flops_are_those_of_as_many_tokens_without_padding(encoder, token_batch):
     padded, full = token_batch([3, 12]), token_batch([12, 12])
     assert flops(encoder, padded) == flops(encoder, full) > 2 * 24 * 5 * 32 * 32
-    costs = plan_costs(encoder, [Plan.parse("1->2")], ["identity"], full[:1])
+    costs = plan_costs(encoder, [Plan.parse("1->2")], ["identity"], inputs=full[:1])
     assert costs["gflops"].item() == pytest.approx(0.8 * flops(encoder, full[:1]) / 1e9, rel=0.01)
 
 
@@ -242,7 +239,7 @@ def test_flops_are_those_of_as_many_tokens_without_padding(encoder, token_batch)
 def test_rows_are_chosen_by_the_mask(side, token_batch):
     mask = token_batch([2, 3], side).attention_mask
     hidden = torch.arange(6.0).view(2, 3, 1)
-    rows = {kind: select_tokens(hidden, kind, 1, mask).flatten().tolist() for kind in TOKENS if kind != "cls"}
+    rows = {kind: select_tokens(hidden, kind, 1, mask=mask).flatten().tolist() for kind in TOKENS if kind != "cls"}
     first, second = (0.0, 1.0) if side == "right" else (1.0, 2.0)
     assert rows == {
         "all": [first, second, 3, 4, 5],

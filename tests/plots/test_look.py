@@ -18,8 +18,8 @@ from matplotlib.patches import FancyBboxPatch
 
 from toastlib import plots
 from toastlib.plan import Plan
-from toastlib.plots.style import CLASS_COLOURS, CLASS_MARKERS, COLOURS
-from toastlib.runs.batch import Results
+from toastlib.plots.style import COLOURS, OTHER_COLOURS, OTHER_MARKERS, looks
+from toastlib.runs.store import Results
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "docs" / "images" / "idea.svg"
@@ -60,12 +60,27 @@ def test_the_colours_of_a_figure_stay_apart_for_the_colour_blind(blindness):
         assert distance > 10, (first, second)
 
 
-def test_classes_differ_in_colour_and_in_marker():
-    assert len(set(CLASS_COLOURS)) == len(set(CLASS_MARKERS)) == 10
-    frame = pd.DataFrame({"panel": "one", "x": 0.0, "y": 0.0, "label": [f"class {k}" for k in range(30)]})
-    ax = plots.pca(frame)[0]
-    looks = {(to_hex(one.get_color()), one.get_marker()) for one in ax.get_legend().legend_handles}
-    assert len(looks) == 30
+def test_thirty_classes_differ_in_colour_or_marker():
+    assert len(set(OTHER_COLOURS)) == len(set(OTHER_MARKERS)) == 10
+    assert len({tuple(look.values()) for look in looks([f"class {k}" for k in range(30)]).values()}) == 30
+    frame = pd.DataFrame({"x": 0.0, "y": 0.0, "class": [f"class {k}" for k in range(30)]})
+    ax = plots.scatter(frame, x="x", y="y", hue="class")
+    lines = [handle.lines[0] for handle in ax.get_legend_handles_labels()[0]]
+    assert len({(to_hex(line.get_color()), line.get_marker()) for line in lines}) == 30
+
+
+@pytest.mark.parametrize("known", [(), ("linear",), ("ridge", "context", "linear", "identity", "original")])
+def test_an_unknown_translator_gets_a_colour_and_a_marker_that_no_other_has(known):
+    found = looks([*known, "mine", "yours"])
+    assert all(found[name] == {"color": COLOURS[name], "marker": plots.style.MARKERS[name]} for name in known)
+    assert len({look["color"] for look in found.values()}) == len(known) + 2
+    assert len({look["marker"] for look in found.values()}) == len(known) + 2
+
+
+def test_numbers_are_graded():
+    colours = [look["color"] for look in looks([1, 2, 4]).values()]
+    brightness = [lab(colour, "none")[0] for colour in colours]
+    assert brightness == sorted(brightness, reverse=True)
 
 
 def test_the_same_figure_is_the_same_file(tmp_path):
@@ -97,9 +112,9 @@ def test_the_idea_draws_every_block_and_map(plan, blocks, maps):
     for block in range(blocks):
         assert written.count(str(block)) in (1, 3)
     assert {"95.7 %", "84.6 %", "95.4 %", "1.35 M parameters", "1.02 M parameters"} <= set(written)
-    assert ax.get_title(loc="left").startswith(
-        f"Without {gone} of {blocks} blocks, accuracy is 84.6 % instead of 95.7 %"
-    )
+    title = ax.get_title(loc="left")
+    assert title.startswith("On handwritten digits (vit-mini, 1.35 M parameters):")
+    assert f"without {gone} of {blocks} blocks, accuracy is 84.6 % instead of 95.7 %" in title
 
 
 def test_the_bars_of_the_idea_are_as_long_as_the_accuracies():

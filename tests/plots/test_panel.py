@@ -5,17 +5,19 @@ import re
 import pytest
 
 from toastlib.evaluation.interactive import Playground
+from toastlib.evaluation.probe import HeadConfig
 from toastlib.models.encoder import Encoder
 from toastlib.plots.panel import Panel, somebody_is_there
 from toastlib.statistics.collect import collect_moments
 
+HEAD = HeadConfig(seeds=1, min_steps=0)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 @pytest.fixture(scope="module")
 def playground(tiny_model, tiny_images):
     encoder = Encoder(tiny_model("vit", num_hidden_layers=6), name="tiny")
-    return Playground(encoder, tiny_images, collect_moments(encoder, tiny_images.train))
+    return Playground(encoder, tiny_images, collect_moments(encoder, tiny_images.train, folds=0), head=HEAD)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def test_without_dask_one_sentence_says_what_to_install(monkeypatch, tmp_path, w
 
 
 def test_a_scheduler_that_does_not_answer_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(cluster, "ANSWER", 0.2)
+    monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", 0.2)
     with (
         pytest.raises(InputError, match=r"^No Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"),
         cluster.connect("tcp://127.0.0.1:9", 1, tmp_path),

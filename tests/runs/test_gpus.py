@@ -70,8 +70,8 @@ def test_a_third_waits_until_one_is_free(machine):
 
 def test_a_gpu_is_shared_only_if_that_is_asked_for(machine):
     machine(1)
-    with one_gpu(shares=2):
+    with one_gpu(runs_per_gpu=2):
         del os.environ[VISIBLE]
-        with one_gpu(shares=2) as second:
+        with one_gpu(runs_per_gpu=2) as second:
             assert second == "0"
         os.environ[VISIBLE] = "0"

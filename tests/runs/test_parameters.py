@@ -1,11 +1,21 @@
-"""A notebook's parameters are read with their comments, and given values are checked against them."""
+"""The study's notebooks are found; their parameters are read with comments, and values are checked against them."""
+
+from pathlib import Path
 
 import pytest
 import torch
 from small_notebook import write_notebook
 
 from toastlib.errors import InputError
-from toastlib.runs.parameters import Parameter, check_parameters, notebook_parameters
+from toastlib.runs import parameters
+from toastlib.runs.parameters import (
+    Parameter,
+    check_parameters,
+    find_notebook,
+    notebook_names,
+    notebook_parameters,
+    notebook_variables,
+)
 
 
 @pytest.fixture
@@ -14,10 +24,10 @@ def notebook(tmp_path):
 
 
 def test_parameters_come_in_order_with_default_and_comment(notebook):
-    parameters = notebook_parameters(notebook)
-    assert list(parameters)[:3] == ["model", "dataset", "datasets"]
-    assert parameters["size"] == Parameter("size", 4, "how many")
-    assert parameters["quick"] == Parameter("quick", False, "")
+    found = notebook_parameters(notebook)
+    assert list(found)[:3] == ["model", "dataset", "datasets"]
+    assert found["size"] == Parameter("size", 4, "how many")
+    assert found["quick"] == Parameter("quick", False, "")
 
 
 def test_a_notebook_without_parameters_is_refused(tmp_path):
@@ -111,6 +121,41 @@ def test_a_name_that_does_not_exist_is_refused_with_the_nearest(notebook, name, 
     assert str(error.value).startswith(says)
 
 
+@pytest.fixture
+def headed(tmp_path):
+    """A notebook with a dictionary among its parameters."""
+    parameters = 'head = {"protocol": "frozen", "seeds": 3, "rates": [0.1]}  # see HeadConfig\nsize = 4'
+    return write_notebook(tmp_path / "07_small.ipynb", parameters=parameters)
+
+
+def test_members_of_a_dictionary_are_parameters(headed):
+    assert list(notebook_parameters(headed)) == ["head.protocol", "head.seeds", "head.rates", "size"]
+    assert notebook_parameters(headed)["head.seeds"] == Parameter("head.seeds", 3, "see HeadConfig")
+    assert check_parameters(headed, {"head.seeds": "5", "head.rates": "1"}) == {"head.seeds": 5, "head.rates": [1.0]}
+
+
+def test_a_changed_member_gives_the_notebook_its_whole_dictionary(headed):
+    assert notebook_variables(headed, {"size": 5}) == {"size": 5}
+    changed = {"head": {"protocol": "frozen", "seeds": 5, "rates": [0.1]}}
+    assert notebook_variables(headed, {"head.seeds": 5}) == changed
+    assert notebook_parameters(headed)["head.seeds"].default == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("head.protocol", "frosen", "Unknown head.protocol 'frosen': did you mean 'frozen'?"),
+        ("head.seed", "1", "Unknown parameter of 07_small 'head.seed': did you mean 'head.seeds'?"),
+        ("head", "frozen", "Unknown parameter of 07_small 'head': did you mean 'head.seeds'?"),
+        ("head.seeds", "many", "Parameter head.seeds takes a whole number such as 3, not 'many'."),
+    ],
+)
+def test_a_wrong_member_is_refused(headed, name, text, says):
+    with pytest.raises(InputError) as error:
+        check_parameters(headed, {name: text})
+    assert str(error.value) == says
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused(notebook):
     with pytest.raises(InputError, match=r"^Device 'cuda' is not there .*: take 'cpu' or 'auto'\.$"):
@@ -121,12 +166,11 @@ def test_a_gpu_that_is_not_there_is_refused(notebook):
     ("parameter", "text", "says"),
     [
         ('features = "cls"', "clss", "Unknown features 'clss': did you mean 'cls'?"),
-        ('text_features = "mean"', "lst", "Unknown features 'lst': did you mean 'last'?"),
+        ('text_features = "mean"', "lst", "Unknown text_features 'lst': did you mean 'last'?"),
         ('language_model = "gpt-mini"', "gpt-mimi", "Unknown model 'gpt-mimi': did you mean 'gpt-mini'?"),
         ('text_encoder = "gpt-mini"', "gpt-mimi", "Unknown model 'gpt-mimi': did you mean 'gpt-mini'?"),
         ('text = "books"', "book", "Unknown data set 'book': did you mean 'books'?"),
         ('sentences = "lines"', "line", "Unknown data set 'line': did you mean 'lines'?"),
-        ('head = "retrained"', "frosen", "Unknown head 'frosen': did you mean 'frozen'?"),
         ('dtype = "float32"', "float16", "Unknown dtype 'float16': did you mean 'bfloat16'?"),
         (
             'templates = ["a {}"]',
@@ -140,3 +184,31 @@ def test_choices_are_checked_before_anything_runs(tmp_path, parameter, text, say
     with pytest.raises(InputError) as error:
         check_parameters(notebook, {parameter.split()[0]: text})
     assert str(error.value) == says
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch) -> Path:
+    """A study of two notebooks, beside a file that is none of it."""
+    for name in ("00_first", "07_small", "scratch"):
+        write_notebook(tmp_path / "notebooks" / f"{name}.ipynb")
+    monkeypatch.setattr(parameters, "NOTEBOOKS", tmp_path / "notebooks")
+    return tmp_path / "notebooks"
+
+
+def test_the_study_is_its_numbered_notebooks(study):
+    assert notebook_names() == ["00_first", "07_small"]
+
+
+@pytest.mark.parametrize("name", ["07", "07_small"])
+def test_a_notebook_is_found_by_number_or_name(study, name):
+    assert find_notebook(name) == study / "07_small.ipynb"
+
+
+def test_a_notebook_is_found_by_path(study):
+    assert find_notebook(str(study / "scratch.ipynb")) == study / "scratch.ipynb"
+
+
+@pytest.mark.parametrize("name", ["08", "7", "scratch", "nowhere.ipynb"])
+def test_a_notebook_that_is_not_there_is_refused(study, name):
+    with pytest.raises(InputError, match=f"^Unknown notebook '{name}'"):
+        find_notebook(name)

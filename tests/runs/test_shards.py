@@ -8,7 +8,7 @@ from toastlib.cli import main
 from toastlib.data.images import load_images, load_split
 from toastlib.errors import InputError
 from toastlib.models.loading import load_encoder
-from toastlib.runs.shards import ShardedJob, collect_shards, load_features, load_moments, write_shard
+from toastlib.runs.shards import ShardedJob, collect_shards, load_moments, write_shard
 from toastlib.statistics.collect import collect_moments
 
 SIZE = 23  # so that shards differ in length
@@ -42,15 +42,15 @@ def test_shards_are_the_images_dealt_out(encoder, images):
 
 def test_merged_shards_are_one_workers_result(encoder, images, folder):
     file = collect_shards(JOB, 3, folder)
-    moments, (features, labels) = load_moments(file), load_features(file)
-    whole = collect_moments(encoder, images)
+    moments, tensors = load_moments(file), load_file(file)
+    whole = collect_moments(encoder, images, folds=0)
     assert (moments.count, moments.blocks) == (whole.count, whole.blocks)
     for pair, product in whole.products.items():  # float64 sums in another order
         torch.testing.assert_close(moments.products[pair], product, rtol=1e-6, atol=1e-6 * product.abs().max())
     with torch.inference_mode():
         expected = torch.cat([encoder(x) for x, _ in images.batches()])
-    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)  # float32 in batches of other sizes
-    assert torch.equal(labels, images.labels)
+    torch.testing.assert_close(tensors["features"], expected, rtol=1e-4, atol=1e-4)  # float32 in batches of other sizes
+    assert torch.equal(tensors["labels"], images.labels)
 
 
 def test_what_is_there_is_read_and_what_is_missing_or_damaged_is_made(folder, monkeypatch):
@@ -58,7 +58,7 @@ def test_what_is_there_is_read_and_what_is_missing_or_damaged_is_made(folder, mo
     (folder / "shard-1-of-3.safetensors").unlink()
     (folder / "shard-2-of-3.safetensors").write_bytes(b"damaged")
     made = []
-    monkeypatch.setattr("toastlib.runs.shards.write_shard", lambda *args: made.append(args[1]) or write_shard(*args))
+    monkeypatch.setattr("toastlib.runs.shards.write_shard", lambda *args: made.append(args[1][0]) or write_shard(*args))
     again = load_moments(collect_shards(JOB, 3, folder))
     assert made == [1, 2]
     assert all(torch.equal(again.products[pair], product) for pair, product in first.products.items())
@@ -86,8 +86,6 @@ def test_other_files_are_refused(tmp_path):
         load_moments(tmp_path / "text")
     with pytest.raises(InputError, match="holds no moments"):
         load_moments(tmp_path / "other")
-    with pytest.raises(InputError, match="holds no features: they are kept with --features"):
-        load_features(tmp_path / "other")
 
 
 def test_the_command_says_where_the_moments_lie(tmp_path, capsys):
@@ -111,7 +109,7 @@ def test_workers_of_their_own_give_the_same(folder, tmp_path):
     from joblib import Parallel
 
     job = ShardedJob("vit-mini", "digits", size=6)
-    apart = load_moments(collect_shards(job, 2, tmp_path / "apart", Parallel(n_jobs=2)))
+    apart = load_moments(collect_shards(job, 2, tmp_path / "apart", run=Parallel(n_jobs=2)))
     here = load_moments(collect_shards(job, 2, tmp_path / "here"))
     files = [load_file(tmp_path / where / "shard-0-of-2.safetensors") for where in ("apart", "here")]
     for pair, product in here.products.items():  # workers may have another number of threads

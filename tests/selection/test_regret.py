@@ -17,7 +17,7 @@ def test_a_random_map_has_the_scale_of_the_fitted_one_and_nothing_else(bias):
     torch.manual_seed(0)
     fitted = nn.Linear(8, 8, bias=bias)
     eye = torch.eye(8)
-    drawn, near_identity = random_map(fitted), random_map(fitted, around="identity")
+    drawn, near_identity = random_map(fitted), random_map(fitted, center="identity")
 
     def values(weight):
         return torch.linalg.svdvals(weight.detach())
@@ -60,23 +60,29 @@ def test_plans_that_are_all_alike_have_no_rank_correlation():
     assert rank_correlation(pd.Series({"a": 1.0, "b": 2.0, "c": 3.0}), alike) == (0, 0, 0)
 
 
+def test_a_resample_in_which_all_plans_are_tied_counts_as_no_correlation():
+    few = pd.DataFrame({"a": [0.0, 1.0, 1.0], "b": [1.0, 1.0, 1.0]})  # every 3rd resample or so leaves image 0 out
+    correlation, low, high = rank_correlation(pd.Series({"a": 2.0, "b": 1.0}), few)
+    assert (correlation, low, high) == (pytest.approx(1), 0, pytest.approx(1))
+
+
 def test_the_distance_to_the_best_plan_is_that_of_the_means(measured):
     distance = regret(measured, "plan 3")
     means = 100 * measured.mean()
     assert distance.best == "plan 0"
     assert distance.points == pytest.approx(means["plan 0"] - means["plan 3"])
     assert distance.low < distance.points < distance.high
-    assert distance.honest == pytest.approx(distance.points, abs=2)
+    assert distance.cross_validated == pytest.approx(distance.points, abs=2)
     assert regret(measured, "plan 0")[1:4] == (0, 0, 0)
 
 
-def test_the_luckiest_of_equal_plans_has_no_honest_lead():
+def test_the_luckiest_of_equal_plans_has_no_cross_validated_lead():
     draw, distances = np.random.default_rng(0), []
     for _ in range(100):
         equal = pd.DataFrame({f"plan {k}": (draw.random(200) < 0.9).astype(float) for k in range(20)})
         distances.append(regret(equal, "plan 0", splits=10))
     assert np.mean([distance.points for distance in distances]) > 2
-    assert abs(np.mean([distance.honest for distance in distances])) < 0.8  # a deviation of 2.5 or so over 100
+    assert abs(np.mean([distance.cross_validated for distance in distances])) < 0.8  # a deviation of 2.5 or so over 100
 
 
 def test_a_plan_stands_above_those_that_are_less_accurate(measured):
@@ -106,6 +112,11 @@ def test_hindsight_is_worth_nothing_among_equal_plans_and_all_where_they_differ(
     assert win_rate(apart, "plan 1").hindsight == 1
 
 
-def test_a_plan_that_stands_alone_is_refused():
-    with pytest.raises(InputError, match="Plan a stands alone"):
+def test_a_plan_without_a_rival_is_refused():
+    with pytest.raises(InputError, match=r"^Plan a has no rival: pass other plans of its size too"):
         win_rate(pd.DataFrame({"a": [0.0, 1.0]}), "a")
+
+
+def test_another_center_is_refused():
+    with pytest.raises(InputError, match="Unknown center of a random map 'identty': did you mean 'identity'"):
+        random_map(nn.Linear(2, 2), center="identty")

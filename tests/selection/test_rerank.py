@@ -8,11 +8,11 @@ from toastlib.approximation.align import align_features
 from toastlib.approximation.replace import approximate
 from toastlib.data.images import Images
 from toastlib.errors import InputError
-from toastlib.evaluation.probe import Probe
+from toastlib.evaluation.probe import HeadConfig, Probe
 from toastlib.plan import Plan
-from toastlib.selection.criteria import every_plan, select
+from toastlib.selection.plans import every_plan, select
 from toastlib.selection.rerank import MEASURES, divergence, features_error, loss, run_plans
-from toastlib.statistics.collect import collect_folds, collect_moments
+from toastlib.statistics.collect import collect_moments
 
 PLANS = [Plan.parse(text) for text in ("1->2", "0->3", "1->2 3->5")]
 
@@ -27,7 +27,7 @@ def parts(tiny_images) -> tuple[Images, Images]:
 def head(tiny_encoder, tiny_images) -> Probe:
     """Two seeds of it."""
     images = tiny_images.train[:40]
-    return Probe(3, [0, 1], min_steps=200).fit(features_of(tiny_encoder, images)[None], images.labels)
+    return Probe(3, HeadConfig(seeds=[0, 1], min_steps=200)).fit(features_of(tiny_encoder, images)[None], images.labels)
 
 
 @torch.inference_mode()
@@ -39,12 +39,15 @@ def features_of(encoder, images) -> torch.Tensor:
 def test_plans_cost_what_their_encoders_answers_differ(tiny_encoder, parts, head, translator):
     calibration, images = parts
     name = translator.removesuffix("+align")
-    folds, original = collect_folds(tiny_encoder, calibration), features_of(tiny_encoder, images)
-    costs = run_plans(tiny_encoder, images, PLANS, translator, folds, calibration, head, MEASURES)
+    folds, original = collect_moments(tiny_encoder, calibration, folds=5), features_of(tiny_encoder, images)
+    given = folds if name == translator else calibration
+    costs = run_plans(
+        tiny_encoder, images, PLANS, calibration=given, translator=translator, head=head, measures=MEASURES
+    )
     assert list(costs.index) == list(map(str, PLANS))
     assert list(costs) == list(MEASURES)
     for plan in PLANS:
-        smaller = approximate(tiny_encoder, plan, name, folds)
+        smaller = approximate(tiny_encoder, plan, folds, translator=name)
         features = features_of(smaller, images)
         if name != translator:
             features = align_features(smaller, tiny_encoder, calibration).module()(features)
@@ -56,10 +59,10 @@ def test_plans_cost_what_their_encoders_answers_differ(tiny_encoder, parts, head
         assert tuple(costs.loc[str(plan)]) == pytest.approx(expected, rel=1e-3)  # float32 sums in another order
 
 
-def test_without_moments_those_of_the_plans_are_collected(tiny_encoder, parts):
+def test_of_calibration_images_the_moments_of_the_plans_are_collected(tiny_encoder, parts):
     calibration, images = parts
-    moments = collect_moments(tiny_encoder, calibration)
-    given = run_plans(tiny_encoder, images, PLANS, moments=moments)
+    moments = collect_moments(tiny_encoder, calibration, folds=0)
+    given = run_plans(tiny_encoder, images, PLANS, calibration=moments)
     collected = run_plans(tiny_encoder, images, PLANS, calibration=calibration)
     assert collected["features"].to_dict() == pytest.approx(given["features"].to_dict(), rel=1e-4)
 
@@ -129,35 +132,45 @@ class Sealed:
 
 
 @pytest.mark.parametrize(("translator", "measure"), [("linear", "features"), ("separate+align", "divergence")])
-def test_a_verified_choice_looks_at_no_label(tiny_encoder, parts, head, translator, measure):
+def test_a_reranked_choice_looks_at_no_label(tiny_encoder, parts, head, translator, measure):
     """Moments, maps, alignments and runs on sealed images: the same choice as with labels in sight."""
 
     def choose(calibration, images):
-        folds = collect_folds(tiny_encoder, calibration)
+        folds = collect_moments(tiny_encoder, calibration, folds=5)
 
-        def verify(plans):
-            costs = run_plans(tiny_encoder, images, plans, translator, folds, calibration, head, [measure])
-            return costs[measure]
+        def rerank(plans):
+            options = {"translator": translator, "head": head, "measures": [measure]}
+            return run_plans(tiny_encoder, images, plans, calibration=calibration, **options)[measure]
 
-        return select(folds, remove=2, verify=verify, shortlist=6)
+        return select(folds, remove=2, rerank=rerank, candidates=6)
 
     assert choose(*map(Sealed, parts)) == choose(*parts)
 
 
 def test_a_choice_from_all_plans_is_the_best_of_all(tiny_encoder, parts):
     calibration, images = parts
-    folds = collect_folds(tiny_encoder, calibration)
-    costs = run_plans(tiny_encoder, images, every_plan(6, remove=2), "linear", folds)["features"]
-    chosen = select(folds, remove=2, verify=lambda plans: costs[list(map(str, plans))], shortlist=15)
+    folds = collect_moments(tiny_encoder, calibration, folds=5)
+    costs = run_plans(tiny_encoder, images, every_plan(6, remove=2), calibration=folds)["features"]
+    chosen = select(folds, remove=2, rerank=lambda plans: costs[list(map(str, plans))], candidates=15)
     assert str(chosen) == costs.idxmin()
 
 
-@pytest.mark.parametrize("options", [{}, {"translator": "linear+align", "moments": "folds"}])
-def test_maps_that_cannot_be_fitted_are_refused(tiny_encoder, parts, options):
-    if "moments" in options:
-        options = options | {"moments": collect_folds(tiny_encoder, parts[0])}
-    with pytest.raises(InputError, match="are to be fitted: pass the calibration images"):
-        run_plans(tiny_encoder, parts[1], PLANS, **options)
+def test_feature_alignment_needs_calibration_images(tiny_encoder, parts):
+    calibration, images = parts
+    for given in (
+        collect_moments(tiny_encoder, calibration, folds=5),
+        collect_moments(tiny_encoder, calibration, folds=0),
+    ):
+        with pytest.raises(
+            InputError, match=r"^'linear\+align' aligns features: pass calibration images, not their moments\.$"
+        ):
+            run_plans(tiny_encoder, images, PLANS, calibration=given, translator="linear+align")
+
+
+@pytest.mark.parametrize("calibration", [None, 40])
+def test_a_calibration_that_is_no_images_is_refused(tiny_encoder, parts, calibration):
+    with pytest.raises(InputError, match="calibration images, or their moments"):
+        run_plans(tiny_encoder, parts[1], PLANS, calibration=calibration)
 
 
 def test_measures_that_cannot_be_taken_are_refused(tiny_encoder, parts, head):

@@ -10,10 +10,10 @@ from torch.nn.functional import cosine_similarity
 from toastlib.errors import InputError
 from toastlib.models.hooks import collect_activations
 from toastlib.plan import Plan, Span
-from toastlib.statistics.collect import collect_folds, collect_moments, product_dtype
+from toastlib.statistics.collect import collect_moments, product_dtype
 from toastlib.statistics.moments import KFoldMoments, Moments, all_pairs, plan_pairs
 from toastlib.statistics.similarity import METRICS as MEASURES
-from toastlib.translators.base import Linear
+from toastlib.translators.linear import Linear
 
 PAIRS = all_pairs(2)
 
@@ -78,7 +78,7 @@ def test_float32_products_are_off_by_their_rounding_only():
     # float32 has 24 bits: 6e-8 a product, and sums of 400 of them a few times that.
     assert_same(quick, exact, rtol=2e-6)
     torch.testing.assert_close(MEASURES["cka"](quick), MEASURES["cka"](exact), rtol=1e-4, atol=1e-4)
-    maps = [Linear().fit(moments, Span(-1, 1)) for moments in (quick, exact)]
+    maps = [Linear().fit_moments(moments, Span(-1, 1)) for moments in (quick, exact)]
     assert maps[0].residual_ == pytest.approx(maps[1].residual_, abs=1e-5)
 
 
@@ -106,7 +106,7 @@ def test_all_pairs_count_the_input_of_block_0():
 def test_collected_moments_are_those_of_the_stored_activations(tiny_encoder, tiny_images, tokens):
     images = tiny_images.train[:20]
     stored = collect_activations(tiny_encoder, images, tokens=tokens, batch_size=20)
-    moments = collect_moments(tiny_encoder, images, tokens=tokens, batch_size=20)
+    moments = collect_moments(tiny_encoder, images, folds=0, tokens=tokens, batch_size=20)
     assert moments.count == {"all": 20 * 17, "patch": 20 * 16, "cls": 20, "mean": 20}[tokens]
     assert_same(moments, Moments.of(stored, all_pairs(6)))
 
@@ -114,24 +114,24 @@ def test_collected_moments_are_those_of_the_stored_activations(tiny_encoder, tin
 def test_the_batch_size_does_not_matter(tiny_encoder, tiny_images):
     encoder = tiny_encoder.double()  # in float32 the forward pass itself rounds differently for another batch
     images = replace(tiny_images.train[:20], dtype=torch.float64)
-    assert_same(*(collect_moments(encoder, images, batch_size=size) for size in (20, 7)))
+    assert_same(*(collect_moments(encoder, images, batch_size=size, folds=0) for size in (20, 7)))
 
 
 def test_only_the_pairs_asked_for_are_kept(tiny_encoder, tiny_images):
-    moments = collect_moments(tiny_encoder, tiny_images.train[:4], plan_pairs([Plan.parse("-1->0 2->4")]))
+    moments = collect_moments(tiny_encoder, tiny_images.train[:4], plan_pairs([Plan.parse("-1->0 2->4")]), folds=0)
     assert set(moments.products) == {(-1, -1), (-1, 0), (2, 2), (2, 4)}
     assert moments.blocks == (-1, 0, 2, 4)
     assert moments.inner.shape == (4, 4)
 
 
 def test_no_hook_is_left_behind(tiny_encoder, tiny_images):
-    collect_moments(tiny_encoder, tiny_images.train[:4])
+    collect_moments(tiny_encoder, tiny_images.train[:4], folds=0)
     assert not any(block._forward_hooks or block._forward_pre_hooks for block in tiny_encoder.blocks)
 
 
 def test_no_images_are_refused(tiny_encoder, tiny_images):
     with pytest.raises(InputError, match="no images"):
-        collect_moments(tiny_encoder, tiny_images.train[:0])
+        collect_moments(tiny_encoder, tiny_images.train[:0], folds=0)
 
 
 def test_unknown_tokens_are_refused_with_the_nearest(tiny_encoder, tiny_images):
@@ -144,25 +144,25 @@ def test_the_first_block_that_gives_nan_or_infinity_is_named(tiny_encoder, tiny_
     with torch.no_grad():
         next(tiny_encoder.blocks[3].parameters()).fill_(value)
     with pytest.raises(InputError, match=r"^The output of block 3 holds NaN or infinity"):
-        collect_moments(tiny_encoder, tiny_images.train[:4])
+        collect_moments(tiny_encoder, tiny_images.train[:4], folds=0)
 
 
 def test_nan_before_the_blocks_is_named(tiny_encoder, tiny_images):
     with torch.no_grad():
         tiny_encoder.model.embeddings.cls_token.fill_(torch.nan)
     with pytest.raises(InputError, match=r"^The input of block 0 holds NaN or infinity"):
-        collect_moments(tiny_encoder, tiny_images.train[:4])
+        collect_moments(tiny_encoder, tiny_images.train[:4], folds=0)
 
 
 def test_folds_part_images_and_kinds_of_tokens(tiny_encoder, tiny_images):
     images = tiny_images.train[:23]
-    folds = collect_folds(tiny_encoder, images)
+    folds = collect_moments(tiny_encoder, images, folds=5)
     assert list(folds.parts) == ["special", "patch"]
     assert [fold.count for fold in folds.kind("special").folds] == [5, 5, 5, 4, 4]
     assert [fold.count for fold in folds.kind("patch").folds] == [80, 80, 80, 64, 64]
-    assert_same(folds.whole, collect_moments(tiny_encoder, images), rtol=1e-5)
+    assert_same(folds.whole, collect_moments(tiny_encoder, images, folds=0), rtol=1e-5)
     for k, fold in enumerate(folds.folds):
-        assert_same(fold, collect_moments(tiny_encoder, images[k::5]), rtol=1e-5)
+        assert_same(fold, collect_moments(tiny_encoder, images[k::5], folds=0), rtol=1e-5)
 
 
 def test_folds_of_two_workers_add_up():
@@ -184,10 +184,10 @@ def test_restricted_moments_are_those_of_the_blocks_alone():
         restricted.restrict((1, 2))
 
 
-@pytest.mark.parametrize("folds", [0, 1, 5])
+@pytest.mark.parametrize("folds", [-1, 1, 5])
 def test_folds_that_would_be_empty_are_refused(tiny_encoder, tiny_images, folds):
     with pytest.raises(InputError, match=f"4 images cannot be parted into {folds} folds"):
-        collect_folds(tiny_encoder, tiny_images.train[:4], folds=folds)
+        collect_moments(tiny_encoder, tiny_images.train[:4], folds=folds)
 
 
 def test_moments_survive_their_tensors(tmp_path):
@@ -211,3 +211,39 @@ def test_all_pairs_at_once_are_the_products_one_by_one(count):
     assert list(found) == pairs
     for i, j in pairs:
         torch.testing.assert_close(found[i, j], hidden[i].mT @ hidden[j])
+
+
+def test_by_default_moments_come_in_five_folds_and_selected_tokens_do_not(tiny_encoder, tiny_images):
+    images = tiny_images.train[:10]
+    assert len(collect_moments(tiny_encoder, images, [(0, 0)]).folds) == 5
+    assert isinstance(collect_moments(tiny_encoder, images, [(0, 0)], tokens="cls"), Moments)
+    with pytest.raises(InputError, match="Only all tokens are collected in folds: leave out folds=2 with tokens='cls'"):
+        collect_moments(tiny_encoder, images, [(0, 0)], folds=2, tokens="cls")
+
+
+def test_images_that_cannot_be_sliced_are_collected_without_folds_alone(tiny_encoder, tiny_images):
+    class Stream:
+        def batches(self, size):
+            return tiny_images.train[:4].batches(size)
+
+    assert collect_moments(tiny_encoder, Stream(), [(0, 0)], folds=0).count == 4 * 17
+    with pytest.raises(InputError, match="A Stream cannot be split into folds: take folds=0"):
+        collect_moments(tiny_encoder, Stream(), [(0, 0)])
+
+
+def test_moments_of_hidden_states_at_once_are_those_collected(tiny_encoder, tiny_images):
+    images, pairs = tiny_images.train[:10], [(0, 0), (0, 1)]
+    hidden = collect_activations(tiny_encoder, images, [0, 1], tokens="all")
+    ours = KFoldMoments.of({k: h.unflatten(0, (10, 17)) for k, h in hidden.items()}, pairs, special_tokens=1)
+    theirs = collect_moments(tiny_encoder, images, pairs)
+    for kind in ("special", "patch"):
+        for a, b in zip(ours.parts[kind], theirs.parts[kind], strict=True):
+            assert_same(a, b, rtol=1e-5)
+    for a, b in zip(ours.summaries, theirs.summaries, strict=True):
+        torch.testing.assert_close(a[1], b[1], rtol=1e-5, atol=1e-5)
+
+
+def test_the_whole_of_folds_is_added_up_once(tiny_encoder, tiny_images):
+    moments = collect_moments(tiny_encoder, tiny_images.train[:10], [(0, 0)])
+    assert moments.whole is moments.whole
+    assert moments.whole.whole is moments.whole

@@ -43,7 +43,7 @@ def test_a_block_is_like_itself(metric, value):
 def test_matrices_from_moments_are_those_of_the_stored_activations(tiny_encoder, tiny_images, tokens):
     images = tiny_images.train[:24]
     stored = collect_activations(tiny_encoder, images, tokens=tokens)
-    moments = collect_moments(tiny_encoder, images, tokens=tokens)
+    moments = collect_moments(tiny_encoder, images, folds=0, tokens=tokens)
     direct = {
         "mse": lambda x, y: mse_loss(x, y).item(),
         "cosine": lambda x, y: cosine_similarity(x, y).mean().item(),
@@ -105,3 +105,41 @@ def test_an_unknown_metric_is_refused_with_the_nearest():
 def test_cka_without_all_pairs_says_which_is_missing():
     with pytest.raises(InputError, match=r"do not hold the blocks \(-1, 0\)"):
         cka(Moments.of(rows(), [(block, block) for block in range(-1, 3)]))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_moments_in_folds_give_the_similarities_of_the_whole(tiny_encoder, tiny_images, metric):
+    moments = collect_moments(tiny_encoder, tiny_images.train[:10])
+    assert similarity(moments, metric).equals(similarity(moments.whole, metric))
+
+
+def unbiased_hsic(x, y):
+    """Song et al. (2012), equation 4, as it is printed."""
+    k, l, n = x @ x.mT, y @ y.mT, len(x)
+    k, l = k - k.diagonal().diag(), l - l.diagonal().diag()
+    means = k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * (k @ l).sum() / (n - 2)
+    return ((k @ l).trace() + means) / (n * (n - 3))
+
+
+def test_debiased_cka_is_made_of_the_unbiased_hsic():
+    h = rows(count=7, width=20)
+    x, y = h[-1], h[2]
+    expected = unbiased_hsic(x, y) / (unbiased_hsic(x, x) * unbiased_hsic(y, y)).sqrt()
+    assert cka_from_samples(x, y, debiased=True) == pytest.approx(expected.item(), rel=1e-9)
+    assert cka_from_samples(x, x, debiased=True) == pytest.approx(1)
+    x, y = (rows(count=2000)[block] for block in (0, 1))
+    assert cka_from_samples(x, y, debiased=True) == pytest.approx(cka_from_samples(x, y), abs=0.01)
+
+
+def test_debiased_cka_of_few_independent_rows_is_near_zero_where_cka_is_near_one():
+    draw = torch.Generator().manual_seed(0)
+    pairs = [torch.randn(2, 12, 100, generator=draw) for _ in range(50)]
+    mean = {debiased: sum(cka_from_samples(x, y, debiased) for x, y in pairs) / 50 for debiased in (False, True)}
+    assert mean[False] > 0.85
+    assert abs(mean[True]) < 0.05
+
+
+def test_debiased_cka_refuses_three_rows_and_rows_that_are_all_alike_are_not_a_number():
+    with pytest.raises(InputError, match="Debiased CKA needs at least 4 rows; there are 3"):
+        cka_from_samples(torch.randn(3, 5), torch.randn(3, 5), debiased=True)
+    assert math.isnan(cka_from_samples(torch.ones(6, 5), torch.randn(6, 5), debiased=True))

@@ -2,16 +2,22 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
+from sklearn import linear_model
 from torch import Tensor
 
+from toastlib.approximation.replace import approximate
 from toastlib.errors import InputError
+from toastlib.evaluation.costs import map_costs
 from toastlib.models.hooks import collect_activations
+from toastlib.models.layers import Scale
 from toastlib.plan import Span, all_spans
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import Moments, all_pairs
-from toastlib.translators.base import Identity, Linear, make_translator
+from toastlib.translators.base import TRANSLATORS, Translator, make_translator
+from toastlib.translators.linear import Identity, Linear, Ridge
 
 SPAN = Span(0, 1)
 
@@ -33,14 +39,14 @@ def stored(tiny_encoder, tiny_images) -> tuple[dict[int, Tensor], Moments]:
     """Float64 rows of every block over 40 images, and the moments collected from the same images."""
     images = tiny_images.train[:40]
     hidden = collect_activations(tiny_encoder, images, tokens="all")
-    return {block: rows.double() for block, rows in hidden.items()}, collect_moments(tiny_encoder, images)
+    return {block: rows.double() for block, rows in hidden.items()}, collect_moments(tiny_encoder, images, folds=0)
 
 
 def test_linear_is_lstsq_on_the_stored_activations(stored):
     hidden, moments = stored
     for span in all_spans(6)[6:]:  # those from block 0 on
         source, target = hidden[span.start], hidden[span.end]
-        ours, theirs = Linear().fit(moments, span), torch.linalg.lstsq(source, target).solution
+        ours, theirs = Linear().fit_moments(moments, span), torch.linalg.lstsq(source, target).solution
         assert ours.rank_ == 32
         assert relative_residual(source, target, ours.weight_) == pytest.approx(
             relative_residual(source, target, theirs), rel=1e-8
@@ -52,7 +58,7 @@ def test_residuals_are_those_of_the_stored_activations(stored):
     hidden, moments = stored
     for span in all_spans(6):
         source, target = hidden[span.start], hidden[span.end]
-        linear, identity = Linear().fit(moments, span), Identity().fit(moments, span)
+        linear, identity = Linear().fit_moments(moments, span), Identity().fit_moments(moments, span)
         assert linear.residual_ == pytest.approx(relative_residual(source, target, linear.weight_), rel=1e-8)
         assert identity.residual_ == pytest.approx(relative_residual(source, target, torch.eye(32).double()), rel=1e-8)
         assert linear.residual_ < identity.residual_
@@ -60,14 +66,14 @@ def test_residuals_are_those_of_the_stored_activations(stored):
 
 def test_a_linear_relation_is_recovered_exactly():
     source, weight = normal(100, 6), normal(6, 6, seed=1)
-    fitted = Linear().fit(moments_of(source, source @ weight), SPAN)
+    fitted = Linear().fit_moments(moments_of(source, source @ weight), SPAN)
     torch.testing.assert_close(fitted.weight_, weight, rtol=0, atol=1e-10)
     assert fitted.residual_ == pytest.approx(0, abs=1e-12)
 
 
 def test_a_better_map_than_the_least_squares_one_does_not_exist():
     source, target = normal(100, 6), normal(100, 6, seed=1)
-    fitted = Linear().fit(moments_of(source, target), SPAN)
+    fitted = Linear().fit_moments(moments_of(source, target), SPAN)
     for seed in range(20):
         other = fitted.weight_ + 0.01 * normal(6, 6, seed=seed)
         assert relative_residual(source, target, other) > fitted.residual_
@@ -75,7 +81,7 @@ def test_a_better_map_than_the_least_squares_one_does_not_exist():
 
 def test_rank_deficient_rows_get_the_map_of_least_norm():
     source, target = normal(200, 5) @ normal(5, 12, seed=1), normal(200, 12, seed=2)
-    fitted = Linear().fit(moments_of(source, target), SPAN)
+    fitted = Linear().fit_moments(moments_of(source, target), SPAN)
     least_norm = torch.linalg.lstsq(source, target, driver="gelsd", rcond=1e-10)
     assert fitted.rank_ == least_norm.rank.item() == 5
     torch.testing.assert_close(fitted.weight_, least_norm.solution, rtol=0, atol=1e-9)
@@ -84,7 +90,7 @@ def test_rank_deficient_rows_get_the_map_of_least_norm():
 def test_too_few_rows_are_warned_about_and_get_the_map_of_least_norm():
     source, target = normal(5, 12), normal(5, 12, seed=2)
     with pytest.warns(UserWarning, match="5 calibration rows cannot determine a map of width 12"):
-        fitted = Linear().fit(moments_of(source, target), SPAN)
+        fitted = Linear().fit_moments(moments_of(source, target), SPAN)
     assert fitted.rank_ == 5
     torch.testing.assert_close(fitted.weight_, torch.linalg.pinv(source) @ target, rtol=0, atol=1e-9)
 
@@ -92,12 +98,12 @@ def test_too_few_rows_are_warned_about_and_get_the_map_of_least_norm():
 def test_enough_rows_are_not_warned_about():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Linear().fit(moments_of(normal(12, 12), normal(12, 12, seed=1)), SPAN)
+        Linear().fit_moments(moments_of(normal(12, 12), normal(12, 12, seed=1)), SPAN)
 
 
 def test_the_linear_module_multiplies_by_the_weights():
     source, target = normal(100, 6), normal(100, 6, seed=1)
-    fitted = Linear().fit(moments_of(source, target), SPAN)
+    fitted = Linear().fit_moments(moments_of(source, target), SPAN)
     hidden = normal(2, 5, 6, seed=2).float()  # (batch, tokens, width)
     module = fitted.module()
     torch.testing.assert_close(module(hidden), hidden @ fitted.weight_.float())
@@ -106,7 +112,7 @@ def test_the_linear_module_multiplies_by_the_weights():
 
 
 def test_the_identity_module_hands_its_input_on():
-    module = Identity().fit(moments_of(normal(9, 4), normal(9, 4, seed=1)), SPAN).module()
+    module = Identity().fit_moments(moments_of(normal(9, 4), normal(9, 4, seed=1)), SPAN).module()
     hidden = normal(2, 5, 4)
     assert module(hidden) is hidden
     assert not list(module.parameters())
@@ -115,7 +121,7 @@ def test_the_identity_module_hands_its_input_on():
 def test_fit_returns_the_translator():
     moments = moments_of(normal(30, 4), normal(30, 4, seed=1))
     for translator in (Identity(), Linear()):
-        assert translator.fit(moments, SPAN) is translator
+        assert translator.fit_moments(moments, SPAN) is translator
 
 
 def test_translators_are_made_by_name_or_taken_as_they_are():
@@ -133,4 +139,79 @@ def test_an_unknown_translator_is_refused_with_the_nearest():
 def test_moments_without_the_span_say_so():
     moments = Moments.of({0: normal(30, 4), 1: normal(30, 4, seed=1)}, all_pairs(2)[3:4])
     with pytest.raises(InputError, match=r"do not hold the blocks \(0, 1\)"):
-        Linear().fit(moments, SPAN)
+        Linear().fit_moments(moments, SPAN)
+
+
+def test_fit_on_rows_is_lstsq_in_float64():
+    X, Y = normal(100, 6), normal(100, 6, seed=1)
+    solution = torch.linalg.lstsq(X, Y).solution
+    for fitted in (Linear().fit(X, Y), Linear().fit(X.numpy(), Y.numpy()), Linear().fit(X.reshape(20, 5, 6), Y)):
+        torch.testing.assert_close(fitted.weight_, solution, rtol=0, atol=1e-12)
+    prediction = Linear().fit(X, Y).predict(X.numpy())
+    assert prediction.dtype == "float64"
+    torch.testing.assert_close(torch.from_numpy(prediction), X @ solution, rtol=1e-5, atol=1e-5)
+
+
+def test_fit_on_rows_is_that_of_scikit_learn():
+    X, Y = normal(100, 6).numpy(), normal(100, 6, seed=1).numpy()
+    affine, regression = make_translator("affine").fit(X, Y), linear_model.LinearRegression().fit(X, Y)
+    np.testing.assert_allclose(affine.weight_, regression.coef_.T, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(affine.bias_, regression.intercept_, rtol=0, atol=1e-12)
+    mean_eigenvalue = ((X - X.mean(0)) ** 2).sum() / 6
+    ridge = linear_model.Ridge(alpha=0.3 * mean_eigenvalue).fit(X, Y)
+    np.testing.assert_allclose(Ridge("zero", alpha=0.3).fit(X, Y).weight_, ridge.coef_.T, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(Ridge("zero", alpha=0.3).fit(X, Y).predict(X), ridge.predict(X), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", TRANSLATORS)
+def test_every_translator_fits_and_predicts_images_of_tokens(name):
+    X = normal(40, 3, 6).float()
+    Y = X + 0.1 * normal(40, 3, 6, seed=1).float()
+    fitted = make_translator(name)
+    if hasattr(fitted, "max_epochs"):
+        fitted.max_epochs = 1
+    assert fitted.fit(X, Y, special_tokens=1) is fitted
+    assert fitted.predict(X).shape == X.shape
+    assert isinstance(fitted.predict(X.numpy()), np.ndarray)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, cls in TRANSLATORS.items() if not make_translator(name).needs_activations]
+)
+def test_closed_forms_read_moments_in_folds(tiny_encoder, tiny_images, name):
+    moments, span = collect_moments(tiny_encoder, tiny_images.train[:10], [(0, 0), (0, 1)]), Span(0, 1)
+    assert make_translator(name).fit_moments(moments, span).residual_ < 1
+
+
+def test_an_own_translator_needs_a_name_a_fit_and_a_module(tiny_encoder, tiny_images):
+    class MeanShift(Translator):
+        name = "mean-shift"
+
+        def fit_moments(self, moments, span):
+            start, end = moments.whole.restrict(span).sums / moments.whole.count
+            self.shift_ = (end - start).float()
+            return self
+
+        def module(self):
+            return Scale(torch.ones(1), self.shift_).requires_grad_(False)
+
+    moments = collect_moments(tiny_encoder, tiny_images.train[:10])
+    small = approximate(tiny_encoder, "1->3", moments, translator=MeanShift())
+    difference = moments.whole.sums[4] - moments.whole.sums[2]
+    torch.testing.assert_close(small.blocks[2].translation.bias, (difference / moments.whole.count).float())
+    assert map_costs(MeanShift(), 32, 17)[0] == 33
+    X = normal(30, 4)
+    torch.testing.assert_close(MeanShift().fit(X, X + 2).predict(X), X + 2, rtol=0, atol=1e-6)
+
+
+def test_a_trained_map_says_that_moments_are_not_enough():
+    with pytest.raises(InputError, match="'mlp' is trained on rows, not on moments: use fit"):
+        make_translator("mlp").fit_moments(moments_of(normal(30, 4), normal(30, 4)), SPAN)
+
+
+def test_a_class_that_does_not_extend_translator_is_refused():
+    class Shift:
+        name = "shift"
+
+    with pytest.raises(InputError, match="Shift is not a translator: let its class extend"):
+        make_translator(Shift())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn import linear_model
 
-from toastlib.translators.least_squares import PENALTIES, Sums, fit_ridge, inverse
+from toastlib.translators.least_squares import ALPHAS, Sums, fit_ridge, inverse
 
 
 def rows(count=120, inputs=12, width=5, seed=0):
@@ -24,23 +24,23 @@ def test_sums_of_disjoint_rows_add_up():
     parts = sums_in_folds(x, y)
     whole, added = Sums.of_rows(x, y), sum(parts[1:], start=parts[0])
     assert added.count == whole.count == 120
-    for name in ("source", "target", "gram", "cross", "square"):
+    for name in ("x_sum", "y_sum", "gram", "cross", "square"):
         torch.testing.assert_close(getattr(added, name), getattr(whole, name))
 
 
 def test_without_a_penalty_it_is_least_squares_with_a_bias():
     x, y = rows()
-    fit = fit_ridge(sums_in_folds(x, y), penalty=0)
+    fit = fit_ridge(sums_in_folds(x, y), alpha=0)
     solution = torch.linalg.lstsq(torch.cat([x, torch.ones(len(x), 1).double()], 1), y).solution
     torch.testing.assert_close(fit.weight, solution[:-1], rtol=1e-8, atol=1e-8)  # the oracle's own rounding
     torch.testing.assert_close(fit.bias, solution[-1], rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("toward", ["identity", "zero"])
-def test_with_more_inputs_than_targets_the_penalty_holds_to_the_first_inputs(toward):
+@pytest.mark.parametrize("shrink_to", ["identity", "zero"])
+def test_with_more_inputs_than_targets_the_penalty_holds_to_the_first_inputs(shrink_to):
     x, y = rows()
-    fit = fit_ridge(sums_in_folds(x, y), toward, penalty=0.2)
-    goal = torch.eye(12, 5).double() * (toward == "identity")
+    fit = fit_ridge(sums_in_folds(x, y), shrink_to, alpha=0.2)
+    goal = torch.eye(12, 5).double() * (shrink_to == "identity")
     alpha = 0.2 * (x - x.mean(0)).square().sum().item() / 12
     oracle = linear_model.Ridge(alpha=alpha, solver="cholesky").fit(x, y - x @ goal)
     torch.testing.assert_close(fit.weight, goal + torch.from_numpy(oracle.coef_.T), rtol=1e-8, atol=1e-8)
@@ -50,20 +50,20 @@ def test_with_more_inputs_than_targets_the_penalty_holds_to_the_first_inputs(tow
 def test_the_penalty_is_the_one_that_rows_left_out_prefer():
     x, y = rows(count=40)
     fit = fit_ridge(sums_in_folds(x, y))
-    errors = torch.zeros(len(PENALTIES)).double()
+    errors = torch.zeros(len(ALPHAS)).double()
     for k in range(4):
         kept = torch.arange(40) % 4 != k
         inside = [Sums.of_rows(x[kept], y[kept])]
-        for p, penalty in enumerate(PENALTIES.tolist()):
-            some = fit_ridge(inside, penalty=penalty)
+        for p, penalty in enumerate(ALPHAS.tolist()):
+            some = fit_ridge(inside, alpha=penalty)
             errors[p] += (y[~kept] - x[~kept] @ some.weight - some.bias).square().sum()
-    assert fit.penalty == PENALTIES[errors.argmin()]
-    assert fit.held_out == pytest.approx(errors.min().item(), rel=1e-8)
+    assert fit.alpha == ALPHAS[errors.argmin()]
+    assert fit.cv_error == pytest.approx(errors.min().item(), rel=1e-8)
 
 
 def test_a_direction_without_rows_is_left_as_it_is():
     x, y = rows()
     x[:, 3] = 1  # no variance
-    weight = fit_ridge(sums_in_folds(x, y), penalty=0).weight
+    weight = fit_ridge(sums_in_folds(x, y), alpha=0).weight
     torch.testing.assert_close(weight[3], torch.eye(12, 5).double()[3])
     assert inverse(torch.tensor([0.0, 2.0]), 0).tolist() == [0, 0.5]

@@ -13,12 +13,12 @@ from toastlib.errors import InputError
 from toastlib.plan import Span
 from toastlib.statistics.moments import KFoldMoments, Moments
 from toastlib.translators.base import make_translator
-from toastlib.translators.least_squares import PENALTIES
-from toastlib.translators.linear import Affine, Diagonal, LowRank, Orthogonal, Ridge, Scalar, centre
+from toastlib.translators.least_squares import ALPHAS, Sums
+from toastlib.translators.linear import Affine, Diagonal, LowRank, Orthogonal, Ridge, Scalar
 
 SPAN = Span(0, 1)
 PAIRS = [(0, 0), (0, 1)]
-FORMS = [Affine(), Ridge(penalty=0.1), LowRank(3), Orthogonal(), Diagonal(), Scalar()]
+FORMS = [Affine(), Ridge(alpha=0.1), LowRank(3), Orthogonal(), Diagonal(), Scalar()]
 
 
 def rows(count: int = 200, width: int = 12, seed: int = 0, noise: float = 0.5) -> tuple[Tensor, Tensor]:
@@ -46,16 +46,16 @@ def predicted(fit: Affine, source: Tensor) -> Tensor:
     return source @ fit.weight_ + fit.bias_
 
 
-def penalty_in_rows(source: Tensor, penalty: float) -> float:
+def penalty_in_rows(source: Tensor, alpha: float) -> float:
     """The penalty as scikit-learn counts it."""
     centred = source - source.mean(0)
-    return penalty * centred.square().sum().item() / source.shape[1]
+    return alpha * centred.square().sum().item() / source.shape[1]
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_the_residual_is_that_of_the_rows_and_the_mean_is_met(form):
     source, target = rows()
-    fit = form.fit(moments_of(source, target), SPAN)
+    fit = form.fit_moments(moments_of(source, target), SPAN)
     left = target - predicted(fit, source)
     assert fit.residual_ == pytest.approx((left.square().sum() / target.square().sum()).item(), rel=1e-8)
     torch.testing.assert_close(left.mean(0), torch.zeros(12, dtype=torch.float64), rtol=0, atol=1e-10)
@@ -64,17 +64,20 @@ def test_the_residual_is_that_of_the_rows_and_the_mean_is_met(form):
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_the_module_computes_the_map_and_has_the_parameters_that_are_counted(form):
     source, target = rows()
-    fit = form.fit(moments_of(source, target), SPAN)
+    fit = form.fit_moments(moments_of(source, target), SPAN)
     module = fit.module()
     hidden = source[:40].reshape(2, 20, 12)  # (batch, tokens, width)
     torch.testing.assert_close(module(hidden.float()).double(), predicted(fit, hidden), rtol=1e-4, atol=1e-4)
-    assert sum(p.numel() for p in module.parameters()) == sum(p.numel() for p in form.architecture(12).parameters())
+    assert sum(p.numel() for p in module.parameters()) == sum(p.numel() for p in form.build(12).parameters())
     assert not any(p.requires_grad for p in module.parameters())
 
 
 def test_affine_is_linear_regression():
     source, target = rows()
-    ours, theirs = Affine().fit(moments_of(source, target), SPAN), linear_model.LinearRegression().fit(source, target)
+    ours, theirs = (
+        Affine().fit_moments(moments_of(source, target), SPAN),
+        linear_model.LinearRegression().fit(source, target),
+    )
     np.testing.assert_allclose(ours.weight_, theirs.coef_.T, rtol=0, atol=1e-9)
     np.testing.assert_allclose(ours.bias_, theirs.intercept_, rtol=0, atol=1e-8)
 
@@ -83,14 +86,14 @@ def test_affine_is_lstsq_with_a_column_of_ones():
     source, target = rows()
     ones = torch.ones(len(source), 1, dtype=torch.float64)
     solution = torch.linalg.lstsq(torch.cat([source, ones], dim=1), target).solution
-    ours = Affine().fit(moments_of(source, target), SPAN)
+    ours = Affine().fit_moments(moments_of(source, target), SPAN)
     torch.testing.assert_close(torch.cat([ours.weight_, ours.bias_[None]]), solution, rtol=0, atol=1e-8)
 
 
 def test_affine_of_rank_deficient_rows_is_the_map_of_least_norm():
     source, target = rows(width=12)
     source = source @ torch.cat([torch.eye(5, 12), torch.zeros(7, 12)]).double() + 3
-    ours = Affine().fit(moments_of(source, target), SPAN)
+    ours = Affine().fit_moments(moments_of(source, target), SPAN)
     theirs = torch.linalg.pinv(source - source.mean(0), rtol=1e-10) @ (target - target.mean(0))
     torch.testing.assert_close(ours.weight_, theirs, rtol=0, atol=1e-9)
 
@@ -98,7 +101,7 @@ def test_affine_of_rank_deficient_rows_is_the_map_of_least_norm():
 @pytest.mark.parametrize("penalty", [1e-6, 1e-2, 1.0, 100.0])
 def test_ridge_towards_the_identity_is_ridge_on_what_is_added(penalty):
     source, target = rows()
-    ours = Ridge(penalty=penalty).fit(moments_of(source, target), SPAN)
+    ours = Ridge(alpha=penalty).fit_moments(moments_of(source, target), SPAN)
     theirs = linear_model.Ridge(alpha=penalty_in_rows(source, penalty)).fit(source, target - source)
     np.testing.assert_allclose(ours.weight_, np.eye(12) + theirs.coef_.T, rtol=0, atol=1e-9)
     np.testing.assert_allclose(ours.bias_, theirs.intercept_, rtol=0, atol=1e-8)
@@ -106,7 +109,7 @@ def test_ridge_towards_the_identity_is_ridge_on_what_is_added(penalty):
 
 def test_ridge_towards_zero_is_plain_ridge():
     source, target = rows()
-    ours = Ridge("zero", penalty=0.3).fit(moments_of(source, target), SPAN)
+    ours = Ridge("zero", alpha=0.3).fit_moments(moments_of(source, target), SPAN)
     theirs = linear_model.Ridge(alpha=penalty_in_rows(source, 0.3)).fit(source, target)
     np.testing.assert_allclose(ours.weight_, theirs.coef_.T, rtol=0, atol=1e-9)
 
@@ -115,36 +118,39 @@ def test_the_penalty_is_a_dial_from_the_identity_to_the_affine_map():
     source, target = rows()
     moments = moments_of(source, target)
     torch.testing.assert_close(
-        Ridge(penalty=1e12).fit(moments, SPAN).weight_, torch.eye(12).double(), rtol=0, atol=1e-9
+        Ridge(alpha=1e12).fit_moments(moments, SPAN).weight_, torch.eye(12).double(), rtol=0, atol=1e-9
     )
     torch.testing.assert_close(
-        Ridge(penalty=1e-14).fit(moments, SPAN).weight_, Affine().fit(moments, SPAN).weight_, rtol=0, atol=1e-8
+        Ridge(alpha=1e-14).fit_moments(moments, SPAN).weight_,
+        Affine().fit_moments(moments, SPAN).weight_,
+        rtol=0,
+        atol=1e-8,
     )
-    residuals = [Ridge(penalty=p).fit(moments, SPAN).residual_ for p in PENALTIES.tolist()]
+    residuals = [Ridge(alpha=p).fit_moments(moments, SPAN).residual_ for p in ALPHAS.tolist()]
     assert residuals == sorted(residuals)
 
 
-@pytest.mark.parametrize("toward", ["identity", "zero"])
+@pytest.mark.parametrize("shrink_to", ["identity", "zero"])
 @pytest.mark.parametrize(("count", "noise"), [(40, 3.0), (400, 0.5)])
-def test_the_penalty_is_that_of_cross_validation_on_the_stored_rows(toward, count, noise):
+def test_the_penalty_is_that_of_cross_validation_on_the_stored_rows(shrink_to, count, noise):
     source, target = rows(count, noise=noise)
-    goal = source if toward == "identity" else torch.zeros_like(source)
-    errors = np.zeros(len(PENALTIES))
+    goal = source if shrink_to == "identity" else torch.zeros_like(source)
+    errors = np.zeros(len(ALPHAS))
     for k in range(5):
         out = np.arange(count) % 5 == k
-        for p, penalty in enumerate(PENALTIES.tolist()):
+        for p, penalty in enumerate(ALPHAS.tolist()):
             model = linear_model.Ridge(alpha=penalty_in_rows(source[~out], penalty))
             model.fit(source[~out], (target - goal)[~out])
             errors[p] += (((target - goal)[out].numpy() - model.predict(source[out])) ** 2).sum()
-    ours = Ridge(toward).fit(folds_of(source, target), SPAN)
-    assert ours.penalty_ == PENALTIES[errors.argmin()]
-    assert ours.held_out_ == pytest.approx(errors.min() / target.square().sum().item(), rel=1e-7)
-    fixed = Ridge(toward, ours.penalty_).fit(moments_of(source, target), SPAN)
+    ours = Ridge(shrink_to).fit_moments(folds_of(source, target), SPAN)
+    assert ours.alpha_ == ALPHAS[errors.argmin()]
+    assert ours.cv_error_ == pytest.approx(errors.min() / target.square().sum().item(), rel=1e-7)
+    fixed = Ridge(shrink_to, ours.alpha_).fit_moments(moments_of(source, target), SPAN)
     torch.testing.assert_close(ours.weight_, fixed.weight_, rtol=0, atol=1e-10)
 
 
 def test_few_noisy_rows_are_held_to_the_identity_and_many_are_not():
-    few, many = (Ridge().fit(folds_of(*rows(count, noise=5.0)), SPAN).penalty_ for count in (20, 20_000))
+    few, many = (Ridge().fit_moments(folds_of(*rows(count, noise=5.0)), SPAN).alpha_ for count in (20, 20_000))
     assert few > 10 * many
 
 
@@ -153,17 +159,17 @@ def test_low_rank_is_regression_on_the_principal_components_of_its_fit():
     fitted = linear_model.LinearRegression().fit(source, target - source).predict(source)
     components = PCA(3, svd_solver="full").fit(fitted)
     expected = source.numpy() + components.inverse_transform(components.transform(fitted))
-    ours = LowRank(3).fit(moments_of(source, target), SPAN)
+    ours = LowRank(3).fit_moments(moments_of(source, target), SPAN)
     np.testing.assert_allclose(predicted(ours, source), expected, rtol=0, atol=1e-8)
     assert torch.linalg.matrix_rank(ours.weight_ - torch.eye(12), rtol=1e-9) == 3
 
 
 def test_low_rank_of_full_rank_is_the_affine_map():
     moments = moments_of(*rows())
-    full, affine = LowRank(12).fit(moments, SPAN), Affine().fit(moments, SPAN)
+    full, affine = LowRank(12).fit_moments(moments, SPAN), Affine().fit_moments(moments, SPAN)
     torch.testing.assert_close(full.weight_, affine.weight_, rtol=0, atol=1e-9)
-    assert LowRank().architecture(12)(torch.zeros(1, 12)).shape == (1, 12)
-    residuals = [LowRank(rank).fit(moments, SPAN).residual_ for rank in range(1, 13)]
+    assert LowRank().build(12)(torch.zeros(1, 12)).shape == (1, 12)
+    residuals = [LowRank(rank).fit_moments(moments, SPAN).residual_ for rank in range(1, 13)]
     assert residuals == sorted(residuals, reverse=True)
 
 
@@ -171,13 +177,13 @@ def test_orthogonal_is_procrustes_with_a_scale():
     source, target = rows()
     x, y = (part.numpy() - part.numpy().mean(0) for part in (source, target))
     rotation, total = orthogonal_procrustes(x, y)
-    ours = Orthogonal().fit(moments_of(source, target), SPAN)
+    ours = Orthogonal().fit_moments(moments_of(source, target), SPAN)
     np.testing.assert_allclose(ours.weight_, rotation * total / (x**2).sum(), rtol=0, atol=1e-9)
 
 
 def test_diagonal_is_a_regression_for_each_dimension():
     source, target = rows()
-    ours = Diagonal().fit(moments_of(source, target), SPAN)
+    ours = Diagonal().fit_moments(moments_of(source, target), SPAN)
     for j in range(12):
         theirs = linear_model.LinearRegression().fit(source[:, j : j + 1], target[:, j])
         assert ours.weight_[j, j].item() == pytest.approx(theirs.coef_[0], rel=1e-9)
@@ -188,16 +194,16 @@ def test_scalar_is_one_regression_over_all_dimensions():
     source, target = rows()
     x, y = ((part - part.mean(0)).flatten().numpy() for part in (source, target))
     theirs = linear_model.LinearRegression(fit_intercept=False).fit(x[:, None], y)
-    weight = Scalar().fit(moments_of(source, target), SPAN).weight_
+    weight = Scalar().fit_moments(moments_of(source, target), SPAN).weight_
     np.testing.assert_allclose(weight, theirs.coef_[0] * np.eye(12), rtol=0, atol=1e-10)
 
 
 def test_forms_leave_less_the_freer_they_are():
     moments = moments_of(*rows())
     forms = [Affine(), Diagonal(), Scalar()]
-    residuals = [form.fit(moments, SPAN).residual_ for form in forms]
+    residuals = [form.fit_moments(moments, SPAN).residual_ for form in forms]
     assert residuals == sorted(residuals)
-    assert Affine().fit(moments, SPAN).residual_ < Orthogonal().fit(moments, SPAN).residual_
+    assert Affine().fit_moments(moments, SPAN).residual_ < Orthogonal().fit_moments(moments, SPAN).residual_
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
@@ -205,35 +211,36 @@ def test_rows_that_are_all_alike_get_the_mean_and_no_noise(form):
     """As the CLS tokens are before block 0."""
     _, target = rows()
     source = torch.full((200, 12), 7.3, dtype=torch.float64)
-    fit = form.fit(moments_of(source, target), SPAN)
+    fit = form.fit_moments(moments_of(source, target), SPAN)
     torch.testing.assert_close(predicted(fit, source), target.mean(0).expand(200, -1), rtol=0, atol=1e-8)
     assert fit.weight_.abs().max() <= 1
 
 
 def test_moments_about_other_means_are_those_of_the_rows():
     (source, target), other = rows(), rows(seed=1)
-    ours = centre(moments_of(source, target), SPAN, about=moments_of(*other))
+    ours = Sums.of_span(moments_of(source, target), SPAN).centred(Sums.of_rows(*other))
     x, y = source - other[0].mean(0), target - other[1].mean(0)
     torch.testing.assert_close(ours.gram, x.mT @ x)
     torch.testing.assert_close(ours.cross, x.mT @ y)
     torch.testing.assert_close(ours.square, y.square().sum())
     weight = other[0][:12]
     torch.testing.assert_close(ours.error(weight), (y - x @ weight).square().sum())
-    torch.testing.assert_close(ours.minus_identity().square, (y - x).square().sum())
+    torch.testing.assert_close(ours.residual_target().square, (y - x).square().sum())
 
 
 @pytest.mark.parametrize("name", ["ridge", "separate"])
 def test_moments_without_folds_are_refused_in_one_sentence(name):
     moments = moments_of(*rows())
     with pytest.raises(
-        InputError, match=rf"^Translator '{name}' needs moments in folds.*: pass those of collect_folds\.$"
+        InputError,
+        match=rf"^Translator '{name}' needs moments in folds.*: pass those of collect_moments with its default.*",
     ):
         fit_spans([SPAN], name, moments)
 
 
 def test_forms_that_need_no_folds_add_them_up():
     source, target = rows()
-    for translator in ("linear", "affine", "orthogonal", Ridge(penalty=0.1)):
+    for translator in ("linear", "affine", "orthogonal", Ridge(alpha=0.1)):
         folded = fit_spans([SPAN], translator, folds_of(source, target))[SPAN]
         plain = fit_spans([SPAN], translator, moments_of(source, target))[SPAN]
         torch.testing.assert_close(folded.weight_, plain.weight_, rtol=0, atol=1e-9)

@@ -8,22 +8,23 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, silu
 
-from toastlib.approximation.engine import collect_calibration
-from toastlib.approximation.replace import approximate, fit_spans
+from toastlib.approximation.replace import approximate, collect_calibration, fit_spans
 from toastlib.errors import InputError
-from toastlib.evaluation.costs import map_costs, plan_costs, removed_parameters
-from toastlib.evaluation.sweep import predict, sweep
+from toastlib.evaluation.costs import map_costs, plan_costs
+from toastlib.evaluation.evaluate import evaluate_plans
+from toastlib.evaluation.probe import HeadConfig
 from toastlib.models.costs import flops, parameter_count
 from toastlib.models.hooks import collect_activations
 from toastlib.plan import Plan, Span, parse_plans
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import Moments
-from toastlib.translators.base import TRANSLATORS, Identity, Linear, make_translator
+from toastlib.translators.base import TRANSLATORS, make_translator
+from toastlib.translators.linear import Identity, Linear
 from toastlib.translators.trained import MLP, ResMLP, WarmStartMLP
 
 SPAN = Span(0, 1)
 TRAINED = [MLP, ResMLP, WarmStartMLP]
-QUICK = {"calibration_size": 10, "seeds": [0], "head_lr": 1e-2}
+HEAD = HeadConfig("retrained", seeds=[0], learning_rate=1e-2, min_steps=0)
 
 
 def bent_rows(n: int = 800, width: int = 8) -> dict[int, Tensor]:
@@ -50,12 +51,12 @@ def test_parameters_are_those_of_the_papers_architectures(width):
         + half * width,  # linear path, MLP, one output bias
     }
     for cls, count in expected.items():
-        assert parameter_count(cls().architecture(width)) == count
+        assert parameter_count(cls().build(width)) == count
 
 
 def test_mlp_computes_the_papers_formula():
     rows = bent_rows()
-    module = MLP(steps=3).fit(rows, SPAN).module()
+    module = MLP(steps=3).fit(rows[0], rows[1]).module()
     first, last = module[0], module[2]
     by_hand = gelu(rows[0] @ first.weight.mT + first.bias) @ last.weight.mT + last.bias
     torch.testing.assert_close(module(rows[0]), by_hand)
@@ -64,7 +65,7 @@ def test_mlp_computes_the_papers_formula():
 
 def test_res_mlp_computes_the_papers_formula_without_dropout():
     rows = bent_rows()
-    module = ResMLP(steps=3).fit(rows, SPAN).module()
+    module = ResMLP(steps=3).fit(rows[0], rows[1]).module()
     parameters = dict(module.named_parameters())
     first_norm, inner, outer, last_norm = ((w, b) for w, b in zip(*[iter(parameters.values())] * 2, strict=True))
     normed = layer_norm(rows[0], (8,), *first_norm)
@@ -75,14 +76,14 @@ def test_res_mlp_computes_the_papers_formula_without_dropout():
 @pytest.mark.parametrize("cls", TRAINED)
 def test_training_lowers_the_error(cls):
     rows = bent_rows()
-    fitted = cls().fit(rows, SPAN)
+    fitted = cls().fit(rows[0], rows[1])
     assert fitted.losses_[-1] < 0.9 * fitted.losses_[0]
     assert squared_error(fitted.module(), rows) < fitted.losses_[0]
 
 
 def test_the_papers_maps_take_full_batch_steps_of_adam_from_a_fresh_network():
     rows = bent_rows()
-    fitted = MLP(seed=3, steps=5).fit(rows, SPAN)
+    fitted = MLP(seed=3, steps=5).fit(rows[0], rows[1])
     torch.manual_seed(3)
     network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.GELU(), torch.nn.Linear(4, 8))
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
@@ -98,12 +99,12 @@ def test_the_papers_maps_take_full_batch_steps_of_adam_from_a_fresh_network():
 def test_the_papers_numbers_are_the_defaults():
     for cls in (MLP, ResMLP):
         assert (cls().steps, cls().learning_rate) == (300, 1e-3)
-    assert len(MLP().fit(bent_rows(20), SPAN).losses_) == 300
+    assert len(MLP().fit(*bent_rows(20).values()).losses_) == 300
 
 
 def test_the_fair_map_starts_at_least_squares_and_ends_below_it():
     rows = bent_rows()
-    fitted = WarmStartMLP().fit(rows, SPAN)
+    fitted = WarmStartMLP().fit(rows[0], rows[1])
     solution = torch.linalg.lstsq(rows[0][:720].double(), rows[1][:720].double()).solution  # a tenth is held out
     at_the_start = (rows[0][720:].double() @ solution - rows[1][720:]).square().mean().item()
     assert fitted.losses_[0].item() == pytest.approx(at_the_start, rel=1e-3)
@@ -113,7 +114,7 @@ def test_the_fair_map_starts_at_least_squares_and_ends_below_it():
 
 def test_the_fair_map_keeps_its_best_state():
     rows = bent_rows()
-    fitted = WarmStartMLP(learning_rate=0.1).fit(rows, SPAN)
+    fitted = WarmStartMLP(learning_rate=0.1).fit(rows[0], rows[1])
     held_out = {block: values[720:] for block, values in rows.items()}
     assert squared_error(fitted.module(), held_out) == pytest.approx(fitted.losses_.min().item(), rel=1e-3)
 
@@ -121,19 +122,19 @@ def test_the_fair_map_keeps_its_best_state():
 def test_where_nothing_can_be_added_the_fair_map_is_the_linear_one():
     source = bent_rows()[0]
     rows = {0: source, 1: source @ torch.randn(8, 8, generator=torch.Generator().manual_seed(1))}
-    assert WarmStartMLP().fit(rows, SPAN).residual_ < 1e-8
+    assert WarmStartMLP().fit(rows[0], rows[1]).residual_ < 1e-8
 
 
 def test_a_column_that_never_changes_does_no_harm():
     rows = bent_rows()
     rows[0][:, 2] = 5.0
-    assert WarmStartMLP(max_epochs=2).fit(rows, SPAN).residual_ < 0.5
+    assert WarmStartMLP(max_epochs=2).fit(rows[0], rows[1]).residual_ < 0.5
 
 
 @pytest.mark.parametrize("cls", TRAINED)
 def test_residuals_are_those_of_the_module(cls):
     rows = bent_rows(200)
-    fitted = cls().fit(rows, SPAN)
+    fitted = cls().fit(rows[0], rows[1])
     expected = (fitted.module()(rows[0]) - rows[1]).square().sum() / rows[1].square().sum()
     assert fitted.residual_ == pytest.approx(expected.item(), rel=1e-5)
 
@@ -143,11 +144,11 @@ def test_residuals_are_those_of_the_module(cls):
 def test_a_seed_decides_everything_and_the_callers_random_numbers_stay(cls):
     rows = bent_rows(200)
     before = torch.get_rng_state()
-    first = cls(seed=1).fit(rows, SPAN).module()(rows[0])
+    first = cls(seed=1).fit(rows[0], rows[1]).module()(rows[0])
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(7)
-    assert torch.equal(cls(seed=1).fit(rows, SPAN).module()(rows[0]), first)
-    assert not torch.equal(cls(seed=2).fit(rows, SPAN).module()(rows[0]), first)
+    assert torch.equal(cls(seed=1).fit(rows[0], rows[1]).module()(rows[0]), first)
+    assert not torch.equal(cls(seed=2).fit(rows[0], rows[1]).module()(rows[0]), first)
 
 
 @pytest.mark.parametrize("cls", TRAINED)
@@ -156,7 +157,7 @@ def test_maps_have_the_interface_of_translators(cls):
     assert type(translator) is cls
     assert translator.needs_activations
     rows = bent_rows(60)
-    assert translator.fit(rows, SPAN) is translator
+    assert translator.fit(rows[0], rows[1]) is translator
     module = translator.module()
     assert module(torch.randn(2, 5, 8)).shape == (2, 5, 8)
     assert not module.training
@@ -169,13 +170,13 @@ def test_maps_have_the_interface_of_translators(cls):
 def test_rows_recorded_in_inference_mode_can_be_trained_on(cls):
     with torch.inference_mode():
         rows = {block: values * 1 for block, values in bent_rows(60).items()}
-        fitted = cls().fit(rows, SPAN)
-    assert fitted.residual_ == pytest.approx(cls().fit(bent_rows(60), SPAN).residual_, rel=1e-4)
+        fitted = cls().fit(rows[0], rows[1])
+    assert fitted.residual_ == pytest.approx(cls().fit(*bent_rows(60).values()).residual_, rel=1e-4)
 
 
 def test_closed_forms_read_activations_as_well(tiny_encoder, tiny_images):
     images = tiny_images.train[:40]
-    moments = collect_moments(tiny_encoder, images)
+    moments = collect_moments(tiny_encoder, images, folds=0)
     activations = collect_activations(tiny_encoder, images, tokens="all")
     span = Span(1, 4)
     for name in ("identity", "linear"):
@@ -187,8 +188,8 @@ def test_closed_forms_read_activations_as_well(tiny_encoder, tiny_images):
 @pytest.mark.parametrize("cls", TRAINED)
 def test_approximate_puts_the_trained_map_in_place(tiny_encoder, tiny_images, pixel_values, cls):
     activations = collect_activations(tiny_encoder, tiny_images.train[:10], [1, 3], tokens="all")
-    small = approximate(tiny_encoder, "1->3", cls.name, activations)
-    module = cls().fit(activations, Span(1, 3)).module()
+    small = approximate(tiny_encoder, "1->3", activations, translator=cls.name)
+    module = cls().fit(activations[1], activations[3]).module()
     replaced = small.blocks[2]
     hidden = torch.randn(2, 17, 32)
     assert torch.equal(replaced(hidden), module(hidden))
@@ -196,18 +197,18 @@ def test_approximate_puts_the_trained_map_in_place(tiny_encoder, tiny_images, pi
 
 
 def test_moments_are_not_enough_for_a_trained_map(tiny_encoder, tiny_images):
-    moments = collect_moments(tiny_encoder, tiny_images.train[:10])
+    moments = collect_moments(tiny_encoder, tiny_images.train[:10], folds=0)
     with pytest.raises(InputError, match=r"^Translator 'mlp' is trained on activations.*collect_activations"):
-        approximate(tiny_encoder, "1->3", "mlp", moments)
+        approximate(tiny_encoder, "1->3", moments, translator="mlp")
     with pytest.raises(InputError, match="'warm-start-mlp' is trained on activations"):
-        predict(tiny_encoder, tiny_images, "1->3", ["warm-start-mlp"], moments=moments, **QUICK)
+        evaluate_plans(tiny_encoder, tiny_images, "1->3", translators=["warm-start-mlp"], calibration=moments)
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp"])
 def test_activations_without_the_span_say_so(tiny_encoder, tiny_images, name):
     activations = collect_activations(tiny_encoder, tiny_images.train[:10], [1], tokens="all")
     with pytest.raises(InputError, match=r"^Span 1->3 needs the activations of block 3, which are not there\.$"):
-        approximate(tiny_encoder, "1->3", name, activations)
+        approximate(tiny_encoder, "1->3", activations, translator=name)
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp"])
@@ -215,17 +216,17 @@ def test_activations_that_are_not_finite_are_named(tiny_encoder, name):
     rows = {1: torch.randn(40, 32), 3: torch.randn(40, 32)}
     rows[3][7, 5] = torch.nan
     with pytest.raises(InputError, match=r"^The activations of block 3 hold NaN or infinity"):
-        approximate(tiny_encoder, "1->3", name, rows)
+        approximate(tiny_encoder, "1->3", rows, translator=name)
 
 
 @pytest.mark.slow
 def test_costs_are_those_counted_on_the_smaller_encoder(tiny_encoder, tiny_images):
     inputs, plans = torch.randn(1, 3, 32, 32), parse_plans(["1->2 3->5"])
     calibration = collect_calibration(tiny_encoder, tiny_images.train[:5], plans, TRANSLATORS)
-    costs = plan_costs(tiny_encoder, plans, TRANSLATORS, inputs)
+    costs = plan_costs(tiny_encoder, plans, list(TRANSLATORS), inputs=inputs)
     assert costs["translator"].tolist() == list(TRANSLATORS)
     for row in costs.itertuples():
-        small = approximate(tiny_encoder, row.plan, row.translator, calibration)
+        small = approximate(tiny_encoder, row.plan, calibration, translator=row.translator)
         assert row.parameters == parameter_count(small)
         assert row.gflops == flops(small, inputs) / 1e9
 
@@ -241,8 +242,8 @@ def test_counting_first_leaves_fits_as_they_are():
     program = """
 from toastlib.evaluation.costs import map_costs
 map_costs("context", 32, 5)
-from toastlib.translators.least_squares import PENALTIES
-print(PENALTIES.device)
+from toastlib.translators.least_squares import ALPHAS
+print(ALPHAS.device)
 """
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "cpu\n"
 
@@ -253,38 +254,39 @@ def test_counting_costs_draws_no_random_numbers():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_removed_parameters_follow_the_map(tiny_encoder):
-    plan = Plan.parse("1->3 4->5")
-    bare = removed_parameters(tiny_encoder, plan, "span", "identity")
+def test_removed_parameters_follow_the_map(tiny_encoder, pixel_values):
+    names = ["identity", *(cls.name for cls in TRAINED)]
+    costs = plan_costs(tiny_encoder, [Plan.parse("1->3 4->5")], names, inputs=pixel_values[:1]).set_index("translator")
+    bare = costs.loc["identity", "removed_parameters"]
     for cls in TRAINED:
-        count = parameter_count(cls().architecture(32))
-        assert removed_parameters(tiny_encoder, plan, "span", cls.name) == bare - 2 * count
-        assert removed_parameters(tiny_encoder, plan, "block", cls.name) == bare - 3 * count
+        count = parameter_count(cls().build(32))
+        assert costs.loc[cls.name, "removed_parameters"] == bare - 2 * count
+        assert costs.loc[cls.name, "removed_parameters_paper"] == bare - 3 * count
 
 
 @pytest.mark.slow
 def test_a_sweep_takes_trained_maps_beside_closed_forms(tiny_encoder, tiny_images):
-    table = sweep(tiny_encoder, tiny_images, ["1->2", "3->5"], translators=list(TRANSLATORS), **QUICK)
+    options = {"translators": list(TRANSLATORS), "calibration": 10, "head": HEAD}
+    table = evaluate_plans(tiny_encoder, tiny_images, ["1->2", "3->5"], **options).table
     assert len(table) == 1 + 2 * len(TRANSLATORS)
-    again = sweep(tiny_encoder, tiny_images, ["1->2", "3->5"], translators=list(TRANSLATORS), **QUICK)
+    again = evaluate_plans(tiny_encoder, tiny_images, ["1->2", "3->5"], **options).table
     assert table.equals(again)
 
 
 def test_given_maps_are_taken_as_they_are(tiny_encoder, tiny_images):
     activations = collect_activations(tiny_encoder, tiny_images.train.sample(10, seed=0), [1, 3], tokens="all")
     maps = {
-        (span, name): fitted.module()
+        name: {span: fitted.module() for span, fitted in fit_spans([Span(1, 3)], name, activations).items()}
         for name in ("linear", "mlp")
-        for span, fitted in fit_spans([Span(1, 3)], name, activations).items()
     }
-    given = predict(tiny_encoder, tiny_images, "1->3", ["linear", "mlp"], maps=maps, **QUICK)
-    fitted = predict(tiny_encoder, tiny_images, "1->3", ["linear", "mlp"], **QUICK)
-    assert (given.predicted == fitted.predicted).all()
+    given = evaluate_plans(tiny_encoder, tiny_images, "1->3", translators=maps, head=HEAD)
+    fitted = evaluate_plans(tiny_encoder, tiny_images, "1->3", translators=list(maps), calibration=10, head=HEAD)
+    assert (given.predictions == fitted.predictions).all()
 
 
 def test_a_map_that_is_not_given_is_named(tiny_encoder, tiny_images):
-    with pytest.raises(InputError, match=r"^The given maps have none for span 1->3 with translator 'linear'\.$"):
-        predict(tiny_encoder, tiny_images, "1->3", ["linear"], maps={}, **QUICK)
+    with pytest.raises(InputError, match=r"^The maps of 'mine' have none for span 1->3\.$"):
+        evaluate_plans(tiny_encoder, tiny_images, "1->3", translators={"mine": {}}, calibration=10)
 
 
 def test_closed_forms_say_that_moments_are_enough():
@@ -292,5 +294,5 @@ def test_closed_forms_say_that_moments_are_enough():
     assert not Linear.needs_activations
     moments = Moments.of(bent_rows(40), [(0, 0), (0, 1)])
     for cls in (Identity, Linear):
-        built, blank = cls().fit(moments, SPAN).module(), cls().architecture(8)
+        built, blank = cls().fit_moments(moments, SPAN).module(), cls().build(8)
         assert [p.shape for p in built.parameters()] == [p.shape for p in blank.parameters()]

@@ -1,8 +1,7 @@
-"""Output alignment: one closed-form map of the final features, fitted without labels, that the head takes in.
+"""Feature alignment: one ridge behind the last block, fitted without labels, that brings features back.
 
-An encoder with blocks removed puts its features elsewhere than the original, and a head that was trained on the
-original's looks in the wrong place. A ridge towards the identity, from the approximated features to the original's on
-the calibration images, brings them back. Folded into the head's weights it costs nothing.
+With blocks removed, features lie elsewhere than a head that was trained on the original's expects. The ridge, towards
+the identity, maps them to the original's on the calibration images. Folded into the head's weights it costs nothing.
 """
 
 import torch
@@ -11,24 +10,12 @@ from torch import Tensor
 from toastlib.errors import InputError
 from toastlib.models.encoder import Encoder
 from toastlib.plan import Span
-from toastlib.statistics.moments import KFoldMoments, Moments
+from toastlib.statistics.moments import KFoldMoments
 from toastlib.translators.linear import Ridge
 
 
 def fit_alignment(features: Tensor, target: Tensor, folds: int = 5) -> Ridge:
-    """The map from features to features, its penalty chosen on held-out images.
-
-    Parameters
-    ----------
-    features, target
-        Of the approximated and of the original encoder for the same images, shape (images, width).
-    folds
-        Image i is held out with fold ``i % folds``.
-
-    Returns
-    -------
-    Ridge
-        Fitted: its ``module()`` is an `nn.Linear`.
+    """The map from features to a target, shape (images, width) each; image i is held out with fold ``i % folds``.
 
     Raises
     ------
@@ -38,22 +25,20 @@ def fit_alignment(features: Tensor, target: Tensor, folds: int = 5) -> Ridge:
     if len(features) < folds:
         raise InputError(f"{len(features)} calibration images are too few to align features on {folds} folds.")
     pairs = [(0, 0), (0, 1)]
-    parts = tuple(Moments.of({0: features[k::folds], 1: target[k::folds]}, pairs) for k in range(folds))
-    return Ridge().fit(KFoldMoments({"image": parts}, special_tokens=0), Span(0, 1))
+    moments = KFoldMoments.of({0: features[:, None], 1: target[:, None]}, pairs, folds=folds)
+    return Ridge().fit_moments(moments, Span(0, 1))
 
 
 @torch.inference_mode()
-def align_features(smaller: Encoder, original: Encoder, images, batch_size: int = 32) -> Ridge:
+def align_features(smaller: Encoder, original: Encoder, images, *, batch_size: int = 32) -> Ridge:
     """The map that takes the features of a smaller encoder to the original's, fitted on images without labels.
 
     Parameters
     ----------
     smaller, original
         From `approximate`, and what it was made from.
-    images
-        Calibration images: `Images`, or anything with ``batches(size)``.
-    batch_size
-        Images per forward pass.
+    images, batch_size
+        Calibration images: `Images`, or anything with ``batches(size)``; and images per forward pass.
 
     Returns
     -------

@@ -6,22 +6,18 @@ has got: ``h[s] = r + m``. For a span ``s->e`` a map of ``m`` alone is fitted, s
 """
 
 import copy
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from toastlib.errors import InputError
-from toastlib.models.base_architecture import save_plain, shorten_config
-from toastlib.models.costs import flops, parameter_count
+from toastlib.models.base_architecture import shorten_config
+from toastlib.models.costs import example_input, flops, parameter_count
 from toastlib.models.encoder import Encoder
-from toastlib.models.hooks import capture_outputs
-from toastlib.models.saving import example_input
+from toastlib.models.hooks import capture_modules, capture_outputs
 from toastlib.plan import Plan, Span
 from toastlib.statistics.moments import Moments
-from toastlib.translators.base import Linear
-from toastlib.translators.linear import Affine
+from toastlib.translators.linear import Affine, Linear
 
 FUSED = "fused"
 """Named as a translator: no map is left, for it is multiplied into the block before."""
@@ -30,37 +26,29 @@ FUSED = "fused"
 class FusedEncoder(Encoder):
     """An encoder of the base architecture whose spans are folded away: fewer blocks, and nothing in their place.
 
+    `Encoder.save_pretrained` writes it as a folder that transformers opens without toastlib.
+
     Attributes
     ----------
-    plan
-        The spans of the original's blocks that are gone.
-    original
-        Parameters of the original, and its FLOPs for one image.
+    plan, original
+        The spans of the original's blocks that are gone; the original's parameters, and its FLOPs for one image.
     """
 
     plan: Plan
     original: tuple[int, int]
 
-    def save_pretrained(self, folder: str | Path, **settings: Any) -> None:
-        """Write a folder that transformers opens without toastlib; settings as for `save_plain`."""
-        save_plain(self, folder, self.plan, self.original, **settings)
 
-
-def fuse_spans(encoder: Encoder, plan: str | Plan, images, batch_size: int = 32) -> FusedEncoder:
+def fuse_spans(encoder: Encoder, plan: str | Plan, images, *, batch_size: int = 32) -> FusedEncoder:
     """A copy of the encoder without the blocks of a plan, the block before each span fitted to stand in for them.
 
     Shopkhoev et al., "ReplaceMe" (2025), arXiv 2505.02819.
 
     Parameters
     ----------
-    encoder
-        The original; it stays as it is.
-    plan
-        A `Plan` or its text; no span may start at -1, or where another one ends.
-    images
-        Calibration images: `Images`, or anything with ``batches(size)``.
-    batch_size
-        Images per forward pass.
+    encoder, plan
+        The original, which stays as it is; a `Plan` or its text: no span may start at -1, or where another one ends.
+    images, batch_size
+        As for `align_features`.
 
     Returns
     -------
@@ -82,9 +70,11 @@ def fuse_spans(encoder: Encoder, plan: str | Plan, images, batch_size: int = 32)
     with encoder.block_list([encoder.blocks[k] for k in kept]):
         model = copy.deepcopy(encoder.model)
     shorten_config(model.config, len(kept))
-    folded = FusedEncoder(model, encoder.blocks_path, encoder.feature_kind, encoder.preprocessing, encoder.name)
-    for span, (weight, bias) in maps.items():
-        _fold(down_projection(folded, kept.index(span.start)), weight, bias)
+    folded = FusedEncoder(
+        model, encoder.blocks_path, encoder.feature_kind, preprocessing=encoder.preprocessing, name=encoder.name
+    )
+    for span, fit in maps.items():
+        _fold(down_projection(folded, kept.index(span.start)), fit.weight_, fit.bias_)
     folded.plan = plan
     folded.original = (parameter_count(encoder), flops(encoder, example_input(encoder)))
     return folded
@@ -111,55 +101,37 @@ def branch_scale(encoder: Encoder, block: int) -> Tensor:
     It is the derivative of the block's output by a shift of its down-projection's output, and so asks for no names.
     """
     shift = torch.zeros(encoder.width, device=encoder.device, dtype=encoder.dtype, requires_grad=True)
-    handle = down_projection(encoder, block).register_forward_hook(lambda module, args, output: output + shift)
-    try:
-        with torch.no_grad():
-            hidden = encoder.embed(example_input(encoder))
-        with torch.enable_grad():
-            output = encoder.run_block(block, hidden.hidden, hidden)
-            return torch.autograd.grad(output[0, 0].sum(), shift)[0].double()
-    finally:
-        handle.remove()
+    layer = down_projection(encoder, block)
+    with torch.no_grad():
+        hidden = encoder.embed(example_input(encoder))
+    with torch.enable_grad(), layer.register_forward_hook(lambda module, args, output: output + shift):
+        output = encoder.run_block(block, hidden.hidden, hidden)
+        return torch.autograd.grad(output[0, 0].sum(), shift)[0].double()
 
 
 @torch.inference_mode()
-def _fit(encoder: Encoder, plan: Plan, images, batch_size: int) -> dict[Span, tuple[Tensor, Tensor | None]]:
-    """For each span the map of its MLP's output before LayerScale, weight and bias, from one pass."""
+def _fit(encoder: Encoder, plan: Plan, images, batch_size: int) -> dict[Span, Affine]:
+    """For each span the map of its MLP's output before LayerScale, from one pass; with a bias if the MLP has one."""
     with torch.inference_mode(False):
         scales = {span: branch_scale(encoder, span.start) for span in plan}
     if unused := [span for span, scale in scales.items() if not scale.all()]:
         raise InputError(f"Span {unused[0]} cannot be folded: its MLP does not reach all of the block's output.")
     layers = {span: down_projection(encoder, span.start) for span in plan}
-    branch, totals = {}, {}
-
-    def keep(span: Span, output: Tensor) -> None:
-        branch[span] = output
-
-    handles = [
-        layer.register_forward_hook(lambda module, args, output, span=span: keep(span, output))
-        for span, layer in layers.items()
-    ]
-    try:
-        with capture_outputs(encoder, {block for span in plan for block in span}) as h:
-            for pixel_values, _ in images.batches(batch_size):
-                encoder(pixel_values)
-                for span in plan:
-                    m = branch[span].double().reshape(-1, encoder.width)
-                    before, after = (h[block].double().flatten(0, 1) for block in span)
-                    rows = {0: m, 1: (after - before) / scales[span] + m}  # as the layer hands them to LayerScale
-                    moments = Moments.of(rows, [(0, 0), (0, 1)])
-                    totals[span] = totals[span].merge(moments) if span in totals else moments
-    finally:
-        for handle in handles:
-            handle.remove()
+    totals = {}
+    ends = {block for span in plan for block in span}
+    with capture_modules(layers) as branch, capture_outputs(encoder, ends) as h:
+        for pixel_values, _ in images.batches(batch_size):
+            encoder(pixel_values)
+            for span in plan:
+                m = branch[span].double().reshape(-1, encoder.width)
+                before, after = (h[block].double().flatten(0, 1) for block in span)
+                rows = {0: m, 1: (after - before) / scales[span] + m}  # as the layer hands them to LayerScale
+                moments = Moments.of(rows, [(0, 0), (0, 1)])
+                totals[span] = totals[span].merge(moments) if span in totals else moments
     if not totals and plan:
         raise InputError("There are no images to fit the folded maps on.")
-    return {span: _solve(moments, layers[span].bias is not None) for span, moments in totals.items()}
-
-
-def _solve(moments: Moments, with_bias: bool) -> tuple[Tensor, Tensor | None]:
-    fitted = (Affine() if with_bias else Linear()).fit(moments, Span(0, 1))
-    return fitted.weight_, fitted.bias_ if with_bias else None
+    forms = {span: Linear() if layer.bias is None else Affine() for span, layer in layers.items()}
+    return {span: forms[span].fit_moments(moments, Span(0, 1)) for span, moments in totals.items()}
 
 
 def _fold(layer: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:

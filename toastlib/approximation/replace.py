@@ -1,17 +1,21 @@
-"""A smaller encoder: the blocks of a plan removed, one map standing in for each span."""
+"""A smaller encoder: the blocks of a plan are removed, and one map stands in for each span."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from toastlib.errors import InputError
 from toastlib.models.encoder import Encoder
+from toastlib.models.hooks import collect_activations
 from toastlib.models.layers import Replacement
 from toastlib.plan import Plan, Span
+from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import KFoldMoments, Moments, plan_pairs
-from toastlib.translators.base import RECOMMENDED, Activations, Translator, make_translator, needs_folds, split_align
+from toastlib.translators.base import RECOMMENDED, Activations, Translator, make_translator, split_align
 
 
 def fit_spans(
@@ -21,14 +25,12 @@ def fit_spans(
 
     Parameters
     ----------
-    spans
-        Which maps are needed.
-    translator
-        A name, or a translator whose settings are used for every span.
+    spans, translator
+        Which maps are needed; a name, or a translator whose settings are used for every span.
     calibration
-        Of the original encoder: moments that hold the spans' pairs, from `collect_moments` or `collect_folds`, or
-        activations of their blocks, from ``collect_activations(..., tokens="all")``. Trained translators need
-        activations, those that choose a penalty or tell tokens apart `collect_folds`; the other closed forms take any.
+        Moments of the original encoder that hold the spans' pairs, from `collect_moments`; or activations of their
+        blocks, from ``collect_activations(..., tokens="all")``. Trained translators need activations. Translators that
+        choose a penalty or separate token types need moments in folds; the other closed forms take any.
 
     Returns
     -------
@@ -46,49 +48,82 @@ def fit_spans(
             f"{split_align(translator)[0]!r} and give the result to toastlib.align."
         )
     prototype = make_translator(translator)
-    return {span: copy.copy(prototype).fit(_suited(prototype, calibration, span), span) for span in spans}
+    return {span: _fit(copy.copy(prototype), calibration, span) for span in spans}
 
 
 def approximate(
     encoder: Encoder,
-    plan: str | Plan,
+    plan: str | Plan | Iterable[tuple[int, int]],
+    calibration: Any = None,
+    *,
     translator: str | Translator = RECOMMENDED,
-    calibration: Moments | KFoldMoments | Activations | None = None,
+    batch_size: int = 32,
 ) -> Encoder:
-    """A copy of the encoder in which maps stand in for the spans of a plan.
+    """Copy the encoder, with one map in place of each span of a plan.
 
     Parameters
     ----------
-    encoder
-        The original; it stays as it is.
-    plan
-        A `Plan` or its text, ``"2->5 7->8"``.
-    translator
-        A name of `TRANSLATORS`, or a translator.
+    encoder, plan
+        The original encoder, which stays as it is; a `Plan`, ``"2->5 7->8"`` or ``[(2, 5), (7, 8)]``.
     calibration
-        What the maps are fitted on, see `fit_spans`: for the default the moments of `collect_folds`. Needed by any plan
-        that is not empty.
+        What the maps are fitted on: calibration images, or their moments or activations, see `fit_spans`. An empty
+        plan needs none.
+    translator
+        A name, or a translator; ``"linear"`` is the paper's map.
+    batch_size
+        Images per forward pass, where `calibration` are images.
 
     Returns
     -------
     Encoder
-        A model like any other. The removed blocks are gone from its parameters; in its block list one
-        `Replacement` stands for each span.
+        An encoder like any other: the removed blocks are gone from its parameters, and one `Replacement` stands for
+        each span in its block list.
 
     Raises
     ------
     InputError
-        If the plan does not fit the model, or the calibration is missing, of the wrong kind, or lacks a block.
+        If the plan does not fit the encoder, or the calibration is missing, does not suit the map, or lacks a block.
     """
     plan = Plan.parse(plan).check(len(encoder.blocks))
     if plan and calibration is None:
-        raise InputError(f"Plan {plan} needs moments to fit its maps on: pass those of collect_folds.")
+        raise InputError(f"Plan {plan} needs calibration images, or their moments, to fit its maps on.")
+    if plan and hasattr(calibration, "batches"):
+        calibration = collect_calibration(encoder, calibration, [plan], [translator], batch_size)
     fitted = fit_spans(plan, translator, calibration)
     return replace_spans(encoder, {span: fit.module() for span, fit in fitted.items()})
 
 
+def collect_calibration(
+    encoder: Encoder, images: Any, plans: Iterable[Plan], translators: Iterable[str | Translator], batch_size: int = 32
+) -> Moments | KFoldMoments | Activations:
+    """Collect what these translators are fitted on, for the spans of these plans alone.
+
+    Moments, in folds if a translator needs them; the activations of all tokens, float32, shape (images * tokens, width)
+    for each block, if a translator is trained; both, from two passes, if some need the one and some the other.
+    """
+    plans, kinds, activations = list(plans), [make_translator(one) for one in translators], None
+    if any(kind.needs_activations for kind in kinds):
+        blocks = sorted({block for plan in plans for span in plan for block in span})
+        activations = collect_activations(encoder, images, blocks, tokens="all", batch_size=batch_size)
+    if any(kind.needs_folds for kind in kinds):
+        folds = collect_moments(encoder, images, plan_pairs(plans), folds=5, batch_size=batch_size)
+        return replace(folds, activations=activations)
+    return activations or collect_moments(encoder, images, plan_pairs(plans), folds=0, batch_size=batch_size)
+
+
 def replace_spans(encoder: Encoder, maps: dict[Span, nn.Module]) -> Encoder:
-    """A copy of the encoder with modules in place of spans; the removed blocks are never copied."""
+    """A copy of the encoder with modules in place of spans; the removed blocks are never copied.
+
+    Parameters
+    ----------
+    encoder, maps
+        The original; span -> the module from ``h[s]`` to an approximation of ``h[e]``, shape (batch, tokens, width).
+
+    Returns
+    -------
+    Encoder
+        The smaller encoder.
+    """
     starts = {span.start + 1: span for span in maps}
     removed = {block for span in maps for block in span.blocks}
     kept = [
@@ -103,44 +138,39 @@ def replace_spans(encoder: Encoder, maps: dict[Span, nn.Module]) -> Encoder:
 
 
 def number_blocks(blocks: Iterable[nn.Module]) -> None:
-    """Give each block the number of its keys and values in a decoder's cache: without a gap, and from 0.
-
-    From the first of them the cache tells how many tokens it has seen.
-    """
+    """Number the blocks' keys and values in a decoder's cache, from 0: by the first the cache counts its tokens."""
     attending = [[part for part in block.modules() if hasattr(part, "layer_idx")] for block in blocks]
     for number, parts in enumerate(filter(None, attending)):
         for part in parts:
             part.layer_idx = number
 
 
-def _suited(
-    translator: Translator, calibration: Moments | KFoldMoments | Activations, span: Span
-) -> Moments | KFoldMoments | Activations:
-    """The calibration as the translator reads it: folds add up, and activations can become moments, never back."""
-    if needs_folds(translator):
-        if isinstance(calibration, KFoldMoments):
-            return calibration
+def _fit(translator: Translator, calibration: Moments | KFoldMoments | Activations, span: Span) -> Translator:
+    """Activations can become moments, never the other way round; folds are added up where they are not needed."""
+    if translator.needs_folds and not isinstance(calibration, KFoldMoments):
         raise InputError(
             f"Translator {translator.name!r} needs moments in folds, with special tokens and patches apart: pass those "
-            "of collect_folds."
+            "of collect_moments with its default tokens='all' and folds=5."
         )
-    if isinstance(calibration, KFoldMoments):
-        rows = calibration.activations if translator.needs_activations else None
-        calibration = rows or calibration.restrict(span).whole
-    if isinstance(calibration, Moments):
-        if translator.needs_activations:
-            raise InputError(
-                f"Translator {translator.name!r} is trained on activations, which moments do not hold: pass those of "
-                "collect_activations(..., tokens='all')."
-            )
-        return calibration
+    if translator.needs_activations and isinstance(calibration, KFoldMoments):
+        calibration = calibration.activations or calibration.whole
+    if translator.needs_activations and isinstance(calibration, Moments):
+        raise InputError(
+            f"Translator {translator.name!r} is trained on activations, which moments do not hold: pass those of "
+            "collect_activations(..., tokens='all')."
+        )
+    if isinstance(calibration, Moments | KFoldMoments):
+        return translator.fit_moments(calibration, span)
     _check_rows(calibration, span)
     if translator.needs_activations:
-        return calibration
-    return Moments.of({block: calibration[block] for block in span}, plan_pairs([Plan((span,))]))
+        return translator.fit(*(calibration[block] for block in span))
+    moments = Moments.of({block: calibration[block] for block in span}, plan_pairs([Plan((span,))]))
+    return translator.fit_moments(moments, span)
 
 
 def _check_rows(activations: Activations, span: Span) -> None:
+    if not isinstance(activations, Mapping):
+        raise InputError(f"Span {span} needs calibration images, or their moments or activations, to fit its map on.")
     if missing := set(span) - activations.keys():
         raise InputError(f"Span {span} needs the activations of block {min(missing)}, which are not there.")
     for block in span:

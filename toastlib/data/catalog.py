@@ -1,10 +1,8 @@
-"""Names: the paper's models and data sets by alias, texts beside them, and the embedded ones that need no network.
-
-A name is an alias of this page, a local folder, or a Hub id, tried in that order.
-"""
+"""Names of models and data sets: aliases, local folders or Hub ids, in that order; and why the Hub refuses one."""
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,28 +21,23 @@ MODELS = {
     "dinov2-b": "facebook/dinov2-base",
     "openclip-vit-b": "laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
     "vit-l": "google/vit-large-patch16-224",
-    "gpt-mini": str(DATA / "models" / "gpt-mini"),  # embedded; reads and writes English, letter by letter
+    "gpt-mini": str(DATA / "models" / "gpt-mini"),  # embedded; English, letter by letter
 }
 """Alias -> Hub id or embedded folder (paper, Table 6)."""
 
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """Where a data set lies and which columns it has.
+    """Path, splits and columns of a data set; columns are found by type and name if `None`."""
 
-    `path` is a Hub id, and `config` one of several sets under it; `None` marks an embedded set. `image`, `text` and
-    `label` are column names, `train` and `test` the splits; where the two are the same, a fifth of it is for testing. A
-    `streamed` set is never downloaded whole.
-    """
-
-    path: str | None = None
+    path: str | None = None  # Hub id or folder; None for an embedded set
     image: str | None = None
     label: str | None = None
     test: str | None = None
-    train: str = "train"
-    streamed: bool = False
+    train: str = "train"  # where it is the test split too, a fifth of its rows is for testing
+    streamed: bool = False  # never downloaded whole
     text: str | None = None
-    config: str | None = None
+    config: str | None = None  # one of several sets under a path
 
 
 DATASETS = {
@@ -61,12 +54,11 @@ DATASETS = {
     "imagenet-1k": DatasetEntry("ILSVRC/imagenet-1k", "image", "label", "validation", streamed=True),
     "imagenet-1k-val": DatasetEntry("ILSVRC/imagenet-1k", "image", "label", "validation", "validation", streamed=True),
 }
-"""Alias -> Hub id and columns (paper, Table 7); the embedded sets have no path.
+"""Alias -> Hub id and columns of sets of images (paper, Table 7); the embedded sets have no path.
 
-``imagenet-1k`` trains on training images and tests on validation images. ``imagenet-1k-val`` follows the paper's
-released code: 80 % of the 50,000 validation images are for training, the others for testing.
+``imagenet-1k`` trains on training images and tests on validation images; ``imagenet-1k-val``, as the paper's released
+code, on 80 % and 20 % of the validation images.
 """
-
 
 TEXTS = {
     "books": DatasetEntry(),
@@ -74,35 +66,23 @@ TEXTS = {
     "wikitext-2": DatasetEntry("Salesforce/wikitext", test="test", text="text", config="wikitext-2-raw-v1"),
     "sst2": DatasetEntry("stanfordnlp/sst2", label="label", test="validation", text="sentence"),
 }
-"""Alias -> Hub id and columns of texts; the embedded ones have no path."""
+"""Alias -> Hub id and columns of sets of texts; the embedded sets have no path."""
+
+LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
 def model_path(name: str) -> str:
-    """Folder or Hub id of a model.
-
-    Raises
-    ------
-    InputError
-        If the name is neither an alias, nor a folder, nor of the form ``owner/name``.
-    """
+    """Folder or Hub id of a model; `InputError` if the name is no alias, no folder and not ``owner/name``."""
     return MODELS[name] if name in MODELS else _folder_or_hub_id("model", name, MODELS)
 
 
 def dataset_entry(name: str) -> DatasetEntry:
-    """Path and columns of a data set; columns are `None` where they are to be found.
-
-    ``name:column`` names the label column: ``"uoft-cs/cifar100:fine_label"``.
-
-    Raises
-    ------
-    InputError
-        If the name is neither an alias, nor a folder, nor of the form ``owner/name``.
-    """
+    """Path and columns of a set of images, as `model_path`; ``name:column`` names the label column."""
     return _entry(name, DATASETS)
 
 
 def text_entry(name: str) -> DatasetEntry:
-    """Path and columns of a set of texts; as for `dataset_entry`."""
+    """Path and columns of a set of texts, as `dataset_entry`."""
     return _entry(name, TEXTS)
 
 
@@ -114,19 +94,19 @@ def _entry(name: str, entries: dict[str, DatasetEntry]) -> DatasetEntry:
 
 
 def model_alias(name: str) -> str:
-    """The paper's alias of a model given by Hub id or folder, or the last part of its name where it has none."""
-    return _alias(name, {alias: (path, None) for alias, path in MODELS.items()}, None)
+    """The alias of a model given by Hub id or folder; the last part of its name if it has none."""
+    return _alias(name, {alias: (path, None) for alias, path in MODELS.items()})
 
 
 def dataset_alias(name: str) -> str:
-    """The paper's alias of a data set given by Hub id or folder, or the last part of its name."""
+    """The alias of a data set given by Hub id or folder; the last part of its name if it has none."""
     path, label = _split_label(name)
     return _alias(path, {alias: (entry.path, entry.label) for alias, entry in (DATASETS | TEXTS).items()}, label)
 
 
-def _alias(name: str, catalog: dict[str, tuple[str | None, str | None]], label: str | None) -> str:
+def _alias(name: str, entries: dict[str, tuple[str | None, str | None]], label: str | None = None) -> str:
     tail = Path(os.path.abspath(Path(name).expanduser())).parts[-2:]  # "." has a name too
-    for alias, (path, column) in catalog.items():
+    for alias, (path, column) in entries.items():
         if name == alias or (path and Path(path).parts[-2:] == tail and label in (None, column)):
             return alias
     return tail[-1]
@@ -137,12 +117,41 @@ def _split_label(name: str) -> tuple[str, str | None]:
     return (match[1], match[2]) if match else (name, None)
 
 
-def _folder_or_hub_id(kind: str, name: str, catalog: dict) -> str:
+def _folder_or_hub_id(kind: str, name: str, aliases: dict) -> str:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return str(folder)
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise InputError(f"There is no {kind} folder {name!r}; an alias such as {next(iter(catalog))!r} needs none.")
+        raise InputError(f"There is no {kind} folder {name!r}; an alias such as {next(iter(aliases))!r} needs none.")
     if name.count("/") == 1:
         return name
-    raise unknown(kind, name, catalog)
+    raise unknown(kind, name, aliases)
+
+
+def not_loaded(kind: str, path: str, error: BaseException, *, embedded: str) -> InputError:
+    """The error that a model or data set cannot be loaded, and why; `embedded` is one that needs no network."""
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    named = f"{kind.capitalize()} {path!r}"
+    causes = [] if Path(path).is_dir() else list(_causes(error))  # a folder has nothing to do with the Hub
+    said = " ".join(map(str, causes))  # `datasets` passes the Hub's own error on as text only
+    if any(isinstance(cause, GatedRepoError) for cause in causes) or "is a gated dataset" in said:
+        page = f"https://huggingface.co/{'datasets/' if kind == 'data set' else ''}{path}"
+        return InputError(f"{named} is gated: accept its conditions on {page}, then {LOG_IN} on this machine.")
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes) or "doesn't exist on the Hub" in said:
+        return InputError(f"The Hub shows no {kind} {path!r}: check the name, or {LOG_IN} if it is private.")
+    if any(
+        isinstance(cause, ConnectionError | LocalEntryNotFoundError) or type(cause).__module__.startswith("httpx")
+        for cause in causes
+    ):
+        return InputError(
+            f"{named} is not on this machine and the Hub cannot be reached; "
+            f"{embedded!r} is embedded and needs no network."
+        )
+    return InputError(f"{named} cannot be loaded: {(str(error).strip() or type(error).__name__).splitlines()[0]}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

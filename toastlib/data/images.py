@@ -1,4 +1,4 @@
-"""Image sets: decoded once to uint8, preprocessed on the device batch by batch."""
+"""Sets of images: decoded once to uint8, preprocessed on the device batch by batch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -8,29 +8,27 @@ import torch
 from torch import Tensor
 
 from toastlib.data import catalog
-from toastlib.data.builtin import EMBEDDED
-from toastlib.data.sources import CHUNK, StreamedTable, Table, open_table
-from toastlib.data.stacking import Chunk, stack_chunks
-from toastlib.data.transforms import Preprocessing
+from toastlib.data.builtin import EMBEDDED, ArrayTable
+from toastlib.data.sources import CHUNK, DatasetTable, StreamedTable, open_table
+from toastlib.data.transforms import Chunk, Preprocessing, stack_chunks
 from toastlib.errors import InputError, unknown
+
+Table = ArrayTable | DatasetTable | StreamedTable
+Shard = tuple[int, int]  # (k, n): every n-th image, from the k-th on
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images with or without labels, handed out as preprocessed tensors.
+    """Images with or without labels, which `batches` preprocesses.
 
     Parameters
     ----------
     pixels
         uint8, shape (n, 3, height, width), on the CPU.
-    labels
-        int64, shape (n,), or `None`.
-    class_names
-        One name per class.
-    preprocessing
-        Applied to every batch on `device`.
-    device, dtype
-        Of the pixel values that `batches` yields.
+    labels, class_names
+        int64, shape (n,), or `None`; and one name per class.
+    preprocessing, device, dtype
+        Resize, crop and normalisation of each batch; device and dtype of the pixel values.
 
     Raises
     ------
@@ -52,45 +50,36 @@ class Images:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def __getitem__(self, rows: Any) -> Self:
-        """The images of an index tensor, list or slice."""
-        labels = None if self.labels is None else self.labels[rows]
-        return replace(self, pixels=self.pixels[rows], labels=labels)
+    def __getitem__(self, index: Any) -> Self:
+        """The images of a slice, list or index tensor."""
+        labels = None if self.labels is None else self.labels[index]
+        return replace(self, pixels=self.pixels[index], labels=labels)
 
     @property
     def cache_key_parts(self) -> tuple[Any, ...]:
-        """All that features depend on, for `toastlib.cache.fingerprint`."""
+        """Everything that features depend on, for `fingerprint`."""
         return self.pixels, self.preprocessing, self.dtype
 
     def sample(self, n: int, seed: int) -> Self:
-        """`n` images drawn without replacement.
-
-        Raises
-        ------
-        InputError
-            If there are fewer than `n`.
-        """
+        """`n` images drawn without replacement; `InputError` if there are fewer."""
         return self[draw_rows(len(self), n, seed)]
 
     def batches(self, size: int = 32) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yield (pixel_values, labels): shapes (batch, 3, height, width) and (batch,), on the device, in order."""
+        """Yield (pixel values, labels) on the device: shapes (batch, 3, height, width) and (batch,)."""
         for start in range(0, len(self), size):
-            part = self[start : start + size]
-            pixel_values = self.preprocessing(part.pixels.to(self.device), self.dtype)
-            yield pixel_values, None if part.labels is None else part.labels.to(self.device)
+            batch = self[start : start + size]
+            pixel_values = self.preprocessing(batch.pixels.to(self.device), self.dtype)
+            yield pixel_values, None if batch.labels is None else batch.labels.to(self.device)
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A data set: its images for training (calibration and heads) and for testing.
+    """Images for training and for testing.
 
     Parameters
     ----------
-    name
-        How it is called in tables.
-    train, test
-        Training images, which calibration sets are drawn from and heads are trained on, and test images, which
-        accuracies are measured on.
+    name, train, test
+        Name in tables; images for calibration and heads; images that accuracies are measured on.
     """
 
     name: str
@@ -110,94 +99,64 @@ def load_images(
     train_size: int | None = None,
     test_size: int | None = None,
     image_column: str | None = None,
-    label_column: str | None = None,
     seed: int = 0,
     at_most: bool = False,
 ) -> ImageSet:
-    """Load a data set as the encoder expects its images.
+    """Load a set of images as an encoder expects them.
 
     Parameters
     ----------
     name
-        ``"digits"``, ``"digits-parity"``, ``"digits-inverted"`` and ``"shapes"`` are embedded;
-        the paper's sets have aliases, see `DATASETS`; else a Hub id or a folder that `datasets.load_dataset` reads.
-        ``name:column`` names the label column.
+        An alias of `DATASETS`, such as ``"digits"`` or ``"shapes"`` (embedded), a Hub id, or a folder that
+        `datasets.load_dataset` reads. ``name:column`` names the label column.
     encoder
-        Gives preprocessing, device and dtype.
+        Encoder that the images are for: its preprocessing, device and dtype are used.
     train_size, test_size
-        How many images to draw from each split; all of them if `None` or 0. A set that is streamed, such as
-        ``"imagenet-1k"``, needs both.
-    image_column, label_column
-        Column names; found from the column types if `None`.
-    seed
-        Of the draw, and of the split where the set has no test split.
+        Number of images drawn from each split; all if `None` or 0. Streamed sets, such as ``"imagenet-1k"``, need both.
+    image_column, seed
+        Column of the images, found by type and name if `None`; seed of the draw, and of the split if there is no test
+        split.
     at_most
-        Take all images of a split that has fewer than its size, rather than refuse it.
+        Take all images of a split that has fewer than asked for, instead of refusing it.
 
     Returns
     -------
     ImageSet
-        Its images are decoded to uint8 and kept on the CPU; batches are preprocessed on the encoder's device.
+        Decoded images, uint8, on the CPU.
 
     Raises
     ------
     InputError
-        If the set is unknown, cannot be fetched, has no such columns, too few rows, or an image that does not
-        decode (the message names it).
+        If the encoder has no preprocessing for images; if the set is unknown, cannot be fetched, lacks the columns or
+        has too few rows; or if an image does not decode (the message names it).
     """
-    name_of_column = f"{name}:{label_column}" if label_column else name
     sizes = {"train": train_size, "test": test_size}
-    tables = _open(name, encoder, sizes, image_column, label_column, seed)
-    train, test = (_load(name, split, tables[split], sizes[split], encoder, seed, at_most) for split in sizes)
-    return ImageSet(catalog.dataset_alias(name_of_column), train, test)
+    tables = _open(name, encoder, sizes, image_column, seed)
+    train, test = (
+        _load(f"The {split} split of {name!r}", tables[split], size, encoder, seed, at_most)
+        for split, size in sizes.items()
+    )
+    return ImageSet(catalog.dataset_alias(name), train, test)
 
 
 def load_split(
-    name: str, encoder: Any, split: str, *, size: int | None = None, seed: int = 0, shard: tuple[int, int] = (0, 1)
+    name: str, encoder: Any, split: str, *, size: int | None = None, seed: int = 0, shard: Shard = (0, 1)
 ) -> Images:
-    """Load one split of a data set, or one shard of it: nothing else is decoded.
-
-    Parameters
-    ----------
-    name, encoder, seed
-        As for `load_images`.
-    split
-        ``"train"`` or ``"test"``.
-    size
-        As `train_size` and `test_size` of `load_images`; the images are the same ones in the same order.
-    shard
-        ``(k, n)``: every n-th of these images, from the k-th on.
-
-    Raises
-    ------
-    InputError
-        As `load_images`, or if there are fewer images than shards.
-    """
-    sizes = {split: size}
+    """Load `size` images of the ``"train"`` or ``"test"`` split as `load_images` does, or a shard of them alone."""
     if split not in ("train", "test"):
         raise unknown("split", split, ("train", "test"))
-    table = _open(name, encoder, sizes, None, None, seed)[split]
-    return _load(name, split, table, size, encoder, seed, shard=shard)
+    table = _open(name, encoder, {split: size}, None, seed)[split]
+    return _load(f"The {split} split of {name!r}", table, size, encoder, seed, shard=shard)
 
 
-def _open(
-    name: str,
-    encoder: Any,
-    sizes: dict[str, int | None],
-    image_column: str | None,
-    label_column: str | None,
-    seed: int,
-) -> dict[str, Table | StreamedTable]:
-    """The rows of both splits, undecoded; `sizes` says how many of which splits will be drawn."""
+def _open(name: str, encoder: Any, sizes: dict[str, int | None], column: str | None, seed: int) -> dict[str, Table]:
+    """Both splits, undecoded; images will be drawn from those that `sizes` has."""
     if getattr(encoder, "reads_text", False):
         raise InputError(f"{encoder.name} reads texts, and not images: load them by load_texts.")
     if encoder.preprocessing is None:
         raise InputError(f"{encoder.name} does not say how its images are preprocessed: pass preprocessing=...")
-    if name in EMBEDDED:
-        train, test = EMBEDDED[name]()
-    else:
-        train, test = open_table(catalog.dataset_entry(name), image_column, label_column, seed)
-    tables = {"train": train, "test": test}
+    splits = EMBEDDED[name]() if name in EMBEDDED else open_table(catalog.dataset_entry(name), column, seed)
+    tables = dict(zip(("train", "test"), splits, strict=True))
     for split, size in sizes.items():
         if isinstance(tables[split], StreamedTable) and (size or 0) <= 0:
             raise InputError(f"{name!r} is streamed: say how many images to draw, for example {split}_size=3000.")
@@ -205,45 +164,30 @@ def _open(
 
 
 def _load(
-    name: str,
-    split: str,
-    table: Table | StreamedTable,
-    size: int | None,
-    encoder: Any,
-    seed: int,
-    at_most: bool = False,
-    shard: tuple[int, int] = (0, 1),
+    title: str, table: Table, size: int | None, encoder: Any, seed: int, at_most: bool = False, shard: Shard = (0, 1)
 ) -> Images:
     if at_most and size and not isinstance(table, StreamedTable):
         size = min(size, len(table))
     try:
         chunks = _draw_chunks(table, size, seed, shard)
     except InputError as error:
-        raise InputError(f"The {split} split of {name!r} is too small: {error}") from None
+        raise InputError(f"{title} is too small: {error}") from None
     expected = len(range(size or len(table))[shard[0] :: shard[1]])
     pixels, labels, preprocessing = stack_chunks(chunks, expected, encoder.preprocessing)
-    if len(pixels) < expected and not at_most:  # the end of a stream comes unforeseen
-        raise InputError(f"The {split} split of {name!r} is too small: it has {len(pixels)} of {expected} images.")
+    if len(pixels) < expected and not at_most:  # the length of a stream is not known before its end
+        raise InputError(f"{title} is too small: it has {len(pixels)} of {expected} images.")
     return Images(pixels, labels, table.class_names, preprocessing, encoder.device, encoder.dtype)
 
 
-def draw_rows(available: int, n: int, seed: int, kind: str = "images") -> Tensor:
-    """`n` different row numbers in random order, int64.
-
-    Raises
-    ------
-    InputError
-        If there are fewer rows.
-    """
+def draw_rows(available: int, n: int, seed: int, *, kind: str = "images") -> Tensor:
+    """`n` different row numbers in random order, int64, shape (n,); refused if fewer are available."""
     if not 0 <= n <= available:
         raise InputError(f"{n} {kind} were asked for, and there are {available}.")
     return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:n]
 
 
-def _draw_chunks(
-    table: Table | StreamedTable, size: int | None, seed: int, shard: tuple[int, int] = (0, 1)
-) -> Iterator[Chunk]:
-    """Images and labels of the rows drawn, or of a shard of them, `CHUNK` at a time."""
+def _draw_chunks(table: Table, size: int | None, seed: int, shard: Shard) -> Iterator[Chunk]:
+    """Images and labels of a shard of the rows drawn, `CHUNK` at a time."""
     if isinstance(table, StreamedTable):
         return table.draw(size, seed, shard)
     rows = (draw_rows(len(table), size, seed) if size else torch.arange(len(table)))[shard[0] :: shard[1]].tolist()

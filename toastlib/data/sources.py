@@ -1,56 +1,30 @@
-"""Where images and texts come from: scikit-learn's digits, the Hub, and local folders, as tables of rows."""
+"""Data sets from the Hub and from local folders: their splits, their columns, and the rows drawn from them, decoded."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from toastlib.data.catalog import DatasetEntry
-from toastlib.data.columns import class_names, find_column, is_image, is_label, is_streamed
-from toastlib.data.decoding import check_labelled, decode, number_labels
-from toastlib.data.hub import not_loaded
-from toastlib.errors import InputError
+from toastlib.data.catalog import DatasetEntry, not_loaded
+from toastlib.data.transforms import Chunk
+from toastlib.errors import InputError, unknown
 
-STREAM_FROM = 10e9
-"""Bytes of download above which a Hub set is streamed."""
-BUFFER = 1000
-"""Rows among which a stream is shuffled; they are held undecoded."""
-CHUNK = 64
-"""Rows that are decoded at a time."""
-
-
-class Table(Protocol):
-    """Rows of one split; decoding happens in `read`, for the rows asked for only."""
-
-    class_names: tuple[str, ...]
-
-    def __len__(self) -> int: ...
-
-    def read(self, rows: list[int]) -> tuple[list[np.ndarray], Tensor | None]:
-        """RGB images as uint8 (height, width, 3) arrays, and labels of shape (rows,)."""
-        ...
-
-
-@dataclass(frozen=True)
-class ArrayTable:
-    """Images that are in memory: uint8 (n, height, width, 3), labels (n,)."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    class_names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def read(self, rows: list[int]) -> tuple[list[np.ndarray], Tensor]:
-        """See `Table.read`."""
-        return list(self.images[rows]), torch.as_tensor(self.labels[rows])
+STREAM_FROM = 10e9  # bytes of download
+BUFFER = 1000  # rows among which a stream is shuffled; they are held undecoded
+CHUNK = 64  # rows that are decoded at a time
+COLUMN_TYPES = {"image": "Image", "label": "ClassLabel", "text": None}  # kind of column -> type of `datasets`
+COLUMN_NAMES = {
+    "image": ("image", "img"),
+    "text": ("text", "sentence", "content", "review"),
+    "label": ("label", "labels", "class", "target"),
+}
+"""Kind of column -> usual names, for sets in which no column is of the type."""
 
 
 @dataclass(frozen=True)
@@ -65,23 +39,16 @@ class DatasetTable:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def read(self, rows: list[int]) -> tuple[list[np.ndarray], Tensor | None]:
-        """See `Table.read`.
-
-        Raises
-        ------
-        InputError
-            If an image does not decode, or a label is missing or not one of the classes.
-        """
+    def read(self, rows: list[int]) -> Chunk:
+        """Decode images and number labels, of these rows only."""
         return _read(self.rows.select(rows)[:], rows, self)
 
 
 @dataclass(frozen=True)
 class StreamedTable:
-    """A split of a `datasets.IterableDataset`: rows are fetched as they are drawn, and nothing else is.
+    """A split of a `datasets.IterableDataset`: only the rows that are drawn are fetched.
 
-    `fifths` says which rows of every five, counted along the shuffled stream, are of this split: a set without a test
-    split lends every fifth, and for one seed the two never overlap.
+    `fifths` are the rows of every five of the shuffled stream that are of this split, so that two splits never overlap.
     """
 
     rows: Any
@@ -91,20 +58,11 @@ class StreamedTable:
     path: str
     fifths: range = range(5)
 
-    def draw(
-        self, n: int, seed: int, shard: tuple[int, int] = (0, 1)
-    ) -> Iterator[tuple[list[np.ndarray], Tensor | None]]:
-        """Images and labels of `n` rows drawn without replacement (fewer where the stream ends), `CHUNK` at a time.
-
-        Of these, a `shard` (k, n) decodes every n-th, from the k-th on.
+    def draw(self, n: int, seed: int, shard: tuple[int, int] = (0, 1)) -> Iterator[Chunk]:
+        """Decode a shard of `n` rows (fewer if the stream ends) drawn without replacement, `CHUNK` at a time.
 
         Files come in random order, ten side by side, and rows at random from the next `BUFFER`: a small draw reads the
         beginnings of a few files, and is as mixed as they are.
-
-        Raises
-        ------
-        InputError
-            If the Hub fails, an image does not decode, or a label is missing or not one of the classes.
         """
         stream = enumerate(self.rows.shuffle(seed=seed, buffer_size=BUFFER))
         drawn = enumerate(islice((row for k, row in stream if k % 5 in self.fifths), n))
@@ -117,57 +75,7 @@ class StreamedTable:
         try:
             return list(islice(drawn, CHUNK))
         except Exception as error:  # of the library or of its network client
-            raise not_loaded("data set", self.path, error, "digits") from error
-
-
-def _read(
-    columns: dict[str, list], rows: list[int], table: DatasetTable | StreamedTable
-) -> tuple[list[np.ndarray], Tensor | None]:
-    with ThreadPoolExecutor() as threads:  # Pillow decodes without the interpreter's lock
-        images = list(threads.map(decode, columns[table.image], rows))
-    if table.label is None:
-        return images, None
-    return images, number_labels(list(columns[table.label]), rows, table.class_names)
-
-
-def digits(parity: bool = False) -> tuple[ArrayTable, ArrayTable]:
-    """scikit-learn's 1,797 real 8 x 8 digits, split 1,197 to 600 by class, the same at every call.
-
-    With `parity` the labels are coarse: even or odd.
-    """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    raw = load_digits()
-    pixels = np.round(raw.images * (255 / 16)).astype(np.uint8)
-    images = np.repeat(pixels[..., None], 3, axis=-1)
-    rows = train_test_split(np.arange(len(images)), test_size=600, random_state=0, stratify=raw.target)
-    labels = raw.target % 2 if parity else raw.target
-    names = ("even", "odd") if parity else tuple(map(str, range(10)))
-    return tuple(ArrayTable(images[part], labels[part], names) for part in rows)
-
-
-def open_table(
-    entry: DatasetEntry, image: str | None, label: str | None, seed: int
-) -> tuple[DatasetTable | StreamedTable, DatasetTable | StreamedTable]:
-    """Train and test rows of a Hub data set or a local folder.
-
-    A set without a test split lends a fifth of its rows, by class where it has labels. Hub sets larger than
-    `STREAM_FROM` are not downloaded but streamed.
-    """
-    rows, test_rows = _open_splits(entry)
-    image = find_column(image or entry.image, rows.features, is_image, "image", entry.path)
-    label = find_column(label or entry.label, rows.features, is_label, "label", entry.path)
-    names = class_names(rows, label)
-    if is_streamed(rows):
-        shares = (range(4), range(4, 5)) if test_rows is None else (range(5), range(5))
-        parts = zip((rows, rows if test_rows is None else test_rows), shares, strict=True)
-        return tuple(
-            StreamedTable(_undecoded(part, image, label), image, label, names, entry.path, share)
-            for part, share in parts
-        )
-    parts = _split(rows, label, seed, entry.path) if test_rows is None else (rows, test_rows)
-    return tuple(DatasetTable(_undecoded(part, image, label), image, label, names) for part in parts)
+            raise not_loaded("data set", self.path, error, embedded="digits") from error
 
 
 @dataclass(frozen=True)
@@ -179,39 +87,42 @@ class TextTable:
     class_names: tuple[str, ...]
 
 
-def open_texts(entry: DatasetEntry, text: str | None, label: str | None, seed: int) -> tuple[TextTable, TextTable]:
-    """Train and test texts of a Hub data set or a local folder; splits as for `open_table`, but nothing is streamed."""
-    rows, test_rows = _open_splits(entry)
-    if is_streamed(rows):
+def open_table(entry: DatasetEntry, image: str | None, seed: int) -> tuple[DatasetTable | StreamedTable, ...]:
+    """Training and test rows of a set of images, from the Hub or a local folder; nothing is decoded yet.
+
+    A set without a test split gives a fifth of its rows to it, by class. Sets above `STREAM_FROM` are streamed.
+    """
+    train, test = _open_splits(entry)
+    image = _find_column(image or entry.image, "image", train.features, entry.path)
+    label = _find_column(entry.label, "label", train.features, entry.path)
+    names = _class_names(train, label)
+    if _is_streamed(train):
+        splits = [(train, range(4)), (train, range(4, 5))] if test is None else [(train, range(5)), (test, range(5))]
+        return tuple(
+            StreamedTable(_undecoded(rows, image, label), image, label, names, entry.path, fifths)
+            for rows, fifths in splits
+        )
+    splits = _split(train, label, seed, entry.path) if test is None else (train, test)
+    return tuple(DatasetTable(_undecoded(rows, image, label), image, label, names) for rows in splits)
+
+
+def open_texts(entry: DatasetEntry, text: str | None, seed: int) -> tuple[TextTable, TextTable]:
+    """Training and test texts, from the Hub or a local folder, split as by `open_table`; nothing is streamed."""
+    train, test = _open_splits(entry)
+    if _is_streamed(train):
         raise InputError(f"{entry.path} takes more than {STREAM_FROM / 1e9:.0f} GB: only images are streamed.")
-    text = find_column(text or entry.text, rows.features, lambda feature: False, "text", entry.path)
-    label = find_column(label or entry.label, rows.features, is_label, "label", entry.path)
-    names = class_names(rows, label)
-
-    def table(part: Any) -> TextTable:
-        labels = None if label is None else number_labels(list(part[label]), range(len(part)), names)
-        return TextTable([cell or "" for cell in part[text]], labels, names)
-
-    parts = _split(rows, label, seed, entry.path) if test_rows is None else (rows, test_rows)
-    return tuple(table(part) for part in parts)
-
-
-def _split(rows: Any, label: str | None, seed: int, path: str) -> list[Any]:
-    from sklearn.model_selection import train_test_split
-
-    labels = None if label is None else list(rows[label])
-    if labels:
-        check_labelled(labels, range(len(rows)))
-    try:
-        parts = train_test_split(range(len(rows)), test_size=0.2, random_state=seed, stratify=labels)
-    except ValueError as error:
-        few = f"its {len(rows)} rows, or those of a class, are too few to lend some"
-        raise InputError(f"{path} has no split 'test', and {few}.") from error
-    return [rows.select(part) for part in parts]
+    text = _find_column(text or entry.text, "text", train.features, entry.path)
+    label = _find_column(entry.label, "label", train.features, entry.path)
+    names = _class_names(train, label)
+    tables = []
+    for rows in _split(train, label, seed, entry.path) if test is None else (train, test):
+        labels = None if label is None else _number_labels(list(rows[label]), range(len(rows)), names)
+        tables.append(TextTable([cell or "" for cell in rows[text]], labels, names))
+    return tuple(tables)
 
 
 def _open_splits(entry: DatasetEntry) -> tuple[Any, Any | None]:
-    """Training rows, and test rows if the set has them apart."""
+    """Training rows, and test rows if the set has a split for them."""
     splits = _load_splits(entry)
     if entry.train not in splits:
         raise InputError(f"{entry.path} has no split {entry.train!r}, only {', '.join(splits)}.")
@@ -222,26 +133,73 @@ def _open_splits(entry: DatasetEntry) -> tuple[Any, Any | None]:
 def _load_splits(entry: DatasetEntry) -> Any:
     import datasets
 
-    bars = datasets.are_progress_bars_disabled()
+    names = [entry.path, *filter(None, [entry.config])]
+    streamed, bars = entry.streamed, datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        large = entry.streamed or _is_large(entry.path, entry.config)
-        return datasets.load_dataset(entry.path, *filter(None, [entry.config]), streaming=large)
+        if not streamed and not Path(entry.path).is_dir():  # a folder is here already
+            streamed = (datasets.load_dataset_builder(*names).info.download_size or 0) > STREAM_FROM
+        return datasets.load_dataset(*names, streaming=streamed)
     except Exception as error:  # the library raises a dozen kinds, from its own and from its network client
-        raise not_loaded("data set", entry.path, error, "digits") from error
+        raise not_loaded("data set", entry.path, error, embedded="digits") from error
     finally:
         if not bars:
             datasets.enable_progress_bars()
 
 
-def _is_large(path: str, config: str | None = None) -> bool:
-    """Whether the Hub says that the set is larger than `STREAM_FROM`; what is here already is never streamed."""
+def _is_streamed(rows: Any) -> bool:
     import datasets
 
-    return (
-        not Path(path).is_dir()
-        and (datasets.load_dataset_builder(path, *filter(None, [config])).info.download_size or 0) > STREAM_FROM
-    )
+    return isinstance(rows, datasets.IterableDataset)
+
+
+def _split(rows: Any, label: str | None, seed: int, path: str) -> list[Any]:
+    """Four fifths of the rows and one fifth, by class."""
+    from sklearn.model_selection import train_test_split
+
+    labels = None if label is None else list(rows[label])
+    if labels:
+        _check_labelled(labels, range(len(rows)))
+    try:
+        parts = train_test_split(range(len(rows)), test_size=0.2, random_state=seed, stratify=labels)
+    except ValueError as error:
+        few = f"its {len(rows)} rows, or those of a class, are too few to take a fifth of them"
+        raise InputError(f"{path} has no split 'test', and {few}.") from error
+    return [rows.select(part) for part in parts]
+
+
+def _find_column(name: str | None, kind: str, features: dict[str, Any], path: str) -> str | None:
+    """The column of a kind: the one named, else the one of its type, else the one with a usual name."""
+    if name is not None:
+        if name not in features:
+            raise unknown(f"{kind} column", name, features)
+        return name
+    found = [column for column, feature in features.items() if type(feature).__name__ == COLUMN_TYPES[kind]]
+    found = found or [column for column in COLUMN_NAMES[kind] if column in features]
+    if len(found) > 1:
+        how = f", for example '{path}:{found[-1]}'." if kind == "label" else f" by {kind}_column=..."
+        raise InputError(f"{path} has the {kind} columns {', '.join(found)}: name one{how}")
+    if not found and kind != "label":  # labels may be missing
+        raise InputError(f"{path} has no {kind} column, only {', '.join(features)}.")
+    return found[0] if found else None
+
+
+def _class_names(rows: Any, label: str | None) -> tuple[str, ...]:
+    """The names of the classes: those of the column's type, or the values that it holds, in order."""
+    if label is None:
+        return ()
+    feature = rows.features[label]
+    if type(feature).__name__ == COLUMN_TYPES["label"]:
+        return tuple(feature.names)
+    dtype = getattr(feature, "dtype", type(feature).__name__)
+    if _is_streamed(rows):
+        raise InputError(f"The label column {label!r} of a streamed set must say its class names, and holds {dtype}.")
+    if "string" not in dtype and "int" not in dtype and dtype != "bool":
+        raise InputError(f"The label column {label!r} holds {dtype} values, and not class names or whole numbers.")
+    values = [value for value in rows.unique(label) if value is not None]
+    if "string" in dtype:
+        return tuple(sorted(values))
+    return tuple(str(value) for value in range(max(values, default=-1) + 1))
 
 
 def _undecoded(rows: Any, image: str, label: str | None) -> Any:
@@ -252,3 +210,47 @@ def _undecoded(rows: Any, image: str, label: str | None) -> Any:
         return rows.cast_column(image, datasets.Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:  # Arrow's errors are of these kinds
         raise InputError(f"The column {image!r} holds no images.") from error
+
+
+def _read(columns: dict[str, list], rows: list[int], table: DatasetTable | StreamedTable) -> Chunk:
+    with ThreadPoolExecutor() as threads:  # Pillow decodes without the interpreter's lock
+        images = list(threads.map(decode, columns[table.image], rows))
+    if table.label is None:
+        return images, None
+    return images, _number_labels(list(columns[table.label]), rows, table.class_names)
+
+
+def _number_labels(labels: list[Any], rows: Iterable[int], class_names: tuple[str, ...]) -> Tensor:
+    """Class numbers, int64, shape (rows,), of labels that are names or numbers."""
+    _check_labelled(labels, rows)
+    number = {name: k for k, name in enumerate(class_names)}
+    numbers = [number.get(label) if isinstance(label, str) else int(label) for label in labels]
+    strange = [label for label, k in zip(labels, numbers, strict=True) if k not in range(len(class_names))]
+    if strange:
+        raise InputError(f"The label {strange[0]!r} is none of the {len(class_names)} classes of the training images.")
+    return torch.tensor(numbers)
+
+
+def _check_labelled(labels: list[Any], rows: Iterable[int]) -> None:
+    missing = [row for row, label in zip(rows, labels, strict=True) if label is None or label == -1]
+    if missing:
+        raise InputError(f"{len(missing)} images have no label, row {missing[0]} among them.")
+
+
+def decode(cell: dict[str, Any] | None, row: int) -> np.ndarray:
+    """RGB image of shape (height, width, 3), uint8, from the ``bytes`` or the ``path`` of a cell."""
+    import datasets
+    from PIL import Image, UnidentifiedImageError
+
+    if cell is None:
+        raise InputError(f"Image {row} is missing.")
+    try:
+        image = datasets.Image().decode_example(cell)  # upright: cameras store portraits on their side
+        if image.mode == "I;16":  # else clipped at 255
+            image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
+        if image.mode == "P":  # else Pillow warns of transparent colours
+            image = image.convert("RGBA")
+        return np.array(image.convert("RGB"))
+    except Exception as error:  # a broken file can raise almost anything
+        reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
+        raise InputError(f"Image {row} ({cell.get('path') or 'embedded'}) does not decode: {reason}") from error

@@ -1,4 +1,4 @@
-"""Texts as batches of tokens: what `toastlib.data.images` is for images."""
+"""Sets of texts: tokenised once, cut into batches that are as wide as their longest text."""
 
 import textwrap
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from toastlib.data import catalog
-from toastlib.data.images import draw_rows
+from toastlib.data.images import ImageSet, draw_rows
 from toastlib.data.sources import TextTable, open_texts
 from toastlib.data.tokens import Tokens
 from toastlib.errors import InputError
@@ -20,18 +20,14 @@ BOOKS = ("sonnets", "genesis", "alice")
 
 @dataclass(frozen=True)
 class Texts:
-    """Tokenised texts with or without labels, handed out in batches.
+    """Tokenised texts with or without labels.
 
     Parameters
     ----------
-    tokens
-        All of them, padded on the right, on the CPU.
-    labels
-        int64, shape (n,), or `None`.
-    class_names
-        One name per class.
-    device
-        Of the batches that `batches` yields.
+    tokens, device
+        Tokens of all texts, padded on the right, on the CPU; the device of those that `batches` yields.
+    labels, class_names
+        int64, shape (n,), or `None`; and one name per class.
 
     Raises
     ------
@@ -51,54 +47,33 @@ class Texts:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, rows: Any) -> Self:
-        """The texts of an index tensor, list or slice."""
-        return replace(self, tokens=self.tokens[rows], labels=None if self.labels is None else self.labels[rows])
+    def __getitem__(self, index: Any) -> Self:
+        """The texts of a slice, list or index tensor."""
+        return replace(self, tokens=self.tokens[index], labels=None if self.labels is None else self.labels[index])
 
     @property
     def cache_key_parts(self) -> tuple[Any, ...]:
-        """All that features depend on, for `toastlib.cache.fingerprint`."""
+        """Everything that features depend on, for `fingerprint`."""
         return self.tokens.input_ids, self.tokens.attention_mask
 
     def sample(self, n: int, seed: int) -> Self:
-        """`n` texts drawn without replacement.
-
-        Raises
-        ------
-        InputError
-            If there are fewer than `n`.
-        """
-        return self[draw_rows(len(self), n, seed, "texts")]
+        """`n` texts drawn without replacement; `InputError` if there are fewer."""
+        return self[draw_rows(len(self), n, seed, kind="texts")]
 
     def batches(self, size: int = 32) -> Iterator[tuple[Tokens, Tensor | None]]:
-        """Yield (tokens, labels) on the device, in order; a batch is as wide as its longest text."""
+        """Yield (tokens, labels) on the device; a batch is as wide as its longest text."""
         for start in range(0, len(self), size):
-            part = self[start : start + size]
-            width = int(part.tokens.attention_mask.sum(1).max())
-            tokens = Tokens(part.tokens.input_ids[:, :width], part.tokens.attention_mask[:, :width])
-            yield tokens.to(self.device), None if part.labels is None else part.labels.to(self.device)
+            batch = self[start : start + size]
+            width = int(batch.tokens.attention_mask.sum(1).max())
+            tokens = Tokens(batch.tokens.input_ids[:, :width], batch.tokens.attention_mask[:, :width])
+            yield tokens.to(self.device), None if batch.labels is None else batch.labels.to(self.device)
 
 
-@dataclass(frozen=True)
-class TextSet:
-    """A data set: its texts for training (calibration and heads) and for testing.
+class TextSet(ImageSet):
+    """Texts for training and for testing, in place of images."""
 
-    Parameters
-    ----------
-    name
-        How tables call it.
-    train, test
-        `Texts`.
-    """
-
-    name: str
     train: Texts
     test: Texts
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """One name per class, in the order of the labels."""
-        return self.train.class_names
 
 
 def load_texts(
@@ -110,86 +85,71 @@ def load_texts(
     train_size: int | None = None,
     test_size: int | None = None,
     text_column: str | None = None,
-    label_column: str | None = None,
     seed: int = 0,
 ) -> TextSet:
-    """Load a set of texts as the encoder reads them.
+    """Load a set of texts, tokenised for an encoder.
 
     Parameters
     ----------
     name
-        ``"books"`` (passages of three books) and ``"lines"`` (the same in lines of at most 60 characters) are embedded,
-        labelled with the book; else an alias of `TEXTS`, a Hub id or a local folder that
-        `datasets.load_dataset` reads, such as one of ``.txt`` files. ``name:column`` names the label column.
+        ``"books"`` (passages of three books, labelled with the book) or ``"lines"`` (the same in lines of at most 60
+        characters), both embedded; an alias of `TEXTS`, a Hub id, or a folder, such as one of ``.txt`` files.
     encoder
-        Gives tokenizer and device.
-    length
-        Longer texts are cut after so many tokens.
-    chunks
-        Join all texts and part them into pieces of exactly `length` tokens, without labels: for language models.
-    train_size, test_size
-        How many texts (or chunks) to draw from each split; all of them if `None` or 0.
-    text_column, label_column
-        Column names; found from their usual names and types if `None`.
-    seed
-        Of the draw, and of the split where the set has no test split.
+        Encoder that the texts are for: its tokenizer and device are used.
+    length, chunks
+        Number of tokens after which texts are cut. With chunks all texts are joined, and cut into pieces of exactly
+        `length` tokens, without labels: for language models.
+    train_size, test_size, text_column, seed
+        As for `load_images`, of texts (or chunks); the column of the texts is found by name if `None`.
 
     Returns
     -------
     TextSet
-        Tokenised, on the CPU.
+        Tokens, int64, on the CPU.
 
     Raises
     ------
     InputError
-        If the encoder reads no texts, or none so long; or the set is unknown, cannot be fetched, has no such columns,
-        too few rows, or a text without tokens (the message names it).
+        If the encoder reads no texts, or none of this length; if the set cannot be loaded, as for `load_images`; or if
+        a text has no tokens (the message names it).
     """
-    _check(encoder, length, chunks)
-    entry = catalog.text_entry(name)
-    tables = EMBEDDED[name]() if name in EMBEDDED else open_texts(entry, text_column, label_column, seed)
+    if encoder.tokenizer is None:
+        raise InputError(f"{encoder.name} has no tokenizer, and reads no texts.")
+    if chunks and not encoder.is_causal:
+        raise InputError(f"Chunks of running text are for decoders, and {encoder.name} is none: take chunks=False.")
+    longest = min(encoder.tokenizer.model_max_length, encoder.model.config.max_position_embeddings)
+    if not 2 <= length <= longest:
+        raise InputError(f"{encoder.name} reads texts of 2 to {longest} tokens, not of {length}.")
+    tables = EMBEDDED[name]() if name in EMBEDDED else open_texts(catalog.text_entry(name), text_column, seed)
 
-    def load(split: str, table: TextTable, size: int | None) -> Texts:
+    def load(table: TextTable, split: str, size: int | None) -> Texts:
         if chunks:
             texts = Texts(chunked(encoder.tokenizer, table.texts, length), device=encoder.device)
             return texts.sample(size, seed) if size else texts
-        rows = draw_rows(len(table.texts), size, seed, f"{split} texts") if size else torch.arange(len(table.texts))
+        count = len(table.texts)
+        rows = draw_rows(count, size, seed, kind=f"{split} texts") if size else torch.arange(count)
         tokens = tokenised(encoder.tokenizer, [table.texts[row] for row in rows.tolist()], length)
         labels = None if table.labels is None else table.labels[rows]
         return Texts(tokens, labels, table.class_names, encoder.device)
 
-    alias = catalog.dataset_alias(f"{name}:{label_column}" if label_column else name)
     train, test = tables
-    return TextSet(alias, load("train", train, train_size), load("test", test, test_size))
+    return TextSet(catalog.dataset_alias(name), load(train, "train", train_size), load(test, "test", test_size))
 
 
-def tokenised(tokenizer: Any, texts: list[str], length: int, side: str = "right") -> Tokens:
-    """Each text as a row of at most `length` tokens, padded on that side to the longest.
-
-    Raises
-    ------
-    InputError
-        If a text has no tokens.
-    """
+def tokenised(tokenizer: Any, texts: list[str], length: int, *, side: str = "right") -> Tokens:
+    """Texts cut to at most `length` tokens and padded on that side to the longest; one without tokens is refused."""
     options = {"truncation": True, "max_length": length, "padding": True, "padding_side": side}
-    found = tokenizer(texts, return_tensors="pt", **options)
-    tokens = Tokens(found["input_ids"], found["attention_mask"])
-    empty = (tokens.attention_mask.sum(1) == 0).nonzero()
-    if len(empty):
+    encoded = tokenizer(texts, return_tensors="pt", **options)
+    tokens = Tokens(encoded["input_ids"], encoded["attention_mask"])
+    if len(empty := (tokens.attention_mask.sum(1) == 0).nonzero()):
         raise InputError(f"Text {int(empty[0])} has no tokens.")
     return tokens
 
 
 def chunked(tokenizer: Any, texts: list[str], length: int) -> Tokens:
-    """All texts, an empty line between them, in pieces of exactly `length` tokens; what is left over is dropped.
-
-    Raises
-    ------
-    InputError
-        If there is not one such piece.
-    """
-    running = "\n\n".join(text for text in texts if text.strip())
-    ids = torch.tensor(tokenizer(running, add_special_tokens=False, verbose=False)["input_ids"], dtype=torch.int64)
+    """All texts, joined by empty lines, in pieces of exactly `length` tokens; the rest of the tokens is dropped."""
+    joined = "\n\n".join(text for text in texts if text.strip())
+    ids = torch.tensor(tokenizer(joined, add_special_tokens=False, verbose=False)["input_ids"], dtype=torch.int64)
     count = len(ids) // length
     if not count:
         raise InputError(f"{len(ids)} tokens make no chunk of {length}.")
@@ -198,33 +158,21 @@ def chunked(tokenizer: Any, texts: list[str], length: int) -> Tokens:
 
 
 def passages(book: str) -> list[str]:
-    """The passages of an embedded book, which empty lines part in its file."""
+    """The passages of an embedded book; empty lines separate them in its file."""
     return (catalog.DATA / "texts" / f"{book}.txt").read_text(encoding="utf-8").strip().split("\n\n")
 
 
 def books(width: int | None = None) -> tuple[TextTable, TextTable]:
     """The embedded passages, every fifth of each book for testing; in lines of at most `width` characters if given."""
-    tables = []
-    for is_test in (False, True):
-        texts, labels = [], []
-        for label, book in enumerate(BOOKS):
-            part = [text for row, text in enumerate(passages(book)) if (row % 5 == 4) == is_test]
-            part = [line for text in part for line in textwrap.wrap(text, width)] if width else part
-            texts += part
-            labels += [label] * len(part)
-        tables.append(TextTable(texts, torch.tensor(labels), BOOKS))
-    return tuple(tables)
+    texts, labels = ([], []), ([], [])  # for training, for testing
+    for label, book in enumerate(BOOKS):
+        for number, passage in enumerate(passages(book)):
+            split = number % 5 == 4
+            lines = textwrap.wrap(passage, width) if width else [passage]
+            texts[split].extend(lines)
+            labels[split].extend([label] * len(lines))
+    return tuple(TextTable(lines, torch.tensor(numbers), BOOKS) for lines, numbers in zip(texts, labels, strict=True))
 
 
 EMBEDDED = {"books": books, "lines": lambda: books(width=60)}
-"""Alias -> function that makes its training and test texts."""
-
-
-def _check(encoder: Any, length: int, chunks: bool) -> None:
-    if encoder.tokenizer is None:
-        raise InputError(f"{encoder.name} has no tokenizer, and reads no texts.")
-    if chunks and not encoder.is_causal:
-        raise InputError(f"Chunks of running text are for decoders, and {encoder.name} is none: take chunks=False.")
-    longest = min(encoder.tokenizer.model_max_length, encoder.model.config.max_position_embeddings)
-    if not 2 <= length <= longest:
-        raise InputError(f"{encoder.name} reads texts of 2 to {longest} tokens, not of {length}.")
+"""Alias -> function that makes its training and test split."""

@@ -1,4 +1,4 @@
-"""Tokenised texts as a batch, and the rows of hidden states that count: padding never does."""
+"""Batches of tokenised texts, and the choice of the tokens whose hidden states count; padding never counts."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -13,15 +13,7 @@ TOKENS = ("all", "special", "patch", "cls", "last", "mean")
 
 @dataclass(frozen=True)
 class Tokens:
-    """A batch of texts as a text model is called with it; it is cut, moved and counted like a tensor of pixel values.
-
-    Parameters
-    ----------
-    input_ids
-        int64, shape (batch, tokens).
-    attention_mask
-        int64, the same shape: 1 for tokens, 0 for padding.
-    """
+    """A batch of texts, int64, shape (batch, tokens), sliced and moved like a tensor; the mask is 0 for padding."""
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -29,54 +21,45 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.input_ids)
 
-    def __getitem__(self, rows: Any) -> Self:
+    def __getitem__(self, index: Any) -> Self:
         """The texts of a slice, list or index tensor."""
-        return Tokens(self.input_ids[rows], self.attention_mask[rows])
+        return Tokens(self.input_ids[index], self.attention_mask[index])
 
     @property
     def device(self) -> torch.device:
-        """Where they lie."""
+        """The device of both tensors."""
         return self.input_ids.device
 
     @property
     def positions(self) -> Tensor:
-        """Place of each token in its own text, int64, shape (batch, tokens); padding before a text is at 0."""
+        """Position of each token in its own text, from 0; int64, shape (batch, tokens); 0 for padding before it."""
         return (self.attention_mask.cumsum(1) - 1).clamp(min=0)
 
     def to(self, device: torch.device | str) -> Self:
-        """The same on another device."""
+        """The same texts on another device."""
         return Tokens(self.input_ids.to(device), self.attention_mask.to(device))
 
 
 Inputs = Tensor | Tokens
-"""What an encoder reads: pixel values of shape (batch, 3, height, width), or a batch of texts."""
+"""Inputs of an encoder: pixel values of shape (batch, 3, height, width), or a batch of texts."""
 
 
 def token_mask(inputs: Inputs) -> Tensor | None:
-    """1 for tokens and 0 for padding, shape (batch, tokens); `None` for images, whose patches all count."""
+    """The attention mask of texts, shape (batch, tokens); `None` for images."""
     return inputs.attention_mask if isinstance(inputs, Tokens) else None
 
 
-def select_tokens(hidden: Tensor, tokens: str, special_tokens: int, mask: Tensor | None = None) -> Tensor:
-    """Rows to compare, shape (rows, width), from hidden states of shape (batch, tokens, width).
+def select_tokens(hidden: Tensor, tokens: str, special_tokens: int, *, mask: Tensor | None = None) -> Tensor:
+    """Hidden states of the chosen tokens, shape (rows, width), from those of all, shape (batch, tokens, width).
 
     Parameters
     ----------
-    hidden
-        Shape (batch, tokens, width).
     tokens
-        ``"all"``: every token is a row; ``"special"``: every token before the patches is; ``"patch"``: every other;
+        ``"all"``: every token is a row; ``"special"``: the tokens before the patches; ``"patch"``: the others;
         ``"cls"``: the CLS token of each image or text; ``"last"``: its last token; ``"mean"``: the mean of its patch
-        tokens. The patches of a text are all tokens but the first special ones.
-    special_tokens
-        How many tokens stand before the patches.
-    mask
-        1 for tokens and 0 for padding, shape (batch, tokens); no padding if `None`.
-
-    Raises
-    ------
-    InputError
-        If there is no such choice, or ``"cls"`` is asked for and no token stands before the patches.
+        tokens. The patches of a text are all tokens but its special ones.
+    special_tokens, mask
+        Number of tokens before the patches; 0 for padding and 1 for other tokens, shape (batch, tokens), or `None`.
     """
     if tokens not in TOKENS:
         raise unknown("tokens", tokens, TOKENS)
@@ -96,7 +79,7 @@ def select_tokens(hidden: Tensor, tokens: str, special_tokens: int, mask: Tensor
 
 def _of_texts(hidden: Tensor, tokens: str, special_tokens: int, mask: Tensor) -> Tensor:
     """`select_tokens` of texts, on whichever side their padding stands."""
-    place = mask.cumsum(1)  # of a token in its text, counted from 1
+    place = mask.cumsum(1)  # of a token in its text, from 1
     if tokens == "last":
         return hidden[torch.arange(len(hidden), device=hidden.device), place.argmax(1)]
     special = place <= special_tokens

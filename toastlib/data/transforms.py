@@ -1,9 +1,13 @@
-"""Images as the checkpoint expects them: the processor's resize, crop and normalisation, on any device."""
+"""Images as a checkpoint expects them: stacked as uint8; resized, cropped and normalised on any device."""
 
+import tempfile
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -11,25 +15,25 @@ from torch.nn.functional import interpolate
 from toastlib.errors import InputError
 
 MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
-"""PIL's resampling codes that `torch.nn.functional.interpolate` computes alike."""
+"""PIL's resampling code -> the mode of `torch.nn.functional.interpolate` that computes the same."""
+IN_MEMORY = 2 * 2**30  # bytes of pixels; more lie in a memory-mapped file
+Chunk = tuple[list[np.ndarray], Tensor | None]
+"""RGB images of shape (height, width, 3), uint8, and their labels."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize, centre crop, scale to [0, 1] and normalise, like the image processor of a checkpoint.
+    """Resize, centre crop, scale to [0, 1] and normalise, as the image processor of a checkpoint does.
 
     Parameters
     ----------
-    resize
-        (height, width) in pixels, or the length of the shorter edge, or `None` to leave the size alone.
+    resize, mode
+        (height, width) in pixels, or the length of the shorter edge, or `None`; resampled by ``"bilinear"`` or
+        ``"bicubic"`` (both antialiased) or ``"nearest-exact"``.
     crop
-        (height, width) of the centre crop after the resize, or `None`.
-    mode
-        ``"bilinear"``, ``"bicubic"`` (both antialiased) or ``"nearest-exact"``.
-    scale
-        Factor from uint8 to float.
-    mean, std
-        One value per channel, subtracted and divided after scaling.
+        (height, width) of the centre crop after the resize; no crop if `None`.
+    scale, mean, std
+        Pixel values are ``(pixels * scale - mean) / std``, with a mean and std per channel.
     """
 
     resize: tuple[int, int] | int | None = None
@@ -57,20 +61,16 @@ class Preprocessing:
         )
 
     def to_config(self) -> dict[str, Any]:
-        """The contents of a ``preprocessor_config.json``; CLIP's processor is the one that knows all these steps."""
-        resize, crop = self.resize, self.crop
-
-        def edges(size: tuple[int, int]) -> dict[str, int]:
-            return {"height": size[0], "width": size[1]}
-
+        """The contents of a ``preprocessor_config.json``; CLIP's processor is the one that has all these steps."""
+        size, crop = self.resize or (224, 224), self.crop or (224, 224)  # processors ask for sizes that they do not use
         return {
             "image_processor_type": "CLIPImageProcessor",
             "do_convert_rgb": True,
-            "do_resize": resize is not None,
-            "size": {"shortest_edge": resize} if isinstance(resize, int) else edges(resize or (224, 224)),
+            "do_resize": self.resize is not None,
+            "size": {"shortest_edge": size} if isinstance(size, int) else {"height": size[0], "width": size[1]},
             "resample": {mode: code for code, mode in MODES.items()}[self.mode],
-            "do_center_crop": crop is not None,
-            "crop_size": edges(crop or (224, 224)),
+            "do_center_crop": self.crop is not None,
+            "crop_size": {"height": crop[0], "width": crop[1]},
             "do_rescale": True,
             "rescale_factor": self.scale,
             "do_normalize": True,
@@ -79,49 +79,30 @@ class Preprocessing:
         }
 
     def resized(self, images: Tensor) -> Tensor:
-        """Resize and crop uint8 images of shape (batch, 3, height, width), staying in uint8."""
-        if self.resize is not None:
-            size = self._target(*images.shape[-2:])
-            if size != tuple(images.shape[-2:]):
-                smooth = self.mode != "nearest-exact"
-                images = interpolate(images, size, mode=self.mode, antialias=smooth)
+        """Resize and crop uint8 images of shape (batch, 3, height, width); the result is uint8 too."""
+        height, width = images.shape[-2:]
+        size = self.resize or (height, width)
+        if isinstance(size, int):  # of the shorter edge
+            size = (size, int(size * width / height)) if height <= width else (int(size * height / width), size)
+        if size != (height, width):
+            images = interpolate(images, size, mode=self.mode, antialias=self.mode != "nearest-exact")
         return images if self.crop is None else _centre_crop(images, *self.crop)
 
     def __call__(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Pixel values of uint8 images.
-
-        Parameters
-        ----------
-        images
-            uint8, shape (batch, 3, height, width), on any device.
-        dtype
-            Of the result; the arithmetic is float32.
-
-        Returns
-        -------
-        Tensor
-            Shape (batch, 3, new height, new width).
-        """
+        """Pixel values of uint8 images, both of shape (batch, 3, height, width); the arithmetic is float32."""
         mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (self.mean, self.std))
         return ((self.resized(images).float() * self.scale - mean) / std).to(dtype)
 
-    def _target(self, height: int, width: int) -> tuple[int, int]:
-        if not isinstance(self.resize, int):
-            return self.resize
-        if height <= width:
-            return self.resize, int(self.resize * width / height)
-        return int(self.resize * height / width), self.resize
-
 
 def image_size(preprocessing: Preprocessing | None, config: Any) -> tuple[int, int]:
-    """Height and width of the images that a model is given: those of the preprocessing, if it fixes them."""
+    """Height and width of a model's input images: those of the preprocessing, else those of the configuration."""
     size = preprocessing and (preprocessing.crop or preprocessing.resize)
     size = size or getattr(config, "image_size", 224)
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def _edges(size: Any) -> tuple[int, int] | int:
-    """Any way to write a size in a processor's configuration, as (height, width) or the shorter edge."""
+    """(height, width) or the shorter edge, from any form of a size in a processor's configuration."""
     if isinstance(size, int):
         return size, size
     if "height" in size:
@@ -136,3 +117,48 @@ def _centre_crop(images: Tensor, height: int, width: int) -> Tensor:
     if top < 0 or left < 0:
         raise InputError(f"Cannot crop {height} x {width} from images of {tuple(images.shape[-2:])} pixels.")
     return images[..., top : top + height, left : left + width]
+
+
+def stack_chunks(
+    chunks: Iterable[Chunk], count: int, preprocessing: Preprocessing
+) -> tuple[Tensor, Tensor | None, Preprocessing]:
+    """Stack at most `count` images; those of several sizes, and those that a resize makes smaller, are resized at once.
+
+    Returns pixels, uint8, shape (images, 3, height, width); labels; and the preprocessing that is left to do.
+    """
+    pixels, rest, labels, filled = None, preprocessing, [], 0
+    for images, chunk_labels in chunks:
+        chunk = [torch.from_numpy(image).permute(2, 0, 1)[None].contiguous() for image in images]
+        sizes = {image.shape[1:] for image in (chunk if pixels is None else [pixels, *chunk])}
+        if rest == preprocessing and (len(sizes) > 1 or chunk[0].numel() > preprocessing.resized(chunk[0]).numel()):
+            rest = replace(preprocessing, resize=None, crop=None)
+            pixels = None if pixels is None else _resize_filled(pixels, preprocessing, filled)
+        if rest != preprocessing:
+            chunk = [preprocessing.resized(image) for image in chunk]
+        if pixels is None:
+            pixels = _allocate(count, chunk[0].shape[1:])
+        pixels[filled : filled + len(chunk)] = torch.cat(chunk)
+        filled += len(chunk)
+        labels.append(chunk_labels)
+    if pixels is None:
+        raise InputError("There are no images.")
+    return pixels[:filled], None if labels[0] is None else torch.cat(labels), rest
+
+
+def _resize_filled(pixels: Tensor, preprocessing: Preprocessing, filled: int) -> Tensor:
+    """Newly allocated pixels for as many images, the first `filled` of them resized."""
+    resized = _allocate(len(pixels), preprocessing.resized(pixels[:1]).shape[1:])
+    for start in range(0, filled, 64):
+        chunk = slice(start, min(start + 64, filled))
+        resized[chunk] = preprocessing.resized(pixels[chunk])
+    return resized
+
+
+def _allocate(count: int, shape: torch.Size) -> Tensor:
+    """Uninitialised uint8 pixels; from `IN_MEMORY` bytes on in a memory-mapped temporary file, already unlinked."""
+    size = count * shape.numel()
+    if size < IN_MEMORY:
+        return torch.empty(count, *shape, dtype=torch.uint8)
+    with tempfile.TemporaryDirectory(prefix="toastlib-", ignore_cleanup_errors=True) as folder:
+        file = str(Path(folder) / "pixels")
+        return torch.from_file(file, shared=True, size=size, dtype=torch.uint8).view(count, *shape)

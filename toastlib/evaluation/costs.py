@@ -1,32 +1,30 @@
-"""What a plan gives for what it costs: the Pareto front, and throughput measured fairly."""
+"""Costs of plans: parameters, FLOPs and throughput; and the plans that no other beats (paper, Figure 12)."""
 
 import time
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from toastlib.approximation.prepare import Source, fitted_maps, name_translators
 from toastlib.approximation.replace import approximate
-from toastlib.errors import InputError
 from toastlib.models.costs import count_flops, flops, parameter_count, without_values
 from toastlib.models.encoder import Encoder
 from toastlib.plan import ORIGINAL, Plan
-from toastlib.statistics.moments import Moments
-from toastlib.translators.base import Translator, make_translator
+from toastlib.translators.base import make_translator
 
 
 def pareto_front(frame: pd.DataFrame, cost: str, value: str) -> pd.Series:
-    """Which rows no other row beats: none costs at most as much and gives at least as much, one of them strictly.
+    """Mark the rows that no other row beats, by costing no more and giving no less, one of the two strictly.
 
     Equal rows are on the front together or not at all. Rows with a missing cost or value are not on it.
 
     Parameters
     ----------
-    frame
-        One row per choice.
-    cost, value
-        Columns: less is better, more is better.
+    frame, cost, value
+        One row per choice, and the names of its columns: less cost is better, more value is better.
 
     Returns
     -------
@@ -40,19 +38,17 @@ def pareto_front(frame: pd.DataFrame, cost: str, value: str) -> pd.Series:
 
 @torch.inference_mode()
 def relative_throughput(encoders: Mapping[str, Encoder], inputs: Tensor, repeats: int = 9) -> pd.DataFrame:
-    """Images per second of several encoders, and as a multiple of the first one's in the same round.
+    """Measure images per second of several encoders, and as a multiple of the first one's in the same round.
 
-    One round runs every encoder once, every other round in reverse; a machine that slows down or speeds up between
-    rounds changes both sides of a ratio alike. One round that is not counted comes first.
+    A round runs every encoder once, every other round in reverse: a machine that slows down between rounds changes both
+    sides of a ratio alike. One round that is not counted comes first.
 
     Parameters
     ----------
     encoders
         Name -> encoder; the first is what the others are compared with.
-    inputs
-        Pixel values, shape (batch, 3, height, width).
-    repeats
-        Rounds that are counted.
+    inputs, repeats
+        Pixel values, shape (batch, 3, height, width), and the number of rounds that are counted.
 
     Returns
     -------
@@ -73,25 +69,24 @@ def relative_throughput(encoders: Mapping[str, Encoder], inputs: Tensor, repeats
 def time_plans(
     encoder: Encoder,
     plans: Iterable[Plan],
+    calibration: Any,
+    *,
     translators: Iterable[str],
-    moments: Moments,
     inputs: Tensor,
     repeats: int = 9,
 ) -> pd.DataFrame:
-    """Throughput of every plan and translator, each plan in rounds of its own with the original.
+    """Measure the throughput of every plan and translator, each plan in rounds of its own with the original.
 
     Only the encoders of one plan exist at a time.
 
     Parameters
     ----------
-    encoder
-        The original.
-    plans, translators
-        Each pair is timed.
-    moments
+    encoder, plans, translators
+        The original; each plan is timed with each translator.
+    calibration
         As for `approximate`.
     inputs, repeats
-        As for `relative_throughput`: pixel values of shape (batch, 3, height, width), and rounds that are counted.
+        As for `relative_throughput`: shape (batch, 3, height, width), and the number of rounds.
 
     Returns
     -------
@@ -102,7 +97,9 @@ def time_plans(
     translators = list(translators)
     frames = []
     for plan in plans:
-        encoders = {ORIGINAL: encoder} | {name: approximate(encoder, plan, name, moments) for name in translators}
+        encoders = {ORIGINAL: encoder} | {
+            name: approximate(encoder, plan, calibration, translator=name) for name in translators
+        }
         timed = relative_throughput(encoders, inputs, repeats).rename(columns={"encoder": "translator"})
         timed.insert(1, "plan", str(plan))
         frames.append(timed)
@@ -117,39 +114,15 @@ def _seconds(encoder: Encoder, inputs: Tensor) -> float:
     return time.perf_counter() - start
 
 
-def removed_parameters(
-    encoder: Encoder, plan: Plan, maps: str = "span", translator: str | Translator = "linear"
-) -> int:
-    """Parameters that a plan takes away from the original encoder.
+def plan_costs(
+    encoder: Encoder, plans: Iterable[Plan], translators: Iterable[str] | Mapping[str, Source], *, inputs: Tensor
+) -> pd.DataFrame:
+    """Count parameters and FLOPs of every plan and translator, from one forward pass without weights.
 
     Parameters
     ----------
-    encoder
-        The original.
-    plan
-        Which blocks go.
-    maps
-        ``"span"`` counts one map for each span, as the method has it; ``"block"`` counts one for each removed block,
-        as the paper's tables print (Tables 1, 8-13).
-    translator
-        Whose maps are counted: linear ones have ``width^2`` parameters, identity ones none.
-    """
-    if maps not in ("span", "block"):
-        raise InputError(f"Maps are counted per 'span' or per 'block', not per {maps!r}.")
-    blocks = sum(parameter_count(encoder.blocks[block]) for block in plan.removed)
-    count = len(plan) if maps == "span" else len(plan.removed)
-    return blocks - count * parameter_count(_blank_map(translator, encoder.width))
-
-
-def plan_costs(encoder: Encoder, plans: Iterable[Plan], translators: Iterable[str], inputs: Tensor) -> pd.DataFrame:
-    """Parameters and FLOPs of every plan and translator, from one counted forward pass.
-
-    Parameters
-    ----------
-    encoder
-        The original.
-    plans, translators
-        Each pair is a row; the empty plan gives one row with translator ``"original"``.
+    encoder, plans, translators
+        The original; each plan with each translator is a row, the empty plan one row with translator ``"original"``.
     inputs
         One input, shape (1, 3, height, width): its size decides the FLOPs.
 
@@ -157,42 +130,68 @@ def plan_costs(encoder: Encoder, plans: Iterable[Plan], translators: Iterable[st
     -------
     DataFrame
         Columns ``translator``, ``plan``, ``blocks_removed``, ``parameters``, ``removed_parameters`` (one map per span),
-        ``removed_parameters_paper`` (one map per removed block), ``gflops`` per image.
+        ``removed_parameters_paper`` (one map per removed block, as the paper's Tables 1 and 8-13 count), ``gflops``
+        per image.
+
+    Raises
+    ------
+    InputError
+        If a translator is unknown, or fitted maps have none for a span.
     """
-    total, parameters = flops(encoder, inputs), parameter_count(encoder)
+    plans, total, parameters = list(plans), flops(encoder, inputs), parameter_count(encoder)
     blank = without_values(encoder)
     start = blank.embed(inputs.to("meta"))
-    per_block = [count_flops(blank.run_block, k, start.hidden, start) for k in range(len(blank.blocks))]
-    tokens = start.hidden.shape[:-1].numel()
-    rows = []
+    block_flops = [count_flops(blank.run_block, k, start.hidden, start) for k in range(len(blank.blocks))]
+    block_parameters = [parameter_count(block) for block in encoder.blocks]
+    size = encoder.width, start.hidden.shape[:-1].numel()
+    spans = {span for plan in plans for span in plan}
+    maps, rows = {}, []
+    for name, source in name_translators(translators).items():
+        if isinstance(source, Mapping):
+            maps[name] = {span: map_costs(one, *size) for span, one in fitted_maps(name, source, spans).items()}
+        else:
+            maps[name] = dict.fromkeys(spans, map_costs(source, *size))
     for plan in plans:
-        for translator in translators if plan else [ORIGINAL]:
-            kind = translator if plan else "identity"
-            removed = removed_parameters(encoder, plan, "span", kind)
-            map_flops = len(plan) * map_costs(kind, encoder.width, tokens)[1]
-            plan_flops = total - sum(per_block[block] for block in plan.removed) + map_flops
+        for translator in maps if plan else [ORIGINAL]:
+            own = {span: maps[translator][span] for span in plan}  # parameters and FLOPs of each map
+            removed = sum(block_parameters[block] for block in plan.removed)
+            saved = removed - sum(count for count, _ in own.values())
+            saved_flops = sum(block_flops[block] for block in plan.removed) - sum(work for _, work in own.values())
             rows.append(
                 {
                     "translator": translator,
                     "plan": str(plan),
                     "blocks_removed": len(plan.removed),
-                    "parameters": parameters - removed,
-                    "removed_parameters": removed,
-                    "removed_parameters_paper": removed_parameters(encoder, plan, "block", kind),
-                    "gflops": plan_flops / 1e9,
+                    "parameters": parameters - saved,
+                    "removed_parameters": saved,
+                    "removed_parameters_paper": removed - sum(len(span.blocks) * own[span][0] for span in plan),
+                    "gflops": (total - saved_flops) / 1e9,
                 }
             )
     return pd.DataFrame(rows)
 
 
-def map_costs(translator: str | Translator, width: int, tokens: int) -> tuple[int, int]:
-    """Parameters of one map, and its FLOPs for one image of so many tokens."""
-    blank = _blank_map(translator, width)
+def map_costs(translator: Source | nn.Module, width: int, tokens: int) -> tuple[int, int]:
+    """Count the parameters of one map, and its FLOPs for one image.
+
+    Parameters
+    ----------
+    translator
+        A name, a translator, a map, or span -> map, all of which are counted.
+    width, tokens
+        The encoder's width, and the number of tokens of one image, special tokens included.
+
+    Returns
+    -------
+    tuple
+        Parameters and FLOPs.
+    """
+    if isinstance(translator, Mapping):
+        each = [map_costs(one, width, tokens) for one in translator.values()]
+        return sum(parameters for parameters, _ in each), sum(work for _, work in each)
+    if isinstance(translator, nn.Module):
+        blank = without_values(translator)
+    else:
+        with torch.device("meta"):  # nothing is allocated, and nothing drawn
+            blank = make_translator(translator).build(width).to("meta")
     return parameter_count(blank), count_flops(blank, torch.empty(1, tokens, width, device="meta"))
-
-
-def _blank_map(translator: str | Translator, width: int) -> torch.nn.Module:
-    """The map without values: nothing is allocated, and nothing drawn."""
-    kind = make_translator(translator)
-    with torch.device("meta"):
-        return kind.architecture(width)

@@ -9,19 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from toastlib.approximation.align import align_features
-from toastlib.approximation.engine import Variant, collect_features
-from toastlib.approximation.fuse import FusedEncoder
+from toastlib.approximation.engine import THE_ORIGINAL, collect_features
 from toastlib.data.images import Images, ImageSet, catalog
 from toastlib.errors import InputError
 from toastlib.evaluation.costs import relative_throughput
 from toastlib.evaluation.metrics import CONFIDENCE, accuracy_interval
-from toastlib.evaluation.probe import Probe, fold_into
-from toastlib.models.base_architecture import plain_form
+from toastlib.evaluation.probe import HeadConfig, Probe, absorb_alignment
+from toastlib.models.costs import example_input
 from toastlib.models.encoder import Encoder
 from toastlib.models.loading import quiet_transformers
 from toastlib.models.model_card import Accuracy
-from toastlib.models.saving import example_input, saved_form
-from toastlib.plan import ORIGINAL, Plan
+from toastlib.models.saving import saved_form
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,7 +35,6 @@ MIN_STEPS = 1000  # of the head
 class Head(NamedTuple):
     """What turns features into classes: a probe or linear layer, the checkpoint's own classifier, or `None`.
 
-    Without one the features alone are taken away.
     `measure` is what its answers are judged by: ``"accuracy"``; ``"agreement"`` with the original's answers; or
     ``"similarity"``, the cosine between features and the original's.
     """
@@ -68,9 +65,9 @@ def choose_head(
         return Head(classifier, own, "agreement" if classifier else "similarity")
     if classifier and {name.lower() for name in own} == {name.lower() for name in dataset.class_names}:
         return Head(classifier, own, "accuracy")
-    features = collect_features(encoder, dataset.train, [Variant(Plan(), ORIGINAL)], {}, batch_size)
-    probe = Probe(len(dataset.class_names), [seed], min_steps=MIN_STEPS).fit(features, dataset.train.labels)
-    return Head(probe, dataset.class_names, "accuracy")
+    features = collect_features(encoder, dataset.train, [THE_ORIGINAL], {}, batch_size)
+    probe = Probe(len(dataset.class_names), HeadConfig(seeds=[seed], min_steps=MIN_STEPS))
+    return Head(probe.fit(features, dataset.train.labels), dataset.class_names, "accuracy")
 
 
 def aligned(head: Head, smaller: Encoder, original: Encoder, images: Images, batch_size: int = 32) -> Head:
@@ -82,7 +79,9 @@ def aligned(head: Head, smaller: Encoder, original: Encoder, images: Images, bat
         If there is no head, or the checkpoint's own is no linear layer on the features.
     """
     layer = head.module if isinstance(head.module, Probe) else _own_layer(head.module, original)
-    return head._replace(module=fold_into(layer, align_features(smaller, original, images, batch_size)))
+    alignment = align_features(smaller, original, images, batch_size=batch_size)
+    absorbed = layer.absorb(alignment) if isinstance(layer, Probe) else absorb_alignment(layer, alignment)
+    return head._replace(module=absorbed)
 
 
 def _own_layer(classifier: "PreTrainedModel | None", encoder: Encoder) -> nn.Linear:
@@ -103,8 +102,6 @@ def names_of(head: Head) -> tuple[str, ...] | None:
 
 def form(encoder: Encoder, head: Head) -> "PreTrainedModel":
     """The model as it is saved; so what is measured is what is taken away."""
-    if isinstance(encoder, FusedEncoder):
-        return plain_form(encoder, head.module, names_of(head))
     return saved_form(encoder, head.module, names_of(head))
 
 

@@ -1,8 +1,9 @@
-"""Language models: what a token costs, in bits, where spans of a decoder's blocks are removed, and what it writes."""
+"""Language models: bits per token and generated text of decoders with removed blocks."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,77 +13,62 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from toastlib.approximation.engine import Variant, collect_calibration, fit_maps, forward_plans, variants_of
-from toastlib.approximation.progress import progress_bar
+from toastlib.approximation.engine import forward_plans, visible_batches
+from toastlib.approximation.prepare import Source, name_translators, prepare
 from toastlib.data import catalog
-from toastlib.data.texts import Texts, TextSet, tokenised
+from toastlib.data.texts import TextSet, tokenised
 from toastlib.data.tokens import Tokens
 from toastlib.errors import InputError
 from toastlib.evaluation.metrics import CONFIDENCE
-from toastlib.models.base_architecture import shorten_config
+from toastlib.models.base_architecture import shorten_config, with_tower
 from toastlib.models.encoder import Encoder, ReplayBlock
 from toastlib.models.layers import Replacement
 from toastlib.models.loading import load_checkpoint, load_tokenizer, resolve_device, resolve_dtype
-from toastlib.models.saving import with_tower
-from toastlib.plan import ORIGINAL, Plan, parse_plans
-from toastlib.statistics.moments import KFoldMoments, Moments
-from toastlib.translators.base import Activations, make_translator, split_align
+from toastlib.plan import ORIGINAL, Plan
+from toastlib.translators.base import split_align
+
+RESAMPLES = 1000
+"""Resamples of the texts behind an interval."""
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A decoder with the head that predicts the next token.
+    """A decoder with the head that predicts the next token."""
 
-    Parameters
-    ----------
-    encoder
-        The decoder without its head: what blocks are removed from.
-    model
-        The whole as transformers knows it, such as `GPT2LMHeadModel`; the encoder's model is a part of it.
-    """
-
-    encoder: Encoder
-    model: nn.Module
+    encoder: Encoder  # the decoder without its head: blocks are removed from it
+    model: nn.Module  # with it, such as transformers' `GPT2LMHeadModel`; the encoder's model is a part of it
 
     def on(self, encoder: Encoder) -> Self:
-        """The same head on another encoder, such as `approximate` returns; nothing changes here.
-
-        The head's weights are copied, the encoder's are not.
-        """
+        """The same head on another encoder, such as `approximate` returns; only the head's weights are copied."""
         return replace(self, encoder=encoder, model=with_tower(self.model, self.model.base_model_prefix, encoder.model))
 
     @torch.inference_mode()
-    def nats(self, hidden: Tensor, tokens: Tokens) -> Tensor:
-        """What each text costs given the last block's output, ``-sum log p(token | those before)``; shape (batch,).
+    def nll(self, hidden: Tensor, tokens: Tokens) -> Tensor:
+        """Negative log-likelihood of each text in nats, shape (batch,): ``-sum log p(token | tokens before it)``.
 
-        Parameters
-        ----------
-        hidden
-            Shape (batch, tokens, width).
-        tokens
-            The texts; their first tokens are not predicted, and padding costs nothing.
+        `hidden` is the last block's output, shape (batch, tokens, width). The first token of a text is not predicted,
+        and padding costs nothing.
         """
-        return torch.stack([self._nats(hidden[row : row + 1], tokens[row : row + 1]) for row in range(len(tokens))])
-
-    def _nats(self, hidden: Tensor, tokens: Tokens) -> Tensor:
-        with self.encoder.block_list([ReplayBlock(hidden, self.encoder.blocks[0])]):
-            logits = self.encoder.run(self.model, tokens).logits[0, :-1]
-        seen = (tokens.attention_mask[0, :-1] * tokens.attention_mask[0, 1:]).bool()
-        return cross_entropy(logits[seen].float(), tokens.input_ids[0, 1:][seen], reduction="sum")
+        found = []
+        for row in range(len(tokens)):  # logits of one text at a time: the vocabulary is large
+            one, last = tokens[row : row + 1], ReplayBlock(hidden[row : row + 1], self.encoder.blocks[0])
+            with self.encoder.block_list([last]):
+                logits = self.encoder.run(self.model, one).logits[0, :-1]
+            seen = (one.attention_mask[0, :-1] * one.attention_mask[0, 1:]).bool()
+            found.append(cross_entropy(logits[seen].float(), one.input_ids[0, 1:][seen], reduction="sum"))
+        return torch.stack(found)
 
     @torch.inference_mode()
     def generate(self, prompts: str | Iterable[str], new_tokens: int = 100, **options: Any) -> list[str]:
-        """Continue each prompt; returned are the continuations alone.
+        """Continue each prompt, one text or several of any lengths; returned are the continuations alone.
 
-        Parameters
-        ----------
-        prompts
-            One text, or several, of any lengths.
-        new_tokens
-            How many tokens are written at most.
-        **options
-            Of transformers' ``generate``, for example ``do_sample=True``; the likeliest token is taken each time if
-            nothing is said.
+        At most `new_tokens` are written, by default the likeliest each time; `options` are those of transformers'
+        ``generate``, for example ``do_sample=True``.
+
+        Raises
+        ------
+        InputError
+            If prompt and continuation are longer than the model reads.
         """
         tokenizer, prompts = self.encoder.tokenizer, [prompts] if isinstance(prompts, str) else list(prompts)
         longest = self.model.config.max_position_embeddings
@@ -164,111 +150,70 @@ def load_language_model(
 
 
 @dataclass(frozen=True)
-class Scores:
-    """What every variant of a language model pays for the same texts.
+class LanguageEvaluation:
+    """The cost of the same texts for every variant of a language model."""
 
-    Parameters
-    ----------
-    variants
-        One row per variant: ``translator``, ``plan``.
-    bits
-        float64, shape (variants, texts): bits for all predicted tokens of a text.
-    tokens
-        int64, shape (texts,): how many are predicted.
-    """
+    variants: pd.DataFrame  # a row each: translator, calibration where there are several calibration sets, plan
+    bits: np.ndarray  # for all predicted tokens of a text, float64, shape (variants, texts)
+    tokens: np.ndarray  # number of predicted tokens, int64, shape (texts,)
 
-    variants: pd.DataFrame
-    bits: np.ndarray
-    tokens: np.ndarray
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row per variant: the columns of `variants`, ``perplexity``, ``bits`` per token, and bits ``lost``.
+
+        ``bits_low``, ``bits_high``, ``lost_low`` and ``lost_high`` are 95 % intervals: quantiles over resamples
+        of the texts, the same ones for both sides of a difference.
+        """
+        texts = len(self.tokens)
+        drawn = np.random.default_rng(0).multinomial(texts, np.full(texts, 1 / texts), size=RESAMPLES)
+        weights = np.vstack([np.ones(texts), drawn])  # (1 + resamples, texts): the texts themselves come first
+        bits = self.bits @ weights.T / (weights @ self.tokens)  # (variants, 1 + resamples)
+        original = bits[(self.variants["plan"] == ORIGINAL).to_numpy()]
+        tail = 50 * (1 - CONFIDENCE)
+        columns = {"perplexity": 2 ** bits[:, 0]}
+        for name, values in (("bits", bits), ("lost", bits - original)):
+            low, high = np.percentile(values[:, 1:], [tail, 100 - tail], axis=1)
+            columns |= {name: values[:, 0], f"{name}_low": low, f"{name}_high": high}
+        return self.variants.assign(**columns)
 
 
-def score(
+def evaluate_language_model(
     language: LanguageModel,
     texts: TextSet,
     plans: str | Plan | Iterable[str | Plan],
-    translators: Iterable[str] = ("identity", "linear"),
-    calibration_size: int = 500,
-    calibration_seed: int = 0,
+    *,
+    translators: Iterable[str] | Mapping[str, Source] = ("identity", "linear"),
+    calibration: Any = 500,
     batch_size: int = 8,
-    moments: Moments | KFoldMoments | Activations | None = None,
-) -> Scores:
-    """Let the original and every plan with every translator predict the test texts, in one walk.
+) -> LanguageEvaluation:
+    """Predict every token of the test texts with the original model and with every plan.
 
     Parameters
     ----------
     language, texts
-        The original, and texts whose training part the maps are fitted on.
-    plans, translators
-        Each plan is tried with each translator.
-    calibration_size, calibration_seed
-        How many training texts the maps are fitted on, all where there are fewer, and the seed of that draw.
-    batch_size
-        Texts per forward pass.
-    moments
-        Fit the maps on these instead, see `fit_spans`.
+        The original model, and texts whose training part maps are fitted on.
+    plans, translators, calibration, batch_size
+        As for `evaluate_plans`; feature alignment is refused, for a language model has no features.
 
     Returns
     -------
-    Scores
-        What every variant gives for every test text.
+    LanguageEvaluation
+        Every variant's bits for every test text.
 
     Raises
     ------
     InputError
-        If a name is unknown, a plan does not fit the model, or a translator aligns features.
+        If a name is unknown, a plan does not fit, or a translator aligns features.
     """
-    encoder, translators = language.encoder, list(dict.fromkeys(translators))
-    for name in translators:
-        make_translator(name)
-        if split_align(name)[1]:
-            raise InputError(f"{name!r} aligns the features of an image or text; a language model has none.")
-    plans = [plan.check(len(encoder.blocks)) for plan in parse_plans(plans)]
-    if moments is None and any(plans):
-        sample = texts.train.sample(min(calibration_size, len(texts.train)), calibration_seed)
-        moments = collect_calibration(encoder, sample, plans, translators, batch_size)
-    variants = variants_of(plans, translators)
-    nats = _walk_texts(language, texts.test, variants, fit_maps(encoder, variants, moments), batch_size)
-    rows = [(variant.translator, str(variant.plan)) for variant in variants]
+    translators = name_translators(translators)
+    if aligned := [name for name in translators if split_align(name)[1]]:
+        raise InputError(f"{aligned[0]!r} aligns the features of an image or text; a language model has none.")
+    encoder = language.encoder
+    ready = prepare(encoder, texts, plans, translators=translators, calibration=calibration, batch_size=batch_size)
+    batches = []
+    for tokens in visible_batches(texts.test, batch_size, "tokens", "text"):
+        nll = forward_plans(encoder, tokens, ready.variants, ready.maps, language.nll)
+        batches.append(torch.stack([nll[variant] for variant in ready.variants]).double().cpu())
     predicted = texts.test.tokens.attention_mask.sum(1) - 1
-    return Scores(pd.DataFrame(rows, columns=["translator", "plan"]), nats.numpy() / np.log(2), predicted.cpu().numpy())
-
-
-def _walk_texts(language: LanguageModel, texts: Texts, variants: list[Variant], maps: Any, batch_size: int) -> Tensor:
-    """Nats of every variant for every text, float64, shape (variants, texts), on the CPU."""
-    parts = []
-    with progress_bar(len(texts), "score", "text") as progress:
-        for tokens, _ in texts.batches(batch_size):
-            nats = forward_plans(language.encoder, tokens, variants, maps, language.nats)
-            parts.append(torch.stack([nats[variant] for variant in variants]).double().cpu())
-            progress.update(len(tokens))
-    return torch.cat(parts, dim=1)
-
-
-def perplexity_table(scores: Scores, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """One row per variant: what a token costs, and how much more than in the original model.
-
-    Parameters
-    ----------
-    scores
-        From `score`.
-    resamples, seed
-        Of the texts: the 95 % intervals are quantiles over them, of one variant or of the difference of two for the
-        same texts.
-
-    Returns
-    -------
-    DataFrame
-        Columns ``translator``, ``plan``, ``perplexity``, ``bits`` (per token) with ``bits_low`` and ``bits_high``, and
-        ``lost`` (bits more than the original's) with ``lost_low`` and ``lost_high``.
-    """
-    texts = len(scores.tokens)
-    drawn = np.random.default_rng(seed).multinomial(texts, np.full(texts, 1 / texts), size=resamples)
-    weights = np.vstack([np.ones(texts), drawn])  # (1 + resamples, texts), the texts as they are first
-    bits = scores.bits @ weights.T / (weights @ scores.tokens)  # (variants, 1 + resamples)
-    original = bits[(scores.variants["plan"] == ORIGINAL).to_numpy()]
-    tail = 50 * (1 - CONFIDENCE)
-    columns = {"perplexity": 2 ** bits[:, 0]}
-    for name, values in (("bits", bits), ("lost", bits - original)):
-        low, high = np.percentile(values[:, 1:], [tail, 100 - tail], axis=1)
-        columns |= {name: values[:, 0], f"{name}_low": low, f"{name}_high": high}
-    return scores.variants.assign(**columns)
+    bits = torch.cat(batches, dim=1).numpy() / np.log(2)
+    return LanguageEvaluation(pd.DataFrame(ready.names), bits, predicted.cpu().numpy())

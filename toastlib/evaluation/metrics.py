@@ -1,128 +1,58 @@
-"""What a plan costs and saves: accuracy with its interval, parameters, FLOPs and throughput."""
-
-from dataclasses import dataclass
+"""Accuracies and differences with their intervals; every difference is paired over the same test images."""
 
 import numpy as np
-import pandas as pd
-
-from toastlib.errors import InputError
-from toastlib.plan import ORIGINAL
 
 CONFIDENCE = 0.95
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """What every variant of a sweep predicts for the same test images.
-
-    Parameters
-    ----------
-    variants
-        One row per variant: ``head``, ``translator``, ``plan``, ``seed``.
-    predicted
-        int64, shape (variants, images).
-    labels
-        int64, shape (images,).
-    """
-
-    variants: pd.DataFrame
-    predicted: np.ndarray
-    labels: np.ndarray
-
-    @property
-    def correct(self) -> np.ndarray:
-        """bool, shape (variants, images)."""
-        return self.predicted == self.labels
-
-    def mean_correct(self, **which: str) -> np.ndarray:
-        """Share of seeds that classify each image rightly, shape (images,), for one head, translator and plan.
-
-        Raises
-        ------
-        InputError
-            If no variant is of that kind.
-        """
-        chosen = np.logical_and.reduce([self.variants[column] == value for column, value in which.items()])
-        if not chosen.any():
-            raise InputError(f"No variant has {', '.join(f'{k}={v!r}' for k, v in which.items())}.")
-        return self.correct[chosen].mean(0)
-
-
-def accuracy_table(predictions: Predictions) -> pd.DataFrame:
-    """One row per variant with its accuracy.
-
-    Parameters
-    ----------
-    predictions
-        From `predict`.
-
-    Returns
-    -------
-    DataFrame
-        The variants' columns, then ``correct``, ``images``, ``accuracy`` in percent, and ``accuracy_low``,
-        ``accuracy_high``: Wilson's 95 % interval (1927) over test images.
-    """
-    correct = predictions.correct.sum(1)
-    images = len(predictions.labels)
-    low, high = zip(*(accuracy_interval(int(c), images) for c in correct), strict=True)
-    return predictions.variants.assign(
-        correct=correct,
-        images=images,
-        accuracy=100 * correct / images,
-        accuracy_low=[100 * value for value in low],
-        accuracy_high=[100 * value for value in high],
-    )
-
-
 def accuracy_interval(correct: int, images: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a proportion, as two numbers in [0, 1]."""
+    """Wilson's 95 % interval (1927) of a proportion, as two numbers in [0, 1]."""
     from scipy.stats import binomtest
 
     interval = binomtest(correct, images).proportion_ci(CONFIDENCE, method="wilson")
     return interval.low, interval.high
 
 
-def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
-    """Mean of ``first - second`` over the same test images, with the 95 % interval of Student (1908).
+def paired_difference(
+    first: np.ndarray, second: np.ndarray, confidence: float = CONFIDENCE
+) -> tuple[float, float, float]:
+    """Mean of ``first - second`` over the same images, with Student's interval (1908) of the paired differences.
 
     Parameters
     ----------
     first, second
-        Correctness of each image in [0, 1], shape (images,), from `Predictions.mean_correct`.
+        Correctness of each image in [0, 1], shape (images,), from `Evaluation.mean_correct`.
+    confidence
+        Coverage of the interval.
 
     Returns
     -------
     tuple
-        Difference, lower and upper end, in percentage points: Student's interval of the paired differences.
+        Difference, lower and upper end, in percentage points.
     """
     from scipy.stats import ttest_1samp
 
     difference = 100 * (first - second)
     if np.ptp(difference) == 0:
         return (float(difference[0]),) * 3
-    interval = ttest_1samp(difference, 0).confidence_interval(CONFIDENCE)
+    interval = ttest_1samp(difference, 0).confidence_interval(confidence)
     return float(difference.mean()), float(interval.low), float(interval.high)
 
 
-def accuracy_lost(predictions: Predictions) -> pd.DataFrame:
-    """Percentage points that each plan loses against the original encoder, paired over test images.
+def exact_mcnemar(lost: int, won: int) -> float:
+    """Two-sided p-value of McNemar's exact test (1947): do as many images turn wrong (`lost`) as turn right (`won`)?"""
+    from scipy.stats import binomtest
 
-    Parameters
-    ----------
-    predictions
-        From `predict`, with the original among its variants.
+    return float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
 
-    Returns
-    -------
-    DataFrame
-        Columns ``head``, ``translator``, ``plan``, ``lost``, ``lost_low``, ``lost_high`` (95 % interval; negative
-        values are gains).
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """p-values adjusted for their number by Holm's step-down method (1979), in the order given.
+
+    Rejecting those below 0.05 keeps the chance of a single false rejection at 5 % or less.
     """
-    rows = []
-    kinds = predictions.variants[["head", "translator", "plan"]].drop_duplicates()
-    for head, translator, plan in kinds[kinds["plan"] != ORIGINAL].itertuples(index=False):
-        original = predictions.mean_correct(head=head, plan=ORIGINAL)
-        approximated = predictions.mean_correct(head=head, translator=translator, plan=plan)
-        lost, low, high = paired_difference(original, approximated)
-        rows.append((head, translator, plan, lost, low, high))
-    return pd.DataFrame(rows, columns=["head", "translator", "plan", "lost", "lost_low", "lost_high"])
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * np.asarray(p)[order])
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(stepped, 1)
+    return adjusted

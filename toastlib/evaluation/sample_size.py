@@ -1,102 +1,85 @@
-"""How many calibration images a map needs: accuracy over sizes and draws of the calibration set."""
+"""The number of calibration images that a map needs: accuracy over sizes and draws of the calibration set."""
 
 from collections.abc import Iterable
-from itertools import accumulate, pairwise, product
-from typing import NamedTuple
+from itertools import accumulate, pairwise
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
-from toastlib.approximation.engine import Variant, collect_features
 from toastlib.approximation.replace import fit_spans
 from toastlib.data.images import Images, ImageSet
 from toastlib.errors import InputError
-from toastlib.evaluation.metrics import Predictions, accuracy_table
-from toastlib.evaluation.probe import Probe
+from toastlib.evaluation.evaluate import evaluate_plans
+from toastlib.evaluation.probe import HeadConfig
 from toastlib.models.encoder import Encoder
-from toastlib.plan import ORIGINAL, Plan, Span, parse_plans
+from toastlib.plan import ORIGINAL, Plan, parse_plans
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import Moments, Pair, plan_pairs
-from toastlib.translators.base import Identity, Linear
+from toastlib.translators.least_squares import Sums
+from toastlib.translators.linear import Identity
 
 SIZES = (16, 32, 64, 128, 256, 512, 1024)
-Fits = dict[Span, Linear]
-
-
-class Draw(NamedTuple):
-    """One calibration set: its number of images, and the seed that it was drawn with."""
-
-    size: int
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """What tells the maps of one draw from those of another in a sweep."""
-        return f"linear, {self.size} images, draw {self.seed}"
 
 
 def sample_size_curve(
     encoder: Encoder,
-    dataset: ImageSet,
+    data: ImageSet,
     plans: str | Plan | Iterable[str | Plan],
+    *,
     sizes: Iterable[int] = SIZES,
     draws: Iterable[int] = range(5),
-    seeds: Iterable[int] = range(3),
-    head_lr: float = 1e-3,
-    head_min_steps: int = 0,
+    head: HeadConfig | None = None,
     batch_size: int = 32,
 ) -> pd.DataFrame:
-    """Accuracy against the number of calibration images, several draws of each (paper, Figure 5 of the newer text).
-
-    The heads are trained once, on the original's features, and frozen: what varies is the map alone. The maps of all
-    sizes and draws go through one walk over the test images, in which they share the blocks before their span.
+    """Measure accuracy against the number of calibration images, with several draws of each size (paper, Figure 5).
 
     Parameters
     ----------
-    encoder, dataset
-        The original encoder, and images with labels.
+    encoder, data
+        The original encoder, and a set with labels.
     plans
-        Each gets a curve.
+        One plan, or several; each gets a curve, with the paper's linear map.
     sizes
-        Numbers of calibration images; those beyond the training split become all of it.
+        Numbers of calibration images; a size beyond the training images becomes all of them.
     draws
-        Seeds of the calibration sets. The sets of one draw are nested: the larger hold the smaller.
-    seeds
-        Of the heads.
-    head_lr, head_min_steps, batch_size
-        As for `predict`.
+        Seeds of the calibration sets. The sets of one draw are nested: each larger one holds the smaller ones.
+    head, batch_size
+        As for `evaluate_plans`.
 
     Returns
     -------
     DataFrame
-        One row per plan, size, draw and head seed: names of model, features and data set, ``head``, ``translator``,
-        ``plan``, ``calibration_size``, ``calibration_seed``, ``rank`` of the map's input (the smallest of the plan's
-        spans), ``residual`` on the calibration images and ``residual_test`` on the test images (the share of
-        ``|H[e]|^2`` that the map leaves, mean over the spans), ``seed`` and the columns of
-        `accuracy_table`. The original and the identity need no calibration: one row per seed with
-        size 0, draw 0 and rank 0, and no ``residual``.
+        `Evaluation.table` with ``calibration_size`` and ``calibration_seed`` in place of ``calibration``; ``rank`` of
+        the map's input (the smallest of the plan's spans); ``residual`` and ``residual_test``, the share of
+        ``|H[e]|^2`` that maps leave on calibration and on test images, mean over the plan's spans. The original and
+        the identity need no calibration: size, draw and rank are 0, and ``residual`` is missing.
 
     Raises
     ------
     InputError
-        If a plan does not fit, a size is not positive, or the data set has no labels.
+        If there is no plan or one does not fit, a size is not positive, or there are no labels.
     """
-    if dataset.train.labels is None or dataset.test.labels is None:
-        raise InputError(f"{dataset.name} has no labels: accuracies need them.")
     plans = [plan.check(len(encoder.blocks)) for plan in parse_plans(plans) if plan]
-    sizes, seeds = cap_sizes(sizes, len(dataset.train)), list(seeds)
-    fits = fit_draws(encoder, dataset.train, plans, sizes, draws, batch_size)
-    without = [Variant(Plan(), ORIGINAL)] + [Variant(plan, Identity.name) for plan in plans]
-    variants = without + [Variant(plan, draw.name) for plan in plans for draw in fits]
-    test = collect_features(encoder, dataset.test, variants, _modules(encoder, plans, fits), batch_size)
-    train = collect_features(encoder, dataset.train, variants[:1], {}, batch_size)
-    probe = Probe(len(dataset.class_names), seeds, learning_rate=head_lr, min_steps=head_min_steps)
-    predicted = probe.fit(train, dataset.train.labels).predict(test)
-    test_moments = collect_moments(encoder, dataset.test, plan_pairs(plans), batch_size=batch_size)
-    described = _describe(plans, fits, test_moments)
-    names = {"model": encoder.name, "features": encoder.feature_kind, "dataset": dataset.name, "head": "frozen"}
-    return _tabulate(described.assign(**names)[[*names, *described]], seeds, predicted, dataset.test.labels)
+    if not plans:
+        raise InputError("A curve needs a plan that removes blocks, such as '1->3'.")
+    sizes, pairs = cap_sizes(sizes, len(data.train)), plan_pairs(plans)
+    drawn = {}  # name of a calibration set -> its size, its seed and its moments
+    for seed in draws:
+        nested = nested_moments(encoder, data.train, sizes, seed, pairs, batch_size=batch_size)
+        drawn |= {f"{size} images, draw {seed}": (size, seed, moments) for size, moments in nested.items()}
+    calibration = {name: moments for name, (_, _, moments) in drawn.items()}
+    table = evaluate_plans(encoder, data, plans, calibration=calibration, head=head, batch_size=batch_size).table
+    test = collect_moments(encoder, data.test, pairs, folds=0, batch_size=batch_size)
+    added = {(ORIGINAL, ""): (0, 0, 0, np.nan, np.nan)}  # (plan, calibration set) -> the new columns
+    for plan in plans:
+        dropped = [Identity().fit_moments(test, span).residual_ for span in plan]
+        added[str(plan), ""] = (0, 0, 0, np.nan, np.mean(dropped))
+        for name, (size, seed, moments) in drawn.items():
+            added[str(plan), name] = (size, seed, *_fit_quality(plan, moments, test))
+    columns = ["calibration_size", "calibration_seed", "rank", "residual", "residual_test"]
+    rows = [added[key] for key in zip(table["plan"], table["calibration"])]
+    names, measured = table.loc[:, :"plan"].drop(columns="calibration"), pd.DataFrame(rows, columns=columns)
+    return pd.concat([names, measured, table.loc[:, "seed":]], axis=1)
 
 
 def cap_sizes(sizes: Iterable[int], available: int) -> list[int]:
@@ -114,69 +97,30 @@ def cap_sizes(sizes: Iterable[int], available: int) -> list[int]:
 
 
 def nested_moments(
-    encoder: Encoder, images: Images, sizes: Iterable[int], seed: int, pairs: Iterable[Pair], batch_size: int = 32
+    encoder: Encoder, images: Images, sizes: Iterable[int], seed: int, pairs: Iterable[Pair], *, batch_size: int = 32
 ) -> dict[int, Moments]:
-    """Moments of growing calibration sets in one pass: each set is the smaller one and some images more.
-
-    Parameters
-    ----------
-    encoder, images
-        The original, and the images to draw from.
-    sizes
-        Numbers of images.
-    seed
-        Of the draw: the set of n images is ``images.sample(n, seed)``.
-    pairs, batch_size
-        As for `collect_moments`.
-
-    Returns
-    -------
-    dict
-        Size -> moments.
-    """
+    """Moments of calibration sets ``images.sample(size, seed)`` in one pass: each holds the smaller ones."""
     sizes, pairs = sorted(set(sizes)), list(pairs)
     drawn = images.sample(sizes[-1], seed)
     steps = [drawn[start:stop] for start, stop in pairwise([0, *sizes])]
-    parts = (collect_moments(encoder, step, pairs, batch_size=batch_size) for step in steps)
+    parts = (collect_moments(encoder, step, pairs, folds=0, batch_size=batch_size) for step in steps)
     return dict(zip(sizes, accumulate(parts, Moments.merge), strict=True))
 
 
-def fit_draws(
-    encoder: Encoder, images: Images, plans: list[Plan], sizes: list[int], draws: Iterable[int], batch_size: int = 32
-) -> dict[Draw, Fits]:
-    """The linear maps of every span of the plans, for every size and draw; each image is seen once per draw."""
-    pairs, spans = plan_pairs(plans), {span for plan in plans for span in plan}
-    return {
-        Draw(size, seed): fit_spans(sorted(spans), Linear.name, moments)
-        for seed in draws
-        for size, moments in nested_moments(encoder, images, sizes, seed, pairs, batch_size).items()
-    }
-
-
-def residual(weight: Tensor, moments: Moments, span: Span) -> float:
-    """``|H[e] - H[s] W|^2 / |H[e]|^2`` on the rows of any moments, for example of images that W has not seen.
-
-    Parameters
-    ----------
-    weight
-        W, float64, shape (width, width).
-    moments
-        Holding the span's pairs.
-    span
-        ``s->e``.
-    """
-    gram, cross = moments.product(span.start, span.start), moments.product(span.start, span.end)
-    last = moments.blocks.index(span.end)
-    total = moments.inner[last, last]
-    return ((total - 2 * (weight * cross).sum() + (weight * (gram @ weight)).sum()) / total).item()
+def _fit_quality(plan: Plan, moments: Moments, test: Moments) -> tuple[int, float, float]:
+    """Rank, residual on the calibration images and residual on the test images of a plan's linear maps."""
+    fitted = fit_spans(plan, "linear", moments)
+    fits, sums = list(fitted.values()), [Sums.of_span(test, span) for span in fitted]
+    on_test = [(own.error(fit.weight_) / own.square).item() for fit, own in zip(fits, sums, strict=True)]
+    return min(fit.rank_ for fit in fits), np.mean([fit.residual_ for fit in fits]), np.mean(on_test)
 
 
 def variance_split(curve: pd.DataFrame) -> pd.DataFrame:
     """How much of the accuracy's variance comes from the calibration draw, and how much from the head's seed.
 
     For each plan and size, accuracy is a mean plus an effect of the draw, one of the head's seed and a remainder; the
-    mean squares of that two-way layout give unbiased estimates of the three variances. Estimates below zero are set
-    to zero. Searle, Casella and McCulloch, "Variance Components" (1992), chapter 4.
+    mean squares of that two-way layout give unbiased estimates of the three variances, set to zero where they are
+    negative. Searle, Casella and McCulloch, "Variance Components" (1992), chapter 4.
 
     Parameters
     ----------
@@ -206,10 +150,8 @@ def saturation(curve: pd.DataFrame, within: float = 0.5) -> pd.DataFrame:
 
     Parameters
     ----------
-    curve
-        From `sample_size_curve`.
-    within
-        Points of mean accuracy, over draws and seeds, that count as nothing.
+    curve, within
+        From `sample_size_curve`; points of mean accuracy, over draws and seeds, that count as nothing.
 
     Returns
     -------
@@ -221,38 +163,6 @@ def saturation(curve: pd.DataFrame, within: float = 0.5) -> pd.DataFrame:
     best_beyond = means[::-1].cummax()[::-1]
     enough = (best_beyond - means <= within).idxmax()
     return enough.rename("calibration_size").rename_axis("plan").reset_index()
-
-
-def _modules(encoder: Encoder, plans: list[Plan], fits: dict[Draw, Fits]) -> dict:
-    spans = {span for plan in plans for span in plan}
-    dropped = {(span, Identity.name): Identity().module() for span in spans}
-    mapped = {
-        (span, draw.name): fit.module().to(encoder.device, encoder.dtype)
-        for draw, fitted in fits.items()
-        for span, fit in fitted.items()
-    }
-    return dropped | mapped
-
-
-def _describe(plans: list[Plan], fits: dict[Draw, Fits], test: Moments) -> pd.DataFrame:
-    """One row per variant, in the order of the sweep."""
-    rows = [(ORIGINAL, ORIGINAL, 0, 0, 0, np.nan, np.nan)]
-    for plan in plans:
-        left = np.mean([Identity().fit(test, span).residual_ for span in plan])
-        rows.append((Identity.name, str(plan), 0, 0, 0, np.nan, left))
-    for plan, (draw, fitted) in product(plans, fits.items()):
-        rank = min(fitted[span].rank_ for span in plan)
-        left = np.mean([fitted[span].residual_ for span in plan])
-        left_test = np.mean([residual(fitted[span].weight_, test, span) for span in plan])
-        rows.append((Linear.name, str(plan), *draw, rank, left, left_test))
-    columns = ["calibration_size", "calibration_seed", "rank", "residual", "residual_test"]
-    return pd.DataFrame(rows, columns=["translator", "plan", *columns])
-
-
-def _tabulate(described: pd.DataFrame, seeds: list[int], predicted: Tensor, labels: Tensor) -> pd.DataFrame:
-    variants = described.loc[described.index.repeat(len(seeds))].reset_index(drop=True)
-    variants["seed"] = seeds * len(described)
-    return accuracy_table(Predictions(variants, predicted.flatten(0, 1).cpu().numpy(), labels.cpu().numpy()))
 
 
 def _components(accuracy: np.ndarray) -> tuple[float, float, float]:

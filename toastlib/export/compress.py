@@ -1,4 +1,4 @@
-"""From a checkpoint and images to a smaller model in a folder: which blocks go, and what that costs."""
+"""Compression: blocks chosen, removed and replaced, and the cost measured, in one call."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from toastlib.approximation.engine import collect_calibration
 from toastlib.approximation.fuse import FUSED, fuse_spans
 from toastlib.approximation.replace import approximate
-from toastlib.data.images import Images, ImageSet
+from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
 from toastlib.evaluation.heads import (
     MEASURES,
@@ -23,10 +22,10 @@ from toastlib.evaluation.heads import (
     percent,
 )
 from toastlib.evaluation.metrics import paired_difference
-from toastlib.models.costs import flops, parameter_count
+from toastlib.export.folder import save_compressed
+from toastlib.models.costs import example_input, flops, parameter_count
 from toastlib.models.encoder import Encoder
 from toastlib.models.model_card import Accuracy, ModelCardData, Sizes
-from toastlib.models.saving import example_input
 from toastlib.plan import Plan
 from toastlib.selection.search import largest_plan_within, make_selector
 from toastlib.statistics.collect import collect_moments
@@ -37,196 +36,159 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TRIED_ON = 200
-"""Training images that they are run on: neither those that maps are fitted on nor those that a drop is bounded on."""
+"""Training images on which candidate plans are compared; disjoint from the calibration set and the held-out images."""
 HELD_OUT = 5
-"""One training image in so many is kept from maps, and from the head while spans are chosen."""
+"""One in five training images is held out: maps never see it, and the head only once the plan is fixed."""
 MAX_DROP = 1.0  # points
+BATCH_SIZE = 32  # images per forward pass
 
 
 @dataclass(frozen=True)
 class CompressionResult:
-    """A smaller encoder, and all that is to be said about it.
+    """A smaller encoder, and what it costs.
 
     Attributes
     ----------
-    plan, translator
-        What was removed, and what stands in for it.
-    encoder, head
-        The smaller encoder, and what it is saved with.
-    before, after
-        Percent and its 95 % interval, of the original and of this model, by the head's measure.
-    lost
-        Points lost, paired over the test images, with their 95 % interval.
+    plan, translator, encoder, head
+        The removed spans, the translator that replaces them, the smaller encoder and its head.
+    card, lost
+        Facts about both models; points lost, paired over the test images, with their 95 % interval.
     classes
         One row per class: ``class``, ``images``, ``before``, ``after`` in percent; `None` without labels.
     similarity
-        Linear CKA of all blocks on the calibration images, from `similarity`.
+        Linear CKA of all blocks on the calibration set, from `similarity`.
     search
-        One row per number of removed blocks that was tried: ``removed``, ``plan``, ``lost`` in points on training
-        images that were held out; empty where the number was given.
-    counted
-        Parameters and FLOPs of both.
-    card
-        For the folder.
+        One row per number of blocks tried: ``removed``, ``plan``, ``lost`` in points on held-out training images.
     """
 
     plan: Plan
     translator: str
     encoder: Encoder
     head: Head
-    before: Accuracy
-    after: Accuracy
+    card: ModelCardData
     lost: Accuracy
     classes: pd.DataFrame | None
     similarity: pd.DataFrame
     search: pd.DataFrame
-    counted: Sizes
-    card: ModelCardData
 
     @property
-    def folded(self) -> bool:
-        """Whether no layer stands where the blocks stood."""
+    def fused(self) -> bool:
+        """True if the maps are in the weights of other blocks, and the architecture is the original's."""
         return split_align(self.translator)[0] == FUSED
+
+    def summary(self) -> str:
+        """Plan, parameters and measure in three lines."""
+        removed = "blocks" if self.encoder.sublayer_split is None else "sublayers"
+        before, after = self.card.before, self.card.after
+        return "\n".join(
+            [
+                f"plan {self.plan} ({len(self.plan.removed)} {removed}, {self.translator})",
+                "parameters {:,} -> {:,}".format(*self.card.sizes.parameters),
+                "{} {:.1f} % -> {:.1f} % [{:.1f}, {:.1f}]".format(self.card.measure, before[0], *after),
+            ]
+        )
+
+    save = save_compressed
 
 
 def compress(
     encoder: Encoder,
-    dataset: ImageSet,
-    plan: str | Plan | None = None,
-    remove: int | None = None,
+    data: ImageSet,
+    *,
+    remove: int | str | Plan | None = None,
     max_drop: float | None = None,
     translator: str = RECOMMENDED,
     classifier: "PreTrainedModel | None" = None,
-    calibration_size: int = 500,
+    calibration: int = 500,
     seed: int = 0,
-    batch_size: int = 32,
 ) -> CompressionResult:
-    """Make an encoder smaller and measure what that costs; test images are used for the measuring alone.
+    """Remove blocks of an encoder and measure the cost; test images are used for measuring alone.
 
     Parameters
     ----------
-    encoder, dataset
-        The original, whole or from `split_blocks`, and images with or without labels.
-    plan
-        Which spans go. Or instead:
+    encoder, data
+        An original, with whole blocks or from `split_blocks`; images with or without labels.
     remove
-        How many blocks go; which, the criterion says from the calibration images, and running the best few plans
-        from training images beside them.
+        A plan, or a number of blocks: then the best plans by calibration images are compared on other training images.
     max_drop
-        As many blocks go as lose at most so many points on held-out training images; 1 if nothing is given.
+        Points that may be lost on held-out training images; as many blocks go as that allows (1 if both are `None`).
     translator
-        A name of `TRANSLATORS`, or ``"fused"``; with ``"+align"`` behind it the features are
-        aligned too, which the head takes in.
+        A name of `TRANSLATORS`, or ``"fused"``; ``"+align"`` behind it adds feature alignment, which the head absorbs.
     classifier
-        The checkpoint's own. It is kept where the data set has no labels or labels of the same names; else a linear
+        The checkpoint's own. It is kept where the data have no labels or labels of the same names; else a linear
         head is trained on the original's features and frozen.
-    calibration_size
-        Training images that the maps are fitted on, or as many as there are.
-    seed
-        Of the draw of images, and of the head.
-    batch_size
-        Images per forward pass.
+    calibration, seed
+        Number of training images that maps are fitted on; seed of their draw and of the head.
 
     Returns
     -------
     CompressionResult
-        The smaller encoder, and what it costs; `save_compressed` writes it.
+        `CompressionResult.save` writes it to a folder.
 
     Raises
     ------
     InputError
-        If more than one of `plan`, `remove` and `max_drop` is given, a name is unknown, the encoder cannot be saved, or
-        not even one block can go.
+        If both `remove` and `max_drop` are given, a name is unknown, the encoder cannot be saved, or not even one
+        block can be removed.
     """
-    _check(encoder, plan, remove, max_drop, translator)
-    fitting, held_out = _part(dataset.train, seed)
-    drawn = fitting.sample(min(calibration_size + TRIED_ON, len(fitting)), seed)
-    calibration, trying = drawn[:calibration_size], drawn[calibration_size:]
+    _check(encoder, remove, max_drop, translator)
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
+    held_out, fitting = (data.train[part] for part in order.tensor_split([len(data.train) // HELD_OUT]))
+    drawn = fitting.sample(min(calibration + TRIED_ON, len(fitting)), seed)
+    fitted_on, tried_on = drawn[:calibration], drawn[calibration:]
+    moments = collect_moments(encoder, fitted_on, folds=0, batch_size=BATCH_SIZE)
 
-    def make(chosen: Plan, head: Head) -> tuple[Encoder, Head]:
-        return _make(encoder, head, chosen, translator, calibration, batch_size)
+    def make(plan: Plan, head: Head) -> tuple[Encoder, Head]:
+        """The smaller encoder, and the head that belongs to it."""
+        kind, align = split_align(translator)
+        if kind == FUSED:
+            smaller = fuse_spans(encoder, plan, fitted_on)
+        else:
+            smaller = approximate(encoder, plan, fitted_on, translator=kind)
+        return smaller, aligned(head, smaller, encoder, fitted_on) if align else head
 
-    moments = collect_moments(encoder, calibration, batch_size=batch_size)
     search = pd.DataFrame(columns=["removed", "plan", "lost"])
-    if plan is not None:
-        plan = Plan.parse(plan).check(len(encoder.blocks))
+    if isinstance(remove, str | Plan):
+        plan = Plan.parse(remove).check(len(encoder.blocks))
     else:
-        trial = choose_head(encoder, replace(dataset, train=fitting), classifier, seed, batch_size)
-        choose = make_selector(encoder, moments, calibration, trying, trial, translator, batch_size)
+        trial = choose_head(encoder, replace(data, train=fitting), classifier, seed)
+        choose = make_selector(encoder, moments, fitted_on, tried_on, trial, translator, BATCH_SIZE)
         if remove is not None:
             plan = choose(remove)
         else:
             bound = MAX_DROP if max_drop is None else max_drop
-            plan, search = largest_plan_within(encoder, make, choose, trial, held_out, bound, batch_size)
-    own_head = choose_head(encoder, dataset, classifier, seed, batch_size)
+            plan, search = largest_plan_within(encoder, make, choose, trial, held_out, bound)
+    own_head = choose_head(encoder, data, classifier, seed)
     smaller, head = make(plan, own_head)
     models = form(encoder, own_head), form(smaller, head)
-    scores, classes = compare(models, head, dataset.test, batch_size)
+    scores, classes = compare(models, head, data.test)
     before, after = (percent(score, head.measure) for score in scores)
-    counted = _count(encoder, smaller, *models)
     card = ModelCardData(
-        encoder.name,
-        f"{len(calibration)} training images of {dataset.name}, seed {seed}",
-        f"{len(dataset.test)} test images of {dataset.name}",
-        before if head.measure == "accuracy" else None,
-        after if head.measure == "accuracy" else None,
-        measure_latency(models, dataset.test),
-        device_name(encoder.device),
+        base=encoder.name,
+        calibration=f"{len(fitted_on)} training images of {data.name}, seed {seed}",
+        evaluation=f"{len(data.test)} test images of {data.name}",
+        measure=MEASURES[head.measure],
+        before=before,
+        after=after,
+        latency=measure_latency(models, data.test),
+        device=device_name(encoder.device),
+        sizes=Sizes(
+            tuple(parameter_count(model) for model in models),
+            tuple(flops(one, example_input(one)) for one in (encoder, smaller)),
+        ),
     )
     lost, matrix = paired_difference(*scores), similarity(moments, "cka")
-    return CompressionResult(
-        plan, translator, smaller, head, before, after, lost, classes, matrix, search, counted, card
-    )
+    return CompressionResult(plan, translator, smaller, head, card, lost, classes, matrix, search)
 
 
-def summary(taken: CompressionResult) -> str:
-    """A few lines for the terminal."""
-    score = "{:.1f} % -> {:.1f} % [{:.1f}, {:.1f}]".format(taken.before[0], *taken.after)
-    removed = "blocks" if taken.encoder.sublayer_split is None else "sublayers"
-    return "\n".join(
-        [
-            f"plan {taken.plan} ({len(taken.plan.removed)} {removed}, {taken.translator})",
-            "parameters {:,} -> {:,}".format(*taken.counted.parameters),
-            f"{MEASURES[taken.head.measure]} {score}",
-        ]
-    )
-
-
-def _check(encoder: Encoder, plan, remove: int | None, max_drop: float | None, translator: str) -> None:
-    if sum(choice is not None for choice in (plan, remove, max_drop)) > 1:
-        raise InputError("Say one of plan, remove and max_drop: each of them decides which blocks go.")
+def _check(encoder: Encoder, remove: int | str | Plan | None, max_drop: float | None, translator: str) -> None:
+    if remove is not None and max_drop is not None:
+        raise InputError("Give remove or max_drop, not both: each of them decides which blocks are removed.")
     if any(hasattr(block, "translation") for block in encoder.blocks):
         raise InputError(
             f"{encoder.name} was made smaller already: start from the original, with all spans in one plan."
         )
     if split_align(translator)[0] != FUSED:
         make_translator(translator)
-    if remove is not None and not 0 < remove < len(encoder.blocks):
+    if isinstance(remove, int) and not 0 < remove < len(encoder.blocks):
         raise InputError(f"{remove} blocks cannot be removed: the model has {len(encoder.blocks)}, and keeps one.")
-
-
-def _part(images: Images, seed: int) -> tuple[Images, Images]:
-    """Training images for maps and trial heads, and those that are held out from both."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    held_out = len(images) // HELD_OUT
-    return images[order[held_out:]], images[order[:held_out]]
-
-
-def _make(
-    encoder: Encoder, head: Head, plan: Plan, translator: str, calibration: Images, batch_size: int
-) -> tuple[Encoder, Head]:
-    """The smaller encoder, and the head that belongs to it."""
-    kind, align = split_align(translator)
-    if kind == FUSED:
-        smaller = fuse_spans(encoder, plan, calibration, batch_size)
-    else:
-        fitted_on = collect_calibration(encoder, calibration, [plan], [kind], batch_size)
-        smaller = approximate(encoder, plan, kind, fitted_on)
-    if align:
-        head = aligned(head, smaller, encoder, calibration, batch_size)
-    return smaller, head
-
-
-def _count(encoder: Encoder, smaller: Encoder, *models: "PreTrainedModel") -> Sizes:
-    parameters = tuple(parameter_count(model) for model in models)
-    return Sizes(parameters, tuple(flops(one, example_input(one)) for one in (encoder, smaller)))

@@ -1,4 +1,4 @@
-"""A saved folder as an ONNX file, for places without Python; checked before it is kept."""
+"""A saved folder as an ONNX file, checked against torch before it is kept."""
 
 import contextlib
 import importlib.util
@@ -16,11 +16,11 @@ from toastlib.data.transforms import Preprocessing, image_size
 from toastlib.errors import InputError
 
 TOLERANCE = 1e-4
-"""How far onnxruntime's outputs may be from eager torch's, as a share of the largest of these."""
+"""Largest allowed difference between onnxruntime and eager torch, as a share of torch's largest output."""
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
-class _Answer(nn.Module):
+class _OneOutput(nn.Module):
     """Pixel values to one tensor: the logits of a classifier, or the features of an encoder."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -33,15 +33,13 @@ class _Answer(nn.Module):
 
 
 def export_onnx(folder: str | Path, target: str | Path | None = None) -> tuple[Path, float]:
-    """Write a saved model as ONNX, its batch size left open, and compare it with the model in onnxruntime.
+    """Write a saved model as ONNX, with any batch size, and compare it with the model in onnxruntime.
 
     Parameters
     ----------
-    folder
-        What `Encoder.save_pretrained` wrote.
-    target
-        The file; ``model.onnx`` in the folder if `None`. Input ``pixel_values`` of shape (batch, 3, height, width),
-        output ``logits`` (batch, classes), or ``features`` (batch, width) where there is no classifier.
+    folder, target
+        A folder of `Encoder.save_pretrained`, and the file, by default ``model.onnx`` in it: ``pixel_values`` of shape
+        (batch, 3, height, width) to ``logits`` (batch, classes), or ``features`` (batch, width) without a classifier.
 
     Returns
     -------
@@ -51,8 +49,8 @@ def export_onnx(folder: str | Path, target: str | Path | None = None) -> tuple[P
     Raises
     ------
     InputError
-        If a package is missing, the folder cannot be opened, or the difference exceeds `TOLERANCE`; the file is not
-        kept then.
+        If a package is missing, the folder cannot be opened, or the difference exceeds `TOLERANCE`; then no file is
+        kept.
     """
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise InputError(f"ONNX needs {', '.join(missing)}: pip install 'toastlib[onnx]'.")
@@ -83,7 +81,7 @@ def export_onnx(folder: str | Path, target: str | Path | None = None) -> tuple[P
     return target, difference
 
 
-def _opened(folder: Path) -> tuple[_Answer, tuple[int, int]]:
+def _opened(folder: Path) -> tuple[_OneOutput, tuple[int, int]]:
     """The model in the folder, and the height and width of its images."""
     from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
@@ -95,11 +93,11 @@ def _opened(folder: Path) -> tuple[_Answer, tuple[int, int]]:
         model = auto.from_pretrained(folder, dtype=torch.float32).eval()
         settings = folder / "preprocessor_config.json"
         preprocessing = Preprocessing.from_config(json.loads(settings.read_text())) if settings.is_file() else None
-    except Exception as error:  # each part of a folder that can be broken raises another kind
+    except Exception as error:  # each broken part of a folder raises another kind
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{str(folder)!r} is no folder of a saved smaller model: {reason}") from error
     body = model.toast if config.head else model
-    return _Answer(model), image_size(preprocessing, body.tower.config)
+    return _OneOutput(model), image_size(preprocessing, body.tower.config)
 
 
 @torch.no_grad()
@@ -119,13 +117,12 @@ def _difference(model: nn.Module, file: Path, size: tuple[int, int]) -> float:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No notes about operators of packages that are not there."""
+    """Silence notes about operators of missing packages."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logger.setLevel(level)

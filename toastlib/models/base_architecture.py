@@ -1,158 +1,85 @@
-"""A smaller encoder of the base architecture as a folder for plain transformers: no toastlib, no remote code."""
+"""Transformers' own classes around an encoder: their skeletons and heads, and models of the base architecture."""
+
+from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from toastlib.errors import InputError
-from toastlib.models.costs import flops, parameter_count
-from toastlib.models.encoder import Encoder
-from toastlib.models.model_card import ModelCardData, Sizes, model_card
-from toastlib.models.saving import Head, example_input, linear_head, with_tower
-from toastlib.plan import Plan
+from toastlib.models.costs import example_input
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-
-def save_plain(
-    encoder: Encoder,
-    folder: str | Path,
-    plan: Plan,
-    original: tuple[int, int],
-    head: "Head | PreTrainedModel | None" = None,
-    class_names: Sequence[str] | None = None,
-    card: ModelCardData | None = None,
-) -> None:
-    """Write the base architecture with the blocks that the encoder has.
-
-    Parameters
-    ----------
-    encoder
-        A transformers model whose configuration counts the blocks that are there.
-    folder
-        Made if it is not there.
-    plan, original
-        For the card: what was folded away, and the original's parameters and FLOPs.
-    head, class_names, card
-        As for `save_pretrained`. A head must fit the architecture's own classifier.
-
-    Raises
-    ------
-    InputError
-        If transformers' classes would compute anything else; nothing has been written then.
-    """
-    model = plain_form(encoder, head, class_names)
-    classes = 0 if head is None else model.config.num_labels
-    beside = parameter_count(model) - parameter_count(encoder)
-    counted = Sizes(
-        (original[0] + beside, parameter_count(model)), (original[1], flops(encoder, example_input(encoder)))
-    )
-    maps = [f"a map folded into the MLP of block {span.start}" for span in plan]
-    text = model_card(
-        card or ModelCardData(), encoder.name, plan, maps, counted, encoder.feature_kind, classes, plain=True
-    )
-    files = {"README.md": text}
-    if encoder.preprocessing is not None:
-        files["preprocessor_config.json"] = json.dumps(encoder.preprocessing.to_config(), indent=2)
-    model.save_pretrained(folder)
-    for name, content in files.items():
-        (Path(folder) / name).write_text(content, encoding="utf-8")
+    from toastlib.models.encoder import Encoder
 
 
-def plain_form(
-    encoder: Encoder, head: "Head | PreTrainedModel | None" = None, class_names: Sequence[str] | None = None
-) -> "PreTrainedModel":
-    """The encoder as the Auto classes build it, which shares its weights; parameters and errors as for `save_plain`."""
+def plain_form(encoder: Encoder, head: Any = None, class_names: Sequence[str] | None = None) -> PreTrainedModel:
+    """The encoder as the Auto classes build it, sharing its weights; parameters as for `save_pretrained`."""
     from transformers import AutoModel, PreTrainedModel
 
-    if not isinstance(encoder.model, PreTrainedModel):
-        raise InputError(f"{encoder.name} is no transformers model, and only these can be saved.")
-    config = copy.deepcopy(encoder.model.config)
-    config._name_or_path, config.dtype, config.architectures = "", encoder.dtype, []
+    config = base_config(encoder, encoder.model)
+    config.architectures = []
     if head is None:
-        if type(_blank(AutoModel, config)) is not type(encoder.model):
+        if type(skeleton(AutoModel, config)) is not type(encoder.model):
             raise InputError(f"AutoModel does not open the configuration of a {type(encoder.model).__name__}.")
         model = copy.copy(encoder.model)
         model.config = config
         return model
     if isinstance(head, PreTrainedModel):
-        model = _with_own_classifier(encoder, head)
-        return model.to(encoder.device, encoder.dtype).requires_grad_(False)
+        return _around(encoder, head)
     layer = linear_head(head, encoder, class_names)
-    names = class_names or [f"LABEL_{index}" for index in range(layer.out_features)]
-    config.id2label = dict(enumerate(map(str, names)))
-    config.label2id = {label: index for index, label in config.id2label.items()}
-    model = _with_layer(encoder, config, layer).to(encoder.device, encoder.dtype).requires_grad_(False)
+    config.update(labels_of(layer, class_names))
+    model = _around(encoder, _classifier_of(encoder, config, layer))
     example = example_input(encoder)
     with torch.inference_mode():
         expected = layer.to(encoder.device, encoder.dtype)(encoder(example))
-        if not _close(model(example).logits, expected):
-            raise _other_features(model, encoder)
+        if not torch.allclose(model(example).logits, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item()):
+            raise _unreadable(model, encoder)
     return model
 
 
+def _around(encoder: Encoder, whole: PreTrainedModel) -> PreTrainedModel:
+    """A classifier with the encoder in place of its own."""
+    path = tower_path(whole, encoder)
+    tower, built = copy.copy(encoder.model), whole.get_submodule(path)
+    tower._modules = {  # a classifier may be built without parts that the encoder has, such as a pooler
+        name: None if getattr(built, name, None) is None else part for name, part in tower._modules.items()
+    }
+    model = with_tower(whole, path, tower)
+    model.config = base_config(encoder, whole)
+    parts = [model.config, *(getattr(model.config, name) for name in model.config.sub_configs)]
+    shorten_config(next(part for part in parts if type(part) is type(encoder.model.config)), len(encoder.blocks))
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        raise _unreadable(model, encoder)
+    return model.eval().to(encoder.device, encoder.dtype).requires_grad_(False)
+
+
 def shorten_config(config: Any, blocks: int) -> None:
-    """Let a configuration count so many blocks, in everything that it derives from their number."""
+    """Set the number of blocks in a configuration, and everything that it derives from their number."""
     config.num_hidden_layers = blocks
     if hasattr(config, "stage_names"):  # of a backbone
         config.stage_names = config.stage_names[: blocks + 1]
         config.set_output_features_output_indices(out_indices=None, out_features=None)
 
 
-def _with_layer(encoder: Encoder, config: Any, layer: nn.Linear) -> "PreTrainedModel":
-    """The architecture's own classifier class with a linear layer on the features."""
-    from transformers import AutoModelForImageClassification
+def base_config(encoder: Encoder, model: nn.Module) -> Any:
+    """A copy of a transformers model's configuration, with the encoder's dtype and without a path."""
+    from transformers import PreTrainedModel
 
-    skeleton = _blank(AutoModelForImageClassification, config)
-    if skeleton is None:
-        raise _other_features(skeleton, encoder)
-    classifier = getattr(skeleton, "classifier", None)
-    towers = [name for name, module in skeleton.named_children() if type(module) is type(encoder.model)]
-    if not towers or not isinstance(classifier, nn.Linear) or classifier.in_features < encoder.width:
-        raise _other_features(skeleton, encoder)
-    # DINOv2's classifier reads the mean of the patches too, behind the CLS token: with weight zero.
-    rest = layer.weight.new_zeros(layer.out_features, classifier.in_features - encoder.width)
-    wide = nn.utils.skip_init(nn.Linear, classifier.in_features, layer.out_features)
-    wide.weight.data = torch.cat([layer.weight.data, rest], dim=1)
-    wide.bias.data = layer.bias.data.clone()
-    tower = _like(encoder.model, skeleton.get_submodule(towers[0]))
-    skeleton._modules |= {towers[0]: tower, "classifier": wide}
-    if any(tensor.is_meta for tensor in skeleton.state_dict().values()):
-        raise _other_features(skeleton, encoder)
-    return skeleton.eval()
+    if not isinstance(encoder.model, PreTrainedModel):
+        raise InputError(f"{encoder.name} is no transformers model, and only these can be saved.")
+    config = copy.deepcopy(model.config)
+    config._name_or_path, config.dtype = "", encoder.dtype
+    return config
 
 
-def _with_own_classifier(encoder: Encoder, whole: "PreTrainedModel") -> "PreTrainedModel":
-    """The checkpoint's classifier on the encoder."""
-    towers = [name for name, module in whole.named_modules() if type(module) is type(encoder.model)]
-    if not towers:
-        raise InputError(f"The classifier of a {type(whole).__name__} is not for a {type(encoder.model).__name__}.")
-    model = with_tower(whole, towers[0], _like(encoder.model, whole.get_submodule(towers[0])))
-    model.config = copy.deepcopy(whole.config)
-    model.config._name_or_path, model.config.dtype = "", encoder.dtype
-    parts = [model.config, *(getattr(model.config, name) for name in model.config.sub_configs)]
-    own = next(part for part in parts if type(part) is type(encoder.model.config))
-    shorten_config(own, len(encoder.blocks))
-    return model
-
-
-def _like(tower: nn.Module, built: nn.Module) -> nn.Module:
-    """The encoder without the parts that it has not as part of a classifier, such as a pooler."""
-    alike = copy.copy(tower)
-    alike._modules = {
-        name: None if getattr(built, name, None) is None else part for name, part in tower._modules.items()
-    }
-    return alike
-
-
-def _blank(auto: Any, config: Any) -> "PreTrainedModel | None":
-    """What an Auto class builds from a configuration, without weights; `None` if it does not know it."""
+def skeleton(auto: Any, config: Any) -> PreTrainedModel | None:
+    """The model that an Auto class builds from a configuration, without weights; `None` if it does not know it."""
     try:
         with torch.device("meta"):
             return auto.from_config(config)
@@ -160,13 +87,74 @@ def _blank(auto: Any, config: Any) -> "PreTrainedModel | None":
         return None
 
 
-def _close(found: Tensor, expected: Tensor) -> bool:
-    return torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
+def tower_path(whole: nn.Module, encoder: Encoder) -> str:
+    """The name of the encoder in a model with a classifier."""
+    towers = [name for name, module in whole.named_modules() if type(module) is type(encoder.model)]
+    if not towers:
+        raise InputError(f"The classifier of a {type(whole).__name__} is not for a {type(encoder.model).__name__}.")
+    return towers[0]
 
 
-def _other_features(model: Any, encoder: Encoder) -> InputError:
+def labels_of(layer: nn.Linear, class_names: Sequence[str] | None) -> dict[str, dict]:
+    """The class names of a linear head, as a configuration has them: ``id2label`` and ``label2id``."""
+    names = [str(name) for name in class_names or [f"LABEL_{index}" for index in range(layer.out_features)]]
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+
+
+def linear_head(head: Any, encoder: Encoder, class_names: Sequence[str] | None) -> nn.Linear | None:
+    """The classifier as a layer of its own, with a bias."""
+    if head is None:
+        return None
+    head = head.to_linear() if hasattr(head, "to_linear") else head
+    if not isinstance(head, nn.Linear):
+        raise InputError(
+            f"A head is a Probe, a linear layer or a transformers classifier, not a {type(head).__name__}."
+        )
+    classes, width = head.weight.shape
+    if class_names is not None and len(class_names) != classes:
+        raise InputError(f"There are {len(class_names)} class names for {classes} classes.")
+    if width != encoder.width:
+        raise InputError(f"The head is for features of {width} values, and {encoder.name} has {encoder.width}.")
+    return _layer_of(head.weight, head.bias)
+
+
+def with_tower(whole: nn.Module, path: str, tower: nn.Module) -> nn.Module:
+    """A copy of the model with another tower, which is not copied; the given model stays as it is."""
+    parent, _, attribute = path.rpartition(".")
+    if parent:
+        raise InputError(f"The encoder of a {type(whole).__name__} lies too deep in it for its classifier to be kept.")
+    changed = copy.copy(whole)
+    changed._modules = {
+        name: tower if name == attribute else copy.deepcopy(part) for name, part in whole._modules.items()
+    }
+    return changed
+
+
+def _layer_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], dtype=weight.dtype)
+    layer.weight.data.copy_(weight)
+    layer.bias.data.copy_(weight.new_zeros(len(weight)) if bias is None else bias)
+    return layer
+
+
+def _classifier_of(encoder: Encoder, config: Any, layer: nn.Linear) -> PreTrainedModel:
+    """The architecture's own classifier class with a linear layer on the features, its encoder without weights."""
+    from transformers import AutoModelForImageClassification
+
+    whole = skeleton(AutoModelForImageClassification, config)
+    classifier = getattr(whole, "classifier", None)
+    has_tower = whole and any(type(module) is type(encoder.model) for module in whole.children())
+    if not has_tower or not isinstance(classifier, nn.Linear) or classifier.in_features < encoder.width:
+        raise _unreadable(whole, encoder)
+    # DINOv2's classifier reads the mean of the patches too, behind the CLS token: with weight zero.
+    rest = layer.weight.new_zeros(layer.out_features, classifier.in_features - encoder.width)
+    whole.classifier = _layer_of(torch.cat([layer.weight, rest], dim=1), layer.bias)
+    return whole
+
+
+def _unreadable(model: Any, encoder: Encoder) -> InputError:
     kind = "transformers" if model is None else f"a {type(model).__name__}"
     return InputError(
         f"No classifier of {kind} reads the {encoder.feature_kind!r} features of {encoder.name}: save the encoder "
-        "alone, or take another translator than the folded one."
+        "alone, or take another translator than the fused one."
     )

@@ -9,20 +9,42 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from toastlib.data.transforms import image_size
+from toastlib.errors import InputError
+
 if TYPE_CHECKING:
     from toastlib.models.encoder import Encoder
 
 
 def parameter_count(module: torch.nn.Module) -> int:
-    """Number of parameters."""
+    """Number of parameters.
+
+    Parameters
+    ----------
+    module
+        A torch module, such as an encoder or a map.
+
+    Returns
+    -------
+    int
+    """
     return sum(p.numel() for p in module.parameters())
 
 
-def flops(encoder: Encoder, inputs: Tensor) -> int:
-    """Floating-point operations of one forward pass (a multiply-add counts two), by torch's own counter.
+def example_input(encoder: Encoder) -> Tensor:
+    """Noise of the size that the encoder's images have, shape (1, 3, height, width); `InputError` if it reads texts."""
+    if encoder.reads_text:
+        raise InputError(
+            f"{encoder.name} reads texts, and only encoders of images can be saved; a LanguageModel saves itself."
+        )
+    size = image_size(encoder.preprocessing, encoder.model.config)
+    noise = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    return noise.to(encoder.device, encoder.dtype)
 
-    They are counted without weights, on the meta device: torch does not see the products inside attention on a CPU.
-    """
+
+def flops(encoder: Encoder, inputs: Tensor) -> int:
+    """Floating-point operations of one forward pass (a multiply-add counts two), by torch's own counter."""
+    # On the meta device, without weights: torch does not see the products inside attention on a CPU.
     return count_flops(without_values(encoder).features, inputs.to("meta"))
 
 

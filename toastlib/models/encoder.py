@@ -1,8 +1,7 @@
-"""Encoders: a Hugging Face transformer or a plain module, its blocks found and its features named."""
+"""The encoder: a Hugging Face transformer or a plain module, its blocks found and its features named."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -11,14 +10,22 @@ from torch import Tensor, nn
 from toastlib.data.tokens import Inputs, Tokens, select_tokens, token_mask
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError, unknown
-from toastlib.models.structure import WITHOUT_MASK, count_special_tokens, find_blocks, is_causal, reads_text
+from toastlib.models.hooks import capture_outputs
+from toastlib.models.saving import save_pretrained
 from toastlib.models.sublayer_split import SublayerSplit
 
 FEATURES = ("cls", "mean", "pooler", "last")
+SPECIAL_TOKENS = (
+    *("cls_token", "class_embedding", "distillation_token", "register_tokens"),
+    *("dist_token", "reg_token"),  # as timm calls them
+)
+"""Embedding parameters of the tokens before the patches: one token per row."""
+WITHOUT_MASK = {"vit_mae": "ViTModel"}
+"""Model type that masks patches at random -> class that opens the same weights without a mask."""
 
 
 class BlockInput(NamedTuple):
-    """What block 0 is called with: its hidden states, and the arguments that every block shares."""
+    """The arguments of block 0: its hidden states ``h[-1]``, and the arguments that all blocks share."""
 
     hidden: Tensor
     args: tuple[Any, ...]
@@ -26,24 +33,21 @@ class BlockInput(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """A transformer without its head: pixels or tokens to features, its blocks at hand.
+    """A transformer without its head: pixels or token ids to features.
 
     Parameters
     ----------
     model
         A Hugging Face model, or any module that maps inputs to (batch, tokens, width) or (batch, width).
     blocks
-        Dotted path of the block list inside `model`, such as ``"encoder.layer"``; found by structure if `None`.
+        Dotted path of the block list in `model`, such as ``"encoder.layer"``; `find_blocks` finds it if `None`.
     features
-        ``"cls"``: the CLS token after the final norm; ``"mean"``: the mean of the patch tokens after it, which are all
-        tokens of a text but the CLS token; ``"last"``: the last token, which alone has seen the whole text in a
-        decoder; ``"pooler"``: the model's own pooled output.
-    preprocessing
-        How images become pixel values; needed by `load_images` only.
+        ``"cls"``: the CLS token after the final norm; ``"mean"``: the mean of the patch tokens, or of all tokens of a
+        text but the CLS token; ``"last"``: the last token of a decoder; ``"pooler"``: the model's own pooled output.
+    preprocessing, tokenizer
+        Preprocessing of images or tokenizer of texts; needed by `load_images` and `load_texts` only.
     name
-        How the encoder is called in tables.
-    tokenizer
-        How texts become tokens; needed by `load_texts` only.
+        Name of the encoder in tables.
 
     Raises
     ------
@@ -56,6 +60,7 @@ class Encoder(nn.Module):
         model: nn.Module,
         blocks: str | None = None,
         features: str = "cls",
+        *,
         preprocessing: Preprocessing | None = None,
         name: str = "model",
         tokenizer: Any = None,
@@ -70,7 +75,7 @@ class Encoder(nn.Module):
         self.reads_text = reads_text(model)
         self.is_causal = self.reads_text and is_causal(model)
         self.special_tokens = count_special_tokens(model)
-        self.sublayer_split: SublayerSplit | None = None  # of its blocks into sublayers, see toastlib.models.sublayers
+        self.sublayer_split: SublayerSplit | None = None  # set by split_blocks
         if features not in FEATURES:
             raise unknown("features", features, FEATURES)
         if features == "cls" and hasattr(model, "config") and not self.special_tokens:
@@ -101,17 +106,18 @@ class Encoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters lie."""
+        """Device of the parameters."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the parameters, and of the pixel values that images hand over."""
+        """Dtype of the parameters and of pixel values."""
         return next(self.parameters()).dtype
 
-    def forward(self, inputs: Inputs) -> Tensor:
-        """The same as `features`."""
-        return self.features(inputs)
+    @torch.inference_mode()
+    def encode(self, images: Any, batch_size: int = 32) -> Tensor:
+        """Features of all images or texts, shape (images, width), from anything with ``batches(size)``."""
+        return torch.cat([self.features(inputs) for inputs, _ in images.batches(batch_size)])
 
     def features(self, inputs: Inputs) -> Tensor:
         """Features of shape (batch, width) from pixel values of shape (batch, 3, height, width), or from `Tokens`.
@@ -119,31 +125,29 @@ class Encoder(nn.Module):
         Raises
         ------
         InputError
-            If texts are padded before their CLS token, or the blocks do not hand on (batch, tokens, width).
+            If texts are padded before their CLS token, or the blocks do not return (batch, tokens, width).
         """
-        last = []
-        handle = self.blocks[-1].register_forward_hook(lambda module, args, output: last.append(output))
-        try:
+        last = len(self.blocks) - 1
+        with capture_outputs(self, [last]) as h:
             output = self.run(self.model, inputs)
-        finally:
-            handle.remove()
-        return self._pool(output, self._checked(last[0], inputs), token_mask(inputs))
+        return self._pool(output, self._checked(h[last], inputs), token_mask(inputs))
+
+    forward = features
 
     def run(self, model: nn.Module, inputs: Inputs) -> Any:
-        """What the model, or one that it is part of, returns for inputs.
+        """Output of the model, or of one that it is part of.
 
-        A decoder counts positions from each text's own first token, wherever padding stands, and keeps no cache: its
-        blocks may be run in any order.
+        A decoder counts positions from each text's first token, and keeps no cache, so that blocks run in any order.
 
         Raises
         ------
         InputError
-            If texts are padded before their CLS token.
+            If texts are padded before a CLS token.
         """
         if not isinstance(inputs, Tokens):
             return model(inputs)
         arguments = {"input_ids": inputs.input_ids} | ({"use_cache": False} if self.is_causal else {})
-        if inputs.device.type == "meta":  # where FLOPs are counted: transformers looks at no values of such a mask
+        if inputs.device.type == "meta":  # FLOPs are counted: transformers reads no values of such a mask
             tokens = inputs.input_ids.shape[1]
             return model(**arguments, attention_mask=torch.ones(len(inputs), 1, tokens, tokens, device="meta"))
         if self.special_tokens and not inputs.attention_mask[:, 0].all():
@@ -153,23 +157,19 @@ class Encoder(nn.Module):
         return model(**arguments, attention_mask=inputs.attention_mask)
 
     def embed(self, inputs: Inputs) -> BlockInput:
-        """Run everything before block 0: ``h[-1]`` and the further arguments of the blocks."""
-        capture = _CaptureInput(self.blocks[0])
-        with self.block_list([capture]):
+        """Input of block 0, computed by everything before it: ``h[-1]`` and the arguments that all blocks share."""
+        with self.block_list([capture := ReplayBlock(None, self.blocks[0])]):
             self.run(self.model, inputs)
         self._checked(capture.call.hidden, inputs)
         return capture.call
 
     def run_block(self, block: int, hidden: Tensor, shared: BlockInput) -> Tensor:
-        """``h[block]`` from ``h[block-1]``, called as the model itself calls it."""
+        """Output ``h[block]`` of a block from ``h[block-1]``, both (batch, tokens, width)."""
         return self.blocks[block](hidden, *shared.args, **shared.kwargs)
 
     def pool(self, hidden: Tensor, inputs: Inputs) -> Tensor:
-        """Features of shape (batch, width) from the last block's output ``(batch, tokens, width)``.
-
-        The model's own forward runs with a block list that hands `hidden` over. What lies before the blocks is
-        computed for the first input only, and ignored.
-        """
+        """Features (batch, width) from the last block's output (batch, tokens, width): final norm, then pooling."""
+        # The model's own forward runs with one block that returns `hidden`; the layers before it see one input only.
         with self.block_list([ReplayBlock(hidden, self.blocks[0])]):
             return self._pool(self.run(self.model, inputs[:1]), hidden, token_mask(inputs))
 
@@ -178,25 +178,20 @@ class Encoder(nn.Module):
         """Inside the context the model runs these modules instead of its blocks."""
         parent, _, attribute = self.blocks_path.rpartition(".")
         owner, blocks = self.model.get_submodule(parent), self.blocks
-        called = isinstance(blocks, nn.Sequential)  # by the model, which walks any other list
-        setattr(owner, attribute, nn.Sequential(*modules) if called else nn.ModuleList(modules))
+        is_called = isinstance(blocks, nn.Sequential)  # the model calls it, and loops over any other list
+        setattr(owner, attribute, nn.Sequential(*modules) if is_called else nn.ModuleList(modules))
         try:
             yield
         finally:
             setattr(owner, attribute, blocks)
 
-    def save_pretrained(self, folder: str | Path, **settings: Any) -> None:
-        """Write a folder that transformers opens; the settings are those of `save_pretrained`."""
-        from toastlib.models.saving import save_pretrained
-
-        save_pretrained(self, folder, **settings)
+    save_pretrained = save_pretrained
 
     def _checked(self, hidden: Any, inputs: Inputs) -> Tensor:
-        """Hidden states as they pass between blocks, if they are what all of toastlib takes them for."""
+        """Hidden states, refused unless they are one tensor with the batch first."""
         if not isinstance(hidden, Tensor):
-            raise InputError(
-                f"A block of {self.name} returns a {type(hidden).__name__}, where hidden states alone are needed."
-            )
+            kind = type(hidden).__name__
+            raise InputError(f"A block of {self.name} returns a {kind}, where hidden states alone are needed.")
         if len(hidden) != len(inputs):
             raise InputError(
                 f"The blocks of {self.name} hand on hidden states of shape {tuple(hidden.shape)} for a batch of "
@@ -214,44 +209,81 @@ class Encoder(nn.Module):
         hidden = output if isinstance(output, Tensor) else output.last_hidden_state
         if hidden.ndim == 2:
             return hidden
-        if self.feature_kind == "cls":  # of a plain module too, whose tokens nobody has counted
+        if self.feature_kind == "cls":  # of a plain module too, whose special tokens are not counted
             tokens = hidden[:, 0]
         else:
-            tokens = select_tokens(hidden, self.feature_kind, self.special_tokens, mask)
+            tokens = select_tokens(hidden, self.feature_kind, self.special_tokens, mask=mask)
         # CLIP's tower returns the last block's output as it is and norms the pooled token only.
         norm = getattr(self.model, "post_layernorm", None)
         return norm(tokens) if norm is not None and hidden is last_block else tokens
 
 
-class _BlockProxy(nn.Module):
-    """Takes the place of all blocks, and has the attributes that a model reads from the block that it stands for."""
+class ReplayBlock(nn.Module):
+    """Replaces all blocks: it returns the hidden states given here, or its input if `None`, and keeps its last `call`.
 
-    def __init__(self, block: nn.Module) -> None:
+    Attributes that a model reads come from the block that was there.
+    """
+
+    call: BlockInput
+
+    def __init__(self, hidden: Tensor | None, block: nn.Module) -> None:
         super().__init__()
-        self._stands_for = (block,)  # in a tuple, that it is no part of this module
+        self.hidden = hidden
+        self._block = (block,)  # in a tuple, so that nn.Module does not register it as a submodule
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(self._stands_for[0], name)
-
-
-class _CaptureInput(_BlockProxy):
-    call: BlockInput
+            return getattr(self._block[0], name)
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The hidden states given, or else the input."""
         self.call = BlockInput(hidden, args, kwargs)
-        return hidden
+        return hidden if self.hidden is None else self.hidden
 
 
-class ReplayBlock(_BlockProxy):
-    """A block that ignores what it is given and hands over its own hidden states."""
+def find_blocks(model: nn.Module, path: str | None = None) -> str:
+    """Dotted path of the largest module list whose members are transformer blocks of one class; a given one is checked.
 
-    def __init__(self, hidden: Tensor, block: nn.Module) -> None:
-        super().__init__(block)
-        self.hidden = hidden
+    Blocks are recognised by the class that transformers derives them from; timm's, inside its wrapper, by their path.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
 
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The states it was made with."""
-        return self.hidden
+    kinds = (nn.ModuleList, nn.Sequential)
+    lists = {name: m for name, m in model.named_modules() if isinstance(m, kinds) and len(m)}
+    if path in lists:
+        return path
+    if path and lists:
+        raise unknown("block list", path, lists)
+    found = {
+        name: sum(p.numel() for p in blocks.parameters())
+        for name, blocks in lists.items()
+        if len({type(b) for b in blocks}) == 1
+        and (isinstance(blocks[0], GradientCheckpointingLayer) or name == "timm_model.blocks")
+    }
+    if not found:
+        names = ", ".join(map(repr, lists)) or "none"
+        raise InputError(f"No block list found in {type(model).__name__}: name it by blocks=... (lists: {names}).")
+    return max(found, key=found.get)
+
+
+def reads_text(model: nn.Module) -> bool:
+    """True if a transformers model is called with token ids."""
+    return getattr(model, "main_input_name", "") == "input_ids"
+
+
+def is_causal(model: nn.Module) -> bool:
+    """True for decoders such as GPT-2: tokens attend only to those before them."""
+    return any(getattr(module, "is_causal", False) for module in model.modules())
+
+
+def count_special_tokens(model: nn.Module) -> int:
+    """Number of tokens before the patches (CLS, distillation, registers); of a text, the CLS token of an encoder."""
+    if reads_text(model):
+        return 0 if is_causal(model) else 1
+    return sum(
+        parameter.numel() // parameter.shape[-1]
+        for name, parameter in model.named_parameters()
+        if name.rpartition(".")[2] in SPECIAL_TOKENS
+    )

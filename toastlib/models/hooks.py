@@ -1,72 +1,65 @@
-"""Block outputs as they are computed, on the device they are computed on."""
+"""Outputs of blocks and other modules, captured while a model runs."""
+
+from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from toastlib.data.tokens import select_tokens, token_mask
 from toastlib.errors import InputError
-from toastlib.models.encoder import Encoder
+
+if TYPE_CHECKING:
+    from toastlib.models.encoder import Encoder
+
+
+@contextlib.contextmanager
+def capture_modules(modules: Mapping[Hashable, nn.Module]) -> Iterator[dict[Hashable, Any]]:
+    """Collect the latest output of each module, by its key and in the order of first calls, while a model runs."""
+    outputs = {}
+    with contextlib.ExitStack() as hooks:
+        for key, module in modules.items():
+            hooks.enter_context(module.register_forward_hook(lambda m, args, out, key=key: outputs.update({key: out})))
+        yield outputs
 
 
 @contextlib.contextmanager
 def capture_outputs(encoder: Encoder, blocks: Iterable[int]) -> Iterator[dict[int, Tensor]]:
-    """Collect ``h[k]`` for every `k` of `blocks` while the encoder runs; -1 is the input of block 0.
-
-    Yields
-    ------
-    dict
-        Block -> its latest output, shape (batch, tokens, width); nothing is copied or moved.
+    """Collect the latest ``h[k]``, shape (batch, tokens, width), for every `k` of `blocks` while the encoder runs.
 
     Raises
     ------
     InputError
         If the encoder has no such block.
-
-    Examples
-    --------
-    >>> with capture_outputs(encoder, [2, 5]) as h:  # doctest: +SKIP
-    ...     encoder(pixel_values)
-    >>> h[5] - h[2]  # doctest: +SKIP
     """
-    blocks, last = list(blocks), len(encoder.blocks) - 1
-    outside = [block for block in blocks if not -1 <= block <= last]
-    if outside:
+    blocks, last = set(blocks), len(encoder.blocks) - 1
+    if outside := [block for block in blocks if not -1 <= block <= last]:
         raise InputError(
             f"There is no block {outside[0]}: blocks count from 0 to {last}, and -1 is the input of block 0."
         )
-    outputs: dict[int, Tensor] = {}
-
-    def keep(block: int, hidden: Tensor) -> None:
-        outputs[block] = hidden
-
-    handles = [
-        encoder.blocks[0].register_forward_pre_hook(lambda module, args: keep(-1, args[0]))
-        if block == -1
-        else encoder.blocks[block].register_forward_hook(lambda module, args, out, k=block: keep(k, out))
-        for block in blocks
-    ]
-    try:
+    with (
+        capture_modules({block: encoder.blocks[block] for block in blocks if block >= 0}) as outputs,
+        contextlib.ExitStack() as hooks,
+    ):
+        if -1 in blocks:
+            first = encoder.blocks[0]
+            hooks.enter_context(first.register_forward_pre_hook(lambda m, args: outputs.update({-1: args[0]})))
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @torch.inference_mode()
 def collect_activations(
-    encoder: Encoder, images, blocks: Iterable[int] | None = None, tokens: str = "cls", batch_size: int = 32
+    encoder: Encoder, images, blocks: Iterable[int] | None = None, *, tokens: str = "cls", batch_size: int = 32
 ) -> dict[int, Tensor]:
-    """Keep one vector per image and block, for the measures and pictures that need the samples themselves.
+    """Activations of the blocks on a set of images or texts, all of them in memory.
 
     Parameters
     ----------
-    encoder
-        Whose block outputs are kept.
-    images
-        `Images`, `Texts`, or anything with ``batches(size)``.
+    encoder, images
+        Any encoder; `Images`, `Texts`, or anything with ``batches(size)``.
     blocks
         Blocks to keep, -1 being the input of block 0; all of them and -1 if `None`.
     tokens
@@ -86,6 +79,6 @@ def collect_activations(
         for inputs, _ in images.batches(batch_size):
             encoder(inputs)
             for block in blocks:
-                rows = select_tokens(h[block], tokens, encoder.special_tokens, token_mask(inputs))
+                rows = select_tokens(h[block], tokens, encoder.special_tokens, mask=token_mask(inputs))
                 kept[block].append(rows.float())
     return {block: torch.cat(rows) for block, rows in kept.items()}

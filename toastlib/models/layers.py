@@ -1,4 +1,4 @@
-"""What maps are made of beside torch's own layers, and their descriptions in saved configurations.
+"""The layers of maps that torch does not have, and the descriptions of maps in saved configurations.
 
 This file imports torch alone, and travels beside modeling_toast.py in the folder of every model that toastlib saves.
 """
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 CODE = ("modeling_toast.py", "layers.py", "sublayer_split.py")
-"""The files that travel."""
+"""Files that are copied into every saved folder."""
 
 
 class Parallel(nn.Module):
@@ -22,12 +22,12 @@ class Parallel(nn.Module):
         self.bent = bent
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Shape (..., width) to the same."""
+        """Hidden states (..., width) to the same shape."""
         return self.straight(hidden) + self.bent(hidden)
 
 
 class Scale(nn.Module):
-    """``hidden * weight + bias``: a factor, or one for each dimension, and a bias."""
+    """``hidden * weight + bias``; the weight has shape (1,) or (width,)."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Scale(nn.Module):
         self.bias = nn.Parameter(bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Shape (..., width) to the same."""
+        """Hidden states (..., width) to the same shape."""
         return hidden * self.weight + self.bias
 
 
@@ -49,26 +49,19 @@ class SplitByTokenType(nn.Module):
         self.patches = patches
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Shape (batch, tokens, width) to the same."""
+        """Hidden states (batch, tokens, width) to the same shape."""
         first, rest = hidden[:, : self.special_tokens], hidden[:, self.special_tokens :]
         return torch.cat([self.special(first), self.patches(rest)], dim=1)
 
     def extra_repr(self) -> str:
-        """Where the tokens are parted."""
+        """Number of the tokens before the patches."""
         return f"special_tokens={self.special_tokens}"
 
 
 class AddPooledContext(nn.Module):
-    """A map of each token, and what the image as a whole adds to its special tokens.
+    """One map for each token; a second map of the pooled patches is added to the special tokens, or else to all.
 
-    Parameters
-    ----------
-    special_tokens
-        How many tokens stand before the patches; if none do, it is the patches that the image adds to.
-    tokens
-        The map of each token.
-    context
-        From mean and standard deviation of the patches, shape (..., 2 width), to what is added.
+    `context` takes mean and standard deviation of an image's patches, (batch, 2 width), to (batch, width).
     """
 
     def __init__(self, special_tokens: int, tokens: nn.Module, context: nn.Module) -> None:
@@ -78,7 +71,7 @@ class AddPooledContext(nn.Module):
         self.context = context
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Shape (batch, tokens, width) to the same."""
+        """Hidden states (batch, tokens, width) to the same shape."""
         mapped, added = self.tokens(hidden), self.context(context_of(hidden[:, self.special_tokens :]))
         if not self.special_tokens:
             return mapped + added[:, None]
@@ -86,19 +79,19 @@ class AddPooledContext(nn.Module):
         return torch.cat([first + added[:, None], rest], dim=1)
 
     def extra_repr(self) -> str:
-        """Where the tokens are parted."""
+        """Number of the tokens before the patches."""
         return f"special_tokens={self.special_tokens}"
 
 
 def context_of(patches: Tensor) -> Tensor:
     """Mean and standard deviation of each image's patches, shape (batch, 2 width), from (batch, patches, width)."""
     mean = patches.mean(1, keepdim=True)
-    spread = (patches - mean).square().mean(1).sqrt()  # in these steps, for torch.std is far slower
+    spread = (patches - mean).square().mean(1).sqrt()  # torch.std is far slower
     return torch.cat([mean[:, 0], spread], dim=-1)
 
 
 class Replacement(nn.Module):
-    """Stands where the blocks of a span stood, and takes whatever arguments a block is called with."""
+    """The map of a span in a block list; it ignores the further arguments that a block is called with."""
 
     def __init__(self, span: Sequence[int], translation: nn.Module) -> None:
         super().__init__()
@@ -131,22 +124,13 @@ LAYERS = {
     "ByToken": (SplitByTokenType, lambda layer: (layer.special_tokens, layer.special, layer.patches)),
     "InContext": (AddPooledContext, lambda layer: (layer.special_tokens, layer.tokens, layer.context)),
 }
-"""Layers that maps are made of: name -> (what makes one, layer -> the arguments that make one like it).
-
-The names are part of the file format of saved models: they stay what they were when a class gets another name.
-"""
+"""Name -> (function that makes the layer, layer -> arguments of that function); the names are a file format."""
 RENAMED = {"Parallel": "Sum", "SplitByTokenType": "ByToken", "AddPooledContext": "InContext"}
 """Class -> its name in `LAYERS`, where the two differ."""
 
 
 def describe_map(module: Any) -> Any:
-    """A map without its weights, for the configuration: ``["Linear", 96, 96, false]``.
-
-    Raises
-    ------
-    ValueError
-        If the map has a layer that is not one of `LAYERS`.
-    """
+    """Description of a map without its weights: ``["Linear", 96, 96, false]``; `ValueError` for unknown layers."""
     if isinstance(module, nn.Module):
         name = RENAMED.get(type(module).__name__, type(module).__name__)
         if name not in LAYERS:
@@ -156,19 +140,9 @@ def describe_map(module: Any) -> Any:
 
 
 def build_map(description: Sequence) -> nn.Module:
-    """A map from its description, its weights not yet read.
-
-    Raises
-    ------
-    ValueError
-        If it has a layer that is not one of `LAYERS`.
-    """
+    """A map from its description, before its weights are read; `ValueError` for unknown layers."""
     name, *arguments = description
     if name not in LAYERS:
         raise ValueError(f"A map of this model has a layer {name!r}, and only {', '.join(LAYERS)} are known.")
-    parts = [build_map(part) if _is_layer(part) else part for part in arguments]
-    return LAYERS[name][0](*parts)
-
-
-def _is_layer(part: Any) -> bool:
-    return isinstance(part, list) and bool(part) and isinstance(part[0], str)
+    nested = [isinstance(part, list) and bool(part) and isinstance(part[0], str) for part in arguments]
+    return LAYERS[name][0](*(build_map(part) if deep else part for part, deep in zip(arguments, nested, strict=True)))

@@ -1,23 +1,19 @@
-"""Encoders from checkpoints: an alias, a local folder or a Hub id in, an `Encoder` out."""
+"""Encoders from checkpoints, by alias, local folder or Hub id."""
 
 import contextlib
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from toastlib.data import catalog
-from toastlib.data.hub import not_loaded
+from toastlib.data.catalog import not_loaded
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError, unknown
-from toastlib.models.encoder import Encoder
-from toastlib.models.structure import WITHOUT_MASK, is_causal, reads_text
+from toastlib.models.encoder import WITHOUT_MASK, Encoder, is_causal, reads_text
 from toastlib.models.sublayer_split import SublayerSplit
-
-if TYPE_CHECKING:
-    from toastlib.models.modeling_toast import ToastPreTrainedModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -36,26 +32,22 @@ def load_encoder(
     Parameters
     ----------
     name
-        ``"vit-mini"`` is embedded; the paper's models have aliases, see `MODELS`. A folder that
-        `Encoder.save_pretrained` wrote opens as the encoder that was saved. Models of texts, such as
-        ``"google-bert/bert-base-uncased"``, come with their tokenizer.
+        ``"vit-mini"`` is embedded; the paper's models have aliases, see `MODELS`. Folders of `Encoder.save_pretrained`
+        open as the saved encoder. Models of texts, such as ``"google-bert/bert-base-uncased"``, bring their tokenizer.
     features
-        ``"cls"``, ``"mean"``, ``"pooler"`` or ``"last"``, see `Encoder`; if `None`, as it was saved, or else ``"cls"``,
-        and ``"last"`` for decoders.
+        ``"cls"``, ``"mean"``, ``"pooler"`` or ``"last"``, see `Encoder`. `None`: as saved, else ``"last"`` for decoders
+        and ``"cls"`` for all others.
     device
         ``"auto"`` takes a GPU if there is one; or ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     dtype
-        ``"float32"``, ``"bfloat16"`` or ``"float64"``; ``"auto"`` takes bfloat16 where the hardware computes faster
-        in it, see `resolve_dtype`.
-    blocks
-        Dotted path of the block list, where it cannot be found by structure.
-    trust_remote_code
-        Run code that comes with the checkpoint; off unless asked for.
+        ``"float32"``, ``"bfloat16"`` or ``"float64"``; ``"fastest"`` is bfloat16 where the hardware gains by it.
+    blocks, trust_remote_code
+        Dotted path of the block list, if it is not found; whether to run code that comes with the checkpoint.
 
     Returns
     -------
     Encoder
-        In evaluation mode, without gradients, on the device and in the dtype that were asked for.
+        In evaluation mode, without gradients.
 
     Raises
     ------
@@ -70,30 +62,25 @@ def load_encoder(
         model, missing = load_checkpoint(path, trust_remote_code, WITHOUT_MASK[model.config.model_type])
     alias = catalog.model_alias(name)
     if model.config.model_type == "toast":
-        preprocessing = _preprocessing(path, model.tower.config, trust_remote_code)
-        return opened_encoder(model, features, preprocessing, alias).to(target, precision)
+        config, preprocessing = model.config, _preprocessing(path, model.tower.config, trust_remote_code)
+        features = features or config.features
+        encoder = Encoder(model.tower, config.blocks, features, preprocessing=preprocessing, name=alias)
+        encoder.sublayer_split = config.parting and SublayerSplit(**config.parting)
+        return encoder.to(target, precision)
     tower = getattr(model, "vision_model", model)
-    if tower is model and reads_text(model):
-        features = features or ("last" if is_causal(model) else "cls")
-        _settle_pooler(model, missing, features, name)
-        tokenizer = load_tokenizer(path, name)
-        return Encoder(model, blocks, features, name=alias, tokenizer=tokenizer).to(target, precision)
-    features = features or "cls"
     if tower is not model:  # a text tower may be missing
         missing = [key for key in missing if key.startswith("vision_model.")]
+    features = features or ("last" if reads_text(tower) and is_causal(tower) else "cls")
     _settle_pooler(tower, missing, features, name)
-    encoder = Encoder(tower, blocks, features, _preprocessing(path, tower.config, trust_remote_code), alias)
-    return encoder.to(target, precision)
+    if reads_text(tower):
+        reader = {"tokenizer": load_tokenizer(path, name)}
+    else:
+        reader = {"preprocessing": _preprocessing(path, tower.config, trust_remote_code)}
+    return Encoder(tower, blocks, features, name=alias, **reader).to(target, precision)
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device of that name, ``"auto"`` being the GPU if there is one.
-
-    Raises
-    ------
-    InputError
-        If this machine has no such device.
-    """
+    """The device of that name; ``"auto"`` is the GPU if there is one. A device that is missing is refused."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -105,34 +92,18 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype of that name; ``"auto"`` is bfloat16 on GPUs and CPUs whose products gain by it, float32 elsewhere.
-
-    CPUs with AVX512-BF16 do, and so do those with AMX, which have it too.
-
-    Raises
-    ------
-    InputError
-        If there is no such dtype.
-    """
-    if dtype == "auto":
+    """The dtype of that name; ``"fastest"`` is bfloat16 on GPUs and CPUs that multiply it faster, else float32."""
+    if dtype == "fastest":
         on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        on_cpu = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        on_cpu = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()  # CPUs with AMX have it too
         return torch.bfloat16 if on_gpu or on_cpu else torch.float32
     if dtype not in DTYPES:
-        raise unknown("dtype", dtype, ("auto", *DTYPES))
+        raise unknown("dtype", dtype, ("fastest", *DTYPES))
     return DTYPES[dtype]
 
 
 def load_checkpoint(path: str, trust_remote_code: bool, auto: str = "AutoModel") -> tuple[nn.Module, list[str]]:
-    """The model of a folder or Hub id, float32, and the names of weights that the checkpoint lacks; those are random.
-
-    `auto` is the class of transformers that opens it.
-
-    Raises
-    ------
-    InputError
-        If it cannot be fetched or read.
-    """
+    """The model of a folder or Hub id, float32, by a class of transformers; and the names of weights that it lacks."""
     import transformers
 
     try:
@@ -147,18 +118,12 @@ def load_checkpoint(path: str, trust_remote_code: bool, auto: str = "AutoModel")
                 ignore_mismatched_sizes=True,  # counted below, as missing
             )
     except Exception as error:  # each part of a checkpoint that can be broken raises another kind
-        raise not_loaded("model", path, error, "vit-mini") from error
+        raise not_loaded("model", path, error, embedded="vit-mini") from error
     return model, [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
 
 
 def load_tokenizer(path: str, name: str) -> Any:
-    """The tokenizer of a checkpoint; where it has no token for padding, another takes its place, and is masked.
-
-    Raises
-    ------
-    InputError
-        If there is none that can be loaded.
-    """
+    """The tokenizer of a checkpoint; without a token for padding it pads with another one, which is masked."""
     from transformers import AutoTokenizer
 
     try:
@@ -174,7 +139,7 @@ def load_tokenizer(path: str, name: str) -> Any:
 
 
 def _settle_pooler(model: nn.Module, missing: list[str], features: str, name: str) -> None:
-    """Drop a pooler that the checkpoint has no weights for, unless its random output is what was asked for."""
+    """Drop a pooler without weights in the checkpoint, unless its random output is asked for; refuse other gaps."""
     others = [key for key in missing if "pooler" not in key]
     if others:
         kind = "weights, or has them in another shape"
@@ -201,7 +166,7 @@ def _preprocessing(path: str, config: Any, trust_remote_code: bool) -> Preproces
 
 
 def _processor_settings(path: str, trust_remote_code: bool) -> dict[str, Any]:
-    """What the checkpoint's file says, completed by the processor's class: defaults, and what ``"size": 224`` means."""
+    """Settings of the checkpoint's file, completed by the defaults of the processor's class."""
     from transformers import AutoImageProcessor
     from transformers.image_processing_base import ImageProcessingMixin
 
@@ -212,7 +177,7 @@ def _processor_settings(path: str, trust_remote_code: bool) -> dict[str, Any]:
 
 
 def _timm_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """What timm does to an image: resized a little larger than the input, then cropped."""
+    """timm's preprocessing: images are resized a little larger than the input, then cropped."""
     height, width = config["input_size"][1:]
     share = config.get("crop_pct") or 0.875  # timm's own default
     larger = {"height": int(height / share), "width": int(width / share)}
@@ -229,7 +194,7 @@ def _timm_settings(config: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars or notices while loading: what matters is raised or warned about by us."""
+    """Silence progress bars and notices of transformers; toastlib raises or warns itself."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -241,13 +206,3 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def opened_encoder(
-    model: "ToastPreTrainedModel", features: str | None, preprocessing: Preprocessing, name: str
-) -> Encoder:
-    """The encoder in a model that `AutoModel` opened; `features` as it was saved if `None`."""
-    config = model.config
-    encoder = Encoder(model.tower, config.blocks, features or config.features, preprocessing, name)
-    encoder.sublayer_split = config.parting and SublayerSplit(**config.parting)
-    return encoder

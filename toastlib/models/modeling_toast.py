@@ -1,4 +1,4 @@
-"""The saved form: a transformer in which maps stand in for spans of blocks, as a Hugging Face model type of its own.
+"""The saved form: a transformer with maps in place of spans of blocks, as a Hugging Face model type of its own.
 
 This file imports torch, transformers, and layers.py and sublayer_split.py beside it. All three travel in the folder
 of every model that toastlib saves: with ``import toastlib``, or without toastlib by ``trust_remote_code=True``,
@@ -17,46 +17,45 @@ from .layers import CODE, Replacement, build_map
 from .sublayer_split import SublayerSplit, split_block
 
 FORMAT = 2
-"""Raised when older code could no longer read what is written."""
+"""Version of the format; raised when older code could not read new folders."""
 AUTO_MAP = {
     "AutoConfig": "modeling_toast.ToastConfig",
     "AutoModel": "modeling_toast.ToastModel",
     "AutoModelForImageClassification": "modeling_toast.ToastForImageClassification",
 }
 COMPANIONS = ("README.md", "preprocessor_config.json")
-"""Files that go with a model wherever it is saved or pushed to."""
+"""Files that are copied wherever the model is saved or pushed to."""
 
 
 class ToastConfig(PreTrainedConfig):
-    """What to build before the weights are read.
+    """Configuration of the model that is built before the weights are read.
 
     Parameters
     ----------
     base
-        Configuration of the model that was made smaller, or its dictionary; ``model_type`` decides the architecture.
+        Configuration of the original model, or its dictionary; ``model_type`` decides the architecture.
     tower
-        Where the encoder lies in the base model; ``""`` if it is all of it.
+        Dotted path of the encoder in the base model; ``""`` if the two are one.
     blocks
-        Where the block list lies in the encoder.
+        Dotted path of the block list in the encoder.
     parting
-        Where blocks were split into sublayers before spans of these were replaced: the arguments of `SublayerSplit`.
+        Arguments of `SublayerSplit` if the blocks were split into sublayers.
     without
-        Parts of the encoder that the original has not, such as a pooler without weights.
+        Names of the architecture's parts that the encoder lacks, such as a pooler without weights.
     spans
-        ``{"start": s, "end": e, "map": description}`` for each span: blocks s+1..e are gone, and a map takes the output
-        of block s to an approximation of that of block e; see `describe_map`.
+        ``{"start": s, "end": e, "map": description}`` for each span, see `describe_map`.
     features
-        What the model hands over as ``pooler_output``: ``"cls"``, ``"mean"`` (of the patches) or ``"pooler"``.
+        Kind of ``pooler_output``: ``"cls"``, ``"mean"`` (of the patches) or ``"pooler"``.
     special_tokens
-        Tokens before the patches.
+        Number of tokens before the patches.
     feature_norm
         Norm of the encoder that is applied to the features alone (CLIP's), or `None`.
     head
-        ``"linear"``: a linear layer on the features; ``"base"``: that of the base model; `None`: there is none.
+        ``"linear"``: a linear layer on the features; ``"base"``: the base model's classifier; `None`: no classifier.
     hidden_size
         Length of the features.
     format
-        Of this page.
+        Version of this configuration's format.
     """
 
     model_type = "toast"
@@ -100,7 +99,7 @@ class ToastConfig(PreTrainedConfig):
 
 
 def split_blocks(blocks, split):
-    """The block list with the attention and the MLP of each block in its place."""
+    """The block list with attention and MLP in place of each block."""
     sublayers = [sublayer for block in blocks for sublayer in split_block(block, split)]
     return nn.Sequential(*sublayers) if isinstance(blocks, nn.Sequential) else nn.ModuleList(sublayers)
 
@@ -118,7 +117,7 @@ def shorten(blocks, spans):
 
 
 class ToastPreTrainedModel(PreTrainedModel):
-    """Reads every weight or none, and no pickle; takes code, card and preprocessing along when it is saved."""
+    """Reads all weights or none, and no pickle; saves code, card and preprocessing with them."""
 
     config_class = ToastConfig
     base_model_prefix = "toast"
@@ -134,15 +133,9 @@ class ToastPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, name, *args, output_loading_info=False, ignore_mismatched_sizes=False, **kwargs):
-        """As for any model, but nothing that the file lacks is made up.
+        """As for any model, but weights that are missing, left over or of another shape raise `ValueError`.
 
-        With ``ignore_mismatched_sizes=True`` a classifier that is missing, or for another number of classes, is drawn
-        anew: to be trained.
-
-        Raises
-        ------
-        ValueError
-            If weights are missing, left over or of another shape.
+        With ``ignore_mismatched_sizes=True`` a classifier that is missing, or for another number of classes, is random.
         """
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True, "use_safetensors": True}
         model, info = super().from_pretrained(name, *args, **kwargs)
@@ -163,7 +156,7 @@ class ToastPreTrainedModel(PreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory, **kwargs):
-        """As for any model; the code that opens it, its card and its preprocessing are written beside it."""
+        """As for any model, with the code that opens it, its card and its preprocessing."""
         self.config.auto_map = dict(AUTO_MAP)
         super().save_pretrained(save_directory, **kwargs)
         folder = Path(save_directory)
@@ -184,7 +177,7 @@ class ToastPreTrainedModel(PreTrainedModel):
 
 
 class ToastModel(ToastPreTrainedModel):
-    """The encoder: pixel values to the states of all tokens, and to features as ``pooler_output``."""
+    """The encoder: pixel values to ``last_hidden_state`` and features as ``pooler_output``."""
 
     _keys_to_ignore_on_load_unexpected = [r"^classifier\."]  # noqa: RUF012
 
@@ -210,7 +203,7 @@ class ToastModel(ToastPreTrainedModel):
         return self.base.get_submodule(self.config.tower)
 
     def forward(self, pixel_values, **kwargs):
-        """States (batch, tokens, width) and features (batch, width) of pixel values (batch, 3, height, width)."""
+        """Hidden states (batch, tokens, width) and features (batch, width) of pixels (batch, 3, height, width)."""
         output = self.tower(pixel_values, **kwargs)
         return BaseModelOutputWithPooling(output.last_hidden_state, self._pool(output))
 
@@ -242,7 +235,7 @@ class ToastForImageClassification(ToastPreTrainedModel):
 
 
 def register():
-    """Make the Auto classes know the type; transformers does so itself for code that travels in a folder."""
+    """Register the type with the Auto classes; for code in a saved folder transformers does so itself."""
     AutoConfig.register(ToastConfig.model_type, ToastConfig, exist_ok=True)
     AutoModel.register(ToastConfig, ToastModel, exist_ok=True)
     AutoModelForImageClassification.register(ToastConfig, ToastForImageClassification, exist_ok=True)

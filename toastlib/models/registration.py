@@ -1,35 +1,27 @@
-"""``import toastlib`` makes transformers' Auto classes know the saved form, without importing transformers itself."""
+"""Registration of the saved form with transformers' Auto classes, without importing transformers."""
 
 import importlib.util
 import sys
+from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
 AUTO = "transformers.models.auto.modeling_auto"
-"""Where the Auto classes of models are defined: what cannot be registered before it is imported."""
+"""The module of the Auto classes, which must be imported before anything is registered."""
 
 
 def register_saved_form() -> None:
-    """Register now where the Auto classes are there already, else as soon as someone imports them.
-
-    Python has no callback for that: a finder that waits for one module, and steps aside when it comes, is the smallest.
-    """
+    """Register now if the Auto classes are imported already, else right after their import."""
     if AUTO in sys.modules:
-        _register()
+        import_module("toastlib.models.modeling_toast").register()
     else:
-        sys.meta_path.insert(0, _AfterImport())
-
-
-def _register() -> None:
-    from toastlib.models import modeling_toast
-
-    modeling_toast.register()
+        sys.meta_path.insert(0, _AfterImport())  # Python has no callback for an import
 
 
 class _AfterImport(MetaPathFinder):
-    """Finds nothing itself; lets `_register` follow the import of `AUTO`."""
+    """Finds no module itself; registers after the import of `AUTO`, and removes itself."""
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != AUTO:
@@ -42,7 +34,7 @@ class _AfterImport(MetaPathFinder):
 
         def execute_and_register(module: ModuleType) -> None:
             execute(module)
-            _register()
+            register_saved_form()
 
         spec.loader.exec_module = execute_and_register
         return spec

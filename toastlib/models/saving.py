@@ -1,20 +1,29 @@
-"""Take it away: an encoder as a folder that transformers opens, and such a folder as an encoder again."""
+"""Saved encoders: a folder that transformers opens, with a map in place of each span."""
 
 from __future__ import annotations
 
 import copy
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from toastlib.data.transforms import image_size
 from toastlib.errors import InputError
-from toastlib.models.costs import flops, parameter_count
+from toastlib.models.base_architecture import (
+    base_config,
+    labels_of,
+    linear_head,
+    plain_form,
+    skeleton,
+    tower_path,
+    with_tower,
+)
+from toastlib.models.costs import example_input, flops, parameter_count
+from toastlib.models.hooks import capture_outputs
 from toastlib.models.layers import describe_map
 from toastlib.models.model_card import ModelCardData, Sizes, in_words, model_card
 from toastlib.plan import Plan, Span
@@ -23,25 +32,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from toastlib.models.encoder import Encoder
-    from toastlib.models.modeling_toast import ToastConfig, ToastPreTrainedModel
-
-
-class LinearHead(Protocol):
-    """A classifier on the features that can be written as one layer, such as `Probe`."""
-
-    def to_linear(self) -> nn.Linear:
-        """The layer, from (images, width) to (images, classes)."""
-        ...
-
-
-Head = LinearHead | nn.Linear
-"""A classifier trained on the features: a probe with one head, or its layer."""
+    from toastlib.models.modeling_toast import ToastConfig
 
 
 def save_pretrained(
     encoder: Encoder,
     folder: str | Path,
-    head: Head | PreTrainedModel | None = None,
+    *,
+    head: Any = None,
     class_names: Sequence[str] | None = None,
     card: ModelCardData | None = None,
 ) -> None:
@@ -50,44 +48,57 @@ def save_pretrained(
     Parameters
     ----------
     encoder
-        What `approximate` returned, or an original. The blocks that were removed are not in the file.
+        An original, or the result of `approximate`; removed blocks are not in the file.
     folder
-        Made if it is not there.
+        Made if it is missing.
     head
-        A classifier on top: a `Probe` with one head, a linear layer, or the original checkpoint as
+        A classifier: a `Probe` with one head, a linear layer, or the original checkpoint as
         ``AutoModelForImageClassification`` loads it, whose own classifier is kept.
     class_names
         One for each class of a probe or a linear layer.
     card
-        What goes into ``README.md`` beside what can be counted.
+        Contents of ``README.md``; sizes are counted if it has none.
 
     Raises
     ------
     InputError
         If this encoder or head cannot be saved; nothing has been written then.
     """
-    model = saved_form(encoder, head, class_names)
-    spans = [Span(span["start"], span["end"]) for span in model.config.spans]
-    maps = [in_words(span["map"]) for span in model.config.spans]
-    classes = model.config.num_labels if model.config.head else 0
-    counted = count(encoder, model)
+    model, card = saved_form(encoder, head, class_names), card or ModelCardData()
+    plain = is_fused(encoder)
+    if plain:
+        plan, maps = encoder.plan, [f"a map fused into the MLP of block {span.start}" for span in encoder.plan]
+    else:
+        plan = Plan(tuple(Span(span["start"], span["end"]) for span in model.config.spans))
+        maps = [in_words(span["map"]) for span in model.config.spans]
     text = model_card(
-        card or ModelCardData(), encoder.name, Plan(tuple(spans)), maps, counted, encoder.feature_kind, classes
+        replace(card, base=card.base or encoder.name, sizes=card.sizes or count(encoder, model)),
+        plan,
+        maps,
+        features=encoder.feature_kind,
+        sublayers=encoder.sublayer_split is not None,
+        with_head=head is not None,
+        plain=plain,
     )
-    model.companions = {"README.md": text}
-    if encoder.preprocessing is not None:
-        model.companions["preprocessor_config.json"] = json.dumps(encoder.preprocessing.to_config(), indent=2)
     model.save_pretrained(folder)
+    (Path(folder) / "README.md").write_text(text, encoding="utf-8")
+    if encoder.preprocessing is not None:
+        settings = json.dumps(encoder.preprocessing.to_config(), indent=2)
+        (Path(folder) / "preprocessor_config.json").write_text(settings, encoding="utf-8")
 
 
-def saved_form(
-    encoder: Encoder, head: Head | PreTrainedModel | None = None, class_names: Sequence[str] | None = None
-) -> ToastPreTrainedModel:
-    """The encoder as a transformers model, which shares its weights; parameters as for `save_pretrained`.
+def is_fused(encoder: Encoder) -> bool:
+    """True for the result of `fuse_spans`, which is saved as a model of the base architecture."""
+    return hasattr(encoder, "original")
 
-    It is built from its configuration alone, as every reader will, and refused unless its weights fit and it computes
-    what the encoder computes.
+
+def saved_form(encoder: Encoder, head: Any = None, class_names: Sequence[str] | None = None) -> PreTrainedModel:
+    """The encoder as a transformers model that shares its weights; parameters as for `save_pretrained`.
+
+    It is built from its configuration alone, as by every reader, and refused unless weights and features are equal.
     """
+    if is_fused(encoder):
+        return plain_form(encoder, head, class_names)
     from transformers import PreTrainedModel
 
     from toastlib.models.modeling_toast import ToastForImageClassification, ToastModel
@@ -98,12 +109,13 @@ def saved_form(
     with torch.device("meta"):
         model = (ToastForImageClassification if config.head else ToastModel)(config).eval()
     expected = _shapes(model)
-    body = model if config.head is None else model.toast
-    body.base = encoder.model if whole is None else with_tower(whole, config.tower, encoder.model)
+    body = model.toast if config.head else model
+    body.base = with_tower(whole, config.tower, encoder.model) if whole else encoder.model
     if layer is not None:
         model.classifier = layer
     model = model.to(encoder.device, encoder.dtype).requires_grad_(False)
-    if different := expected.items() ^ _shapes(model).items():
+    different = expected.items() ^ _shapes(model).items()  # names, or their shapes, that only one of the two has
+    if different:
         raise InputError(f"{encoder.name} is not what its configuration makes: {min(different)[0]} differs.")
     example = example_input(encoder)
     with torch.inference_mode():
@@ -112,114 +124,74 @@ def saved_form(
     return model
 
 
-def count(encoder: Encoder, model: ToastPreTrainedModel) -> Sizes:
-    """Parameters and FLOPs of the original and of the encoder's saved form, which are built without weights.
-
-    Without weights torch counts the products inside the attention too, which it does not see on a CPU.
-    """
+def count(encoder: Encoder, model: PreTrainedModel) -> Sizes:
+    """Sizes of the original, built without weights from the saved form's configuration, and of the saved form."""
     from toastlib.models.modeling_toast import ToastModel
 
-    example = example_input(encoder).to("meta")
-    parameters, operations = [], []
-    for spans in ([], model.config.spans):
+    example, smaller = example_input(encoder), parameter_count(model)
+    if is_fused(encoder):
+        parameters, operations = encoder.original
+    else:
         config = copy.deepcopy(model.config)
-        config.spans = spans
+        config.spans = []
         with torch.device("meta"):
-            built = type(encoder)(ToastModel(config).tower, config.blocks, encoder.feature_kind)
-        parameters.append(parameter_count(built))
-        operations.append(flops(built, example))
-    head = parameter_count(model) - parameter_count(encoder)
-    return Sizes((parameters[0] + head, parameters[1] + head), tuple(operations))
-
-
-def example_input(encoder: Encoder) -> Tensor:
-    """Noise of the size that the encoder's images have, shape (1, 3, height, width).
-
-    Raises
-    ------
-    InputError
-        If the encoder reads texts: the saved form does not know them yet.
-    """
-    if encoder.reads_text:
-        raise InputError(
-            f"{encoder.name} reads texts, and only encoders of images can be saved; a LanguageModel saves itself."
-        )
-    size = image_size(encoder.preprocessing, encoder.model.config)
-    noise = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    return noise.to(encoder.device, encoder.dtype)
+            original = type(encoder)(ToastModel(config).tower, config.blocks, encoder.feature_kind)
+        parameters, operations = parameter_count(original), flops(original, example)
+    removed = parameters - parameter_count(encoder)
+    return Sizes((smaller + removed, smaller), (operations, flops(encoder, example)))
 
 
 def _config(
     encoder: Encoder, whole: PreTrainedModel | None, layer: nn.Linear | None, class_names: Sequence[str] | None
 ) -> ToastConfig:
-    """What the saved form is built from."""
+    """The configuration that the saved form is built from."""
+    from transformers import AutoModel, AutoModelForImageClassification
+
     from toastlib.models.modeling_toast import ToastConfig
 
-    base, tower, skeleton = _skeleton(encoder, whole)
-    block_count = len(skeleton.get_submodule(encoder.blocks_path))
-    spans = _spans(encoder, block_count if encoder.sublayer_split is None else 2 * block_count)
-    try:
-        maps = {span: describe_map(module) for span, module in spans.items()}
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    labels = {}
-    if layer is not None:
-        names = class_names or [f"LABEL_{index}" for index in range(layer.out_features)]
-        labels["id2label"] = dict(enumerate(map(str, names)))
-    elif whole is not None:
-        labels["id2label"] = whole.config.id2label
-    if labels:
-        labels["label2id"] = {label: index for index, label in labels["id2label"].items()}
+    model, auto = (encoder.model, AutoModel) if whole is None else (whole, AutoModelForImageClassification)
+    base = base_config(encoder, model)
+    built = skeleton(auto, base)
+    if type(built) is not type(model):
+        raise InputError(f"A {type(model).__name__} cannot be saved: {auto.__name__} does not open its configuration.")
+    tower = tower_path(built, encoder)
+    original = built.get_submodule(tower)
+    block_count = len(original.get_submodule(encoder.blocks_path))
+    labels = {} if layer is None else labels_of(layer, class_names)
+    if whole is not None:
+        id2label = whole.config.id2label
+        labels = {"id2label": id2label, "label2id": {label: index for index, label in id2label.items()}}
     return ToastConfig(
         base=base,
         tower=tower,
         blocks=encoder.blocks_path,
         parting=encoder.sublayer_split and asdict(encoder.sublayer_split),
-        without=[part for part, _ in skeleton.named_children() if getattr(encoder.model, part, None) is None],
-        spans=[{"start": span.start, "end": span.end, "map": maps[span]} for span in spans],
+        without=[part for part, _ in original.named_children() if getattr(encoder.model, part, None) is None],
+        spans=_spans(encoder, block_count if encoder.sublayer_split is None else 2 * block_count),
         features=encoder.feature_kind,
         special_tokens=encoder.special_tokens,
         feature_norm=_feature_norm(encoder),
         head="base" if whole is not None else "linear" if layer is not None else None,
-        hidden_size=encoder.width if layer is None else layer.in_features,
+        hidden_size=encoder.width,
         **labels,
     )
 
 
-def _skeleton(encoder: Encoder, whole: PreTrainedModel | None) -> tuple[Any, str, nn.Module]:
-    """The base model's configuration, where the encoder lies in it, and the encoder as it was, without weights."""
-    from transformers import AutoModel, AutoModelForImageClassification, PreTrainedModel
-
-    if not isinstance(encoder.model, PreTrainedModel):
-        raise InputError(f"{encoder.name} is no transformers model, and only these can be saved.")
-    model = encoder.model if whole is None else whole
-    config = copy.deepcopy(model.config)
-    config._name_or_path, config.dtype = "", encoder.dtype
-    auto = AutoModel if whole is None else AutoModelForImageClassification
-    try:
-        with torch.device("meta"):
-            skeleton = auto.from_config(config)
-    except ValueError:  # the Auto class does not know the configuration
-        skeleton = None
-    if type(skeleton) is not type(model):
-        raise InputError(f"A {type(model).__name__} cannot be saved: {auto.__name__} does not open its configuration.")
-    towers = [name for name, module in skeleton.named_modules() if type(module) is type(encoder.model)]
-    if not towers:
-        raise InputError(f"The classifier of a {type(model).__name__} is not for a {type(encoder.model).__name__}.")
-    return config, towers[0], skeleton.get_submodule(towers[0])
-
-
-def _spans(encoder: Encoder, block_count: int) -> dict[Span, nn.Module]:
-    """The maps in the encoder's block list, by spans of the original's blocks."""
-    spans, last = {}, -1
+def _spans(encoder: Encoder, block_count: int) -> list[dict[str, Any]]:
+    """The maps in the encoder's block list: spans of the original's blocks, and descriptions of their maps."""
+    spans, last = [], -1
     for block in encoder.blocks:
         if not hasattr(block, "translation"):
             last += 1
             continue
-        span = Span(*block.span)
-        if span.start != last:
+        start, end = block.span
+        if start != last:
             break
-        spans[span], last = block.translation, span.end
+        try:
+            spans.append({"start": start, "end": end, "map": describe_map(block.translation)})
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        last = end
     if last != block_count - 1:
         raise InputError(
             f"{encoder.name} was made smaller in several steps: make it from the original with all spans in one plan."
@@ -227,53 +199,14 @@ def _spans(encoder: Encoder, block_count: int) -> dict[Span, nn.Module]:
     return spans
 
 
-def linear_head(head: Head | None, encoder: Encoder, class_names: Sequence[str] | None) -> nn.Linear | None:
-    """The classifier as a layer of its own."""
-    if head is None:
-        return None
-    head = head.to_linear() if hasattr(head, "to_linear") else head
-    if not isinstance(head, nn.Linear):
-        raise InputError(
-            f"A head is a Probe, a linear layer or a transformers classifier, not a {type(head).__name__}."
-        )
-    weight = head.weight
-    bias = weight.new_zeros(len(weight)) if head.bias is None else head.bias
-    if class_names is not None and len(class_names) != len(weight):
-        raise InputError(f"There are {len(class_names)} class names for {len(weight)} classes.")
-    if weight.shape[1] != encoder.width:
-        raise InputError(
-            f"The head is for features of {weight.shape[1]} values, and {encoder.name} has {encoder.width}."
-        )
-    layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], dtype=weight.dtype)
-    layer.weight.data.copy_(weight)
-    layer.bias.data.copy_(bias)
-    return layer
-
-
-def with_tower(whole: nn.Module, path: str, tower: nn.Module) -> nn.Module:
-    """A copy of the model with another tower, which is not copied; the model given stays as it is."""
-    parent, _, attribute = path.rpartition(".")
-    if parent:
-        raise InputError(f"The encoder of a {type(whole).__name__} lies too deep in it for its classifier to be kept.")
-    changed = copy.copy(whole)
-    changed._modules = {
-        name: tower if name == attribute else copy.deepcopy(part) for name, part in whole._modules.items()
-    }
-    return changed
-
-
 def _feature_norm(encoder: Encoder) -> str | None:
     """CLIP's tower returns the last block's output as it is; `Encoder` then norms the features."""
     if encoder.feature_kind == "pooler" or not hasattr(encoder.model, "post_layernorm"):
         return None
-    last = []
-    handle = encoder.blocks[-1].register_forward_hook(lambda module, args, output: last.append(output))
-    try:
-        with torch.inference_mode():
-            hidden = encoder.model(example_input(encoder)).last_hidden_state
-    finally:
-        handle.remove()
-    return "post_layernorm" if hidden is last[0] else None
+    last = len(encoder.blocks) - 1
+    with torch.inference_mode(), capture_outputs(encoder, [last]) as h:
+        hidden = encoder.model(example_input(encoder)).last_hidden_state
+    return "post_layernorm" if hidden is h[last] else None
 
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:

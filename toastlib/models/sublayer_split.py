@@ -14,18 +14,18 @@ IN_SUBLAYERS = " in sublayers"
 
 @dataclass(frozen=True)
 class SublayerSplit:
-    """Which parts of a block belong to its attention, and which to its MLP.
+    """The parts of a block that belong to its attention, and those that belong to its MLP.
 
     Parameters
     ----------
     attention, mlp
         Names of the block's children with parameters, in the order in which they are called, and of its own parameters.
     attends
-        The one of them that attends.
+        Name of the child that attends.
     returns_tuple
-        Whether that one returns a tuple, the states first.
+        True if that child returns a tuple, the hidden states first.
     adds
-        Whether the block adds what sublayers return to what they were given (ViT); else they do so themselves (BERT).
+        True if the block adds a sublayer's output to its input (ViT); else the sublayer does so itself (BERT).
     """
 
     attention: tuple[str, ...]
@@ -40,7 +40,7 @@ class SublayerSplit:
 
 
 class Bypass(nn.Module):
-    """Stands for a part of a block whose work another block does: adds nothing, or hands on what it was given."""
+    """No-op in place of the attention or MLP: returns 0 where the block adds the residual itself, else its input."""
 
     def __init__(self, attends: bool, returns_tuple: bool, adds: bool) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Bypass(nn.Module):
         self.adds = adds
 
     def forward(self, *args, **kwargs):
-        """Zero, or the states among the arguments: the first tensor for an attention, the last for any other part."""
+        """Zero, or the hidden states: the first tensor of an attention's arguments, the last of any other part's."""
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         if not tensors:  # a bias of attention weights, which here nothing reads
             return None
@@ -58,19 +58,19 @@ class Bypass(nn.Module):
         return (states, None) if self.returns_tuple else states
 
     def extra_repr(self) -> str:
-        """What it stands for."""
+        """The part that it replaces."""
         return f"attends={self.attends}, adds={self.adds}"
 
 
 def block_name(block: int, sublayers: bool) -> str:
-    """What a block is called in a text, for example ``"the MLP of block 3"`` for the block 7 of one in sublayers."""
+    """The name of a block in a text: block 7 of an encoder in sublayers is ``"the MLP of block 3"``."""
     if block < 0:
         return "the embedding"
     return f"{('the attention', 'the MLP')[block % 2]} of block {block // 2}" if sublayers else f"block {block}"
 
 
 def split_block(block: nn.Module, split: SublayerSplit) -> tuple[nn.Module, nn.Module]:
-    """The attention of a block and its MLP, both of the block's class and with its own weights, not copies of them."""
+    """The attention and the MLP of a block, both of the block's class and with its own weights, not copies."""
     return _without(block, split.mlp, split), _without(block, split.attention, split)
 
 

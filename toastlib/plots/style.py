@@ -1,4 +1,6 @@
-"""The study's look: one palette, told apart by the colour-blind and in grey, one set of markers and names."""
+"""One look for all figures: colours and markers of names, texts of axes."""
+
+from collections.abc import Hashable, Sequence
 
 import matplotlib.pyplot as plt
 import seaborn as sns
@@ -22,37 +24,69 @@ COLOURS = {
     "diagonal": "#aa4499",
     "scalar": "#888888",
 }
-"""Okabe and Ito's palette, and after the original Tol's muted one."""
-MARKERS = {
-    "identity": "X",
-    "linear": "o",
-    "mlp": "^",
-    "res-mlp": "s",
-    "warm-start-mlp": "P",
-    ORIGINAL: "D",
-    "affine": "v",
-    "ridge": "*",
-    "separate": "p",
-    "context": "8",
-    "low-rank": "<",
-    "orthogonal": ">",
-    "diagonal": "d",
-    "scalar": "h",
-}
-for name in [*COLOURS]:  # aligned features: the colour of their map, and letters for a marker
+"""The palette of Okabe and Ito; after the original Tol's muted palette."""
+MARKERS = dict(zip(COLOURS, "Xo^sPDv*p8<>dh", strict=True))
+for name in [*COLOURS]:  # with feature alignment: the colour of the map, and letters as a marker
     if name != ORIGINAL:
         COLOURS[name + ALIGN], MARKERS[name + ALIGN] = COLOURS[name], f"${name[:2]}$"
-CLASS_COLOURS = (
-    *("#332288", "#88ccee", "#44aa99", "#117733", "#999933"),
-    *("#ddcc77", "#cc6677", "#882255", "#aa4499", "#000000"),
+OTHER_COLOURS = (
+    *("#332288", "#cc6677", "#117733", "#88ccee", "#ddcc77"),
+    *("#882255", "#44aa99", "#999933", "#aa4499", "#000000"),
 )
-"""Tol's muted palette and black: ten classes."""
-CLASS_MARKERS = ("o", "X", "s", "P", "D", "^", "v", "<", ">", "p")
-METRIC_NAMES = {"mse": "MSE", "cosine": "cosine similarity", "cka": "linear CKA"}
+"""Tol's muted palette and black, for classes and other names."""
+OTHER_MARKERS = "oXsPD^v<>p"
+
+LABELS = {
+    "accuracy": "accuracy (%)",
+    "calibration_size": "calibration images",
+    "correlation": "rank correlation",
+    "delta": "accuracy, change (points)",
+    "gain": "accuracy gained (points)",
+    "gflops": "GFLOPs per image",
+    "lost": "accuracy lost (points)",
+    "ours": "our accuracy (%)",
+    "predicted": "predicted cost",
+    "relative": "throughput (original = 1)",
+    "removed": "removed blocks",
+    "removed_parameters": "removed parameters",
+    "residual": "residual (share of |h[e]|²)",
+    "right_to_wrong": "images that turn wrong",
+    "theirs": "published accuracy (%)",
+    "wrong_to_right": "images that turn right",
+}
+"""Column -> text of its axis, with the unit; another column stands for itself."""
+DIFFERENCES = ("correlation", "delta", "gain", "lead", "lost")
+"""Columns whose axis has a line at zero."""
+NAMES = {
+    "mse": "MSE",
+    "cosine": "cosine similarity",
+    "cka": "linear CKA",
+    "fit": "post-fit error",
+    "held-out": "post-fit error, held-out",
+    "by-token": "post-fit error, held-out, by token",
+    "features": "run: features",
+    "divergence": "run: answers",
+    "loss": "run: answers and labels",
+}
+"""Metrics and criteria in words; another name stands for itself."""
+
+
+def looks(names: Sequence[Hashable]) -> dict[Hashable, dict[str, str]]:
+    """Colour and marker of every name: a translator has its own, numbers are graded, others take what is free."""
+    others = [name for name in names if name not in COLOURS]
+    known = [name for name in names if name in COLOURS]
+    colours = [colour for colour in OTHER_COLOURS if colour not in {COLOURS[name] for name in known}]
+    markers = [marker for marker in OTHER_MARKERS if marker not in {MARKERS[name] for name in known}]
+    if all(isinstance(name, int | float) for name in others):
+        colours = sns.color_palette("viridis_r", len(others) + 1).as_hex()[1:]
+    found = {name: (COLOURS.get(name), MARKERS.get(name)) for name in names}
+    for k, name in enumerate(others):  # with more names than colours, pairs of colour and marker differ
+        found[name] = (colours[k % len(colours)], markers[(k + k // len(colours)) % len(markers)])
+    return {name: {"color": colour, "marker": marker} for name, (colour, marker) in found.items()}
 
 
 def set_style() -> None:
-    """The study's look, for every figure that follows."""
+    """Set the look of every figure that follows."""
     sns.set_theme(context="notebook", style="ticks", palette=list(COLOURS.values())[:6])
     plt.rcParams.update(
         {

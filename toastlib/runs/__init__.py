@@ -1,1 +1,1 @@
-"""Running notebooks: their parameters, one run or a grid of them, on a machine or a cluster, and what came of it."""
+"""Notebook runs: parameters checked, one notebook or a grid executed, results stored and collected."""

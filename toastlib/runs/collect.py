@@ -1,76 +1,118 @@
-"""A grid's results in one folder: a tidy table, how each run ended, and pages to look at."""
+"""Collection of a grid: states of its runs, one tidy table, and HTML pages that need no network."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toastlib.errors import InputError
-from toastlib.runs.folders import RunFolder
-from toastlib.runs.manifests import all_parameters
-from toastlib.runs.pages import index_page, notebook_page
-from toastlib.runs.runs import Run
-from toastlib.runs.states import plain, run_states
+from toastlib.runs.execute import Failure
+from toastlib.runs.store import Run, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
+STATES = ("done", "failed", "running", "missing")
+RECORD = ("seconds", "host", "started")
+FAILURE = tuple(Failure.__dataclass_fields__)
+FIXED = ("run", "notebook", "state", *RECORD, "ran_on", *FAILURE, "path")
 PICTURES = (".png", ".svg")
+OUTPUTS = ("index.html", "runs", "results.parquet", "results.csv", "runs.parquet", "runs.csv")
 
 
-def collect(runs: Sequence[Run], root: Path, out: Path, title: str = "Runs") -> "pd.DataFrame":
-    """Gather what a grid's runs have left.
+def run_states(runs: Sequence[Run]) -> "pd.DataFrame":
+    """Read the state of each run from the results folder.
 
-    `out` gets ``results`` (one tidy table of all that is done) and ``runs`` (one row for each run, failures included),
-    both as parquet and CSV; ``index.html``; and under ``runs/`` each executed notebook, as it is and as a page, with
-    its figures. Links are relative: the folder can be moved, or served as it is.
+    One row each, with the columns `FIXED` (`run` is the folder's name, `path` holds the executed notebook, the fields
+    of `Failure` are empty unless it failed), and one for each parameter that differs between the runs.
+    """
+    import pandas as pd
 
-    Parameters
-    ----------
-    runs
-        Checked runs.
-    root
-        The results folder.
-    out
-        The folder to write to; what `collect` has written there before is replaced.
-    title
-        Of the index.
+    states = pd.DataFrame(map(_state, runs), columns=FIXED).astype({"cell": "Int64", "seconds": float})
+    parameters = pd.DataFrame([{name: _cell(value) for name, value in run.parameters.items()} for run in runs])
+    varied = parameters[[name for name in parameters if parameters[name].nunique(dropna=False) > 1]]
+    return states.join(varied.rename(columns={name: f"given_{name}" for name in FIXED}))
 
-    Returns
-    -------
-    pandas.DataFrame
-        How the runs stand, as `run_states` tells it.
+
+def _state(run: Run) -> dict[str, object]:
+    row = dict.fromkeys(FIXED, "") | {"cell": None, "seconds": None, "state": "missing"}
+    row |= {"run": run.folder.name, "notebook": run.notebook.stem}
+    failure, record = run.failure_record(), {}
+    if run.is_done():
+        record = read_json(run.folder / "manifest.json")
+        row |= {"state": "done", "path": str(run.folder), "ran_on": record.get("device", "")}
+    elif run.is_running():
+        row["state"] = "running"
+    elif failure:
+        record = failure
+        row |= {"state": "failed", "path": str(run.failed)}
+    return row | {name: record[name] for name in (*RECORD, *FAILURE) if name in record}
+
+
+def _cell(value: object) -> object:
+    """A parameter for a table: lists as text, so that the column has one type."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def failure_of(row: Mapping[str, Any]) -> Failure:
+    """Failure of a failed run, from its row of `run_states`."""
+    import pandas as pd
+
+    fields = {name: row[name] for name in FAILURE}
+    return Failure(**fields | {"cell": None if pd.isna(row["cell"]) else int(row["cell"])})
+
+
+def collect(runs: Sequence[Run], out: Path, title: str = "Runs") -> "pd.DataFrame":
+    """Gather the results of a grid's runs in one folder, which can be moved or served as it is.
+
+    `out` gets ``results`` (of all complete runs) and ``runs`` (one row each, failures included), both as parquet and
+    CSV; ``index.html``; and under ``runs/`` each executed notebook, also as a page, with its figures. An earlier
+    collection in it is replaced. Returns `run_states`.
 
     Raises
     ------
     InputError
         If the folder holds something else, or cannot be written.
     """
-    _check(out, root)
-    states = run_states(runs, root)
-    for name, frame in (("results", results_table(runs, root)), ("runs", states)):
+    _check_out(out, {run.root.resolve() for run in runs})
+    states = run_states(runs)
+    for name, frame in (("results", results_table(runs)), ("runs", states)):
         frame = _one_type_each(frame)
         frame.to_parquet(out / f"{name}.parquet", index=False)
         frame.to_csv(out / f"{name}.csv", index=False)
-    figures = {row["run"]: _copy(row, out / "runs") for _, row in states.iterrows() if row["path"]}
-    (out / "index.html").write_text(index_page(title, states, figures), encoding="utf-8")
+    rows, names = states.to_dict("records"), [name for name in states if name not in FIXED]
+    figures = {row["run"]: _copy(row, out / "runs") for row in rows if row["path"]}
+    counts = {state: (states["state"] == state).sum() for state in STATES}
+    facts = {"counts": counts, "names": names, "figures": figures, "failure_of": failure_of}
+    _write_page(out, "index.html", title=title, rows=rows, **facts)
     return states
 
 
-def results_table(runs: Sequence[Run], root: Path) -> "pd.DataFrame":
-    """The rows of every ``results.parquet``, with the run's name and the parameters that are no column there."""
+def _check_out(out: Path, roots: set[Path]) -> None:
+    if out.exists():
+        foreign = sorted({path.name for path in out.iterdir()} - {*OUTPUTS}) if out.is_dir() else [out.name]
+        if foreign:
+            raise InputError(f"{out} holds more than a collection of runs ({foreign[0]}): name another --out.")
+    if out.resolve() in roots:
+        raise InputError("--out must not be the results folder itself.")
+    try:
+        (out / "runs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Nothing can be written to {out}: {error.strerror}.") from error
+
+
+def results_table(runs: Sequence[Run]) -> "pd.DataFrame":
+    """Join the rows of every ``results.parquet``, with the run's name and the parameters that are no column there."""
     import pandas as pd
 
     frames = []
     for run in runs:
-        place = RunFolder(run.notebook, run.given, root)
-        file = place.folder / "results.parquet"
-        if not (place.is_done() and file.exists()):
-            continue
-        frame = pd.read_parquet(file)
-        told = {"run": place.folder.name, "notebook": run.notebook.stem} | all_parameters(run.notebook, run.given)
-        missing = {name: plain(value) for name, value in told.items() if name not in frame}
-        frames.append(pd.concat([pd.DataFrame(missing, index=frame.index), frame], axis=1))
+        file = run.folder / "results.parquet"
+        if run.is_done() and file.exists():
+            frame = pd.read_parquet(file)
+            facts = {"run": run.folder.name, "notebook": run.notebook.stem} | run.parameters
+            missing = {name: _cell(value) for name, value in facts.items() if name not in frame}
+            frames.append(pd.concat([pd.DataFrame(missing, index=frame.index), frame], axis=1))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"run": [], "notebook": []}, dtype=str)
 
 
@@ -80,28 +122,27 @@ def _one_type_each(frame: "pd.DataFrame") -> "pd.DataFrame":
     return frame.assign(**{name: frame[name].map(str, na_action="ignore") for name in mixed})
 
 
-def _copy(row: "pd.Series", runs: Path) -> list[str]:
-    """Copy a run's notebook and figures, and write its page; the names of the figures."""
+def _copy(row: Mapping[str, Any], runs: Path) -> list[str]:
+    """Copy a run's notebook and figures, and write its page, pictures inside; return the names of the PNG figures."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
     source, target = Path(row["path"]), runs / row["run"]
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    figures = sorted(path for path in source.iterdir() if path.suffix in PICTURES)
-    for path in (*figures, *source.glob("*.ipynb")):
-        shutil.copy(path, target)
+    for path in source.iterdir():
+        if path.suffix in (*PICTURES, ".ipynb"):
+            shutil.copy(path, target)
     for path in target.glob("*.ipynb"):
-        (target / "index.html").write_text(notebook_page(path, row), encoding="utf-8")
-    return [path.name for path in figures]
+        body, _ = HTMLExporter(template_name="basic").from_notebook_node(nbformat.read(path, 4))
+        failure = failure_of(row) if row["state"] == "failed" else ""
+        _write_page(target, "notebook.html", title=row["run"], failure=failure, name=path.name, body=body)
+    return sorted(path.name for path in target.glob("*.png"))
 
 
-def _check(out: Path, root: Path) -> None:
-    ours = {"index.html", "runs", *(f"{name}.{kind}" for name in ("results", "runs") for kind in ("parquet", "csv"))}
-    if out.exists():
-        foreign = sorted({path.name for path in out.iterdir()} - ours) if out.is_dir() else [out.name]
-        if foreign:
-            raise InputError(f"{out} holds more than a collection of runs ({foreign[0]}): name another --out.")
-    if out.resolve() == root.resolve():
-        raise InputError("--out must not be the results folder itself.")
-    try:
-        (out / "runs").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"Nothing can be written to {out}: {error.strerror}.") from error
+def _write_page(folder: Path, template: str, **values: Any) -> None:
+    """Write ``index.html``; all values but a notebook's own HTML are escaped."""
+    from jinja2 import Environment, FileSystemLoader
+
+    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
+    (folder / "index.html").write_text(templates.get_template(template).render(values), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The GPUs of this machine, without loading torch, and one of them for each run."""
+"""GPUs of this machine, found without torch and leased by file locks, which the system releases for dead processes."""
 
 import os
 import subprocess
@@ -8,54 +8,34 @@ from contextlib import contextmanager
 from getpass import getuser
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 WAIT = 0.2  # seconds between two looks for a free GPU
 
 
 def gpu_names() -> dict[str, str]:
-    """The GPUs that this process may use: what ``CUDA_VISIBLE_DEVICES`` calls each, and its model; empty if none."""
-    names = _installed()
-    visible = os.environ.get(VISIBLE)
-    if visible is None:
-        return names
-    asked = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
-    return {name: names.get(name, "GPU") for name in asked} if names else {}
-
-
-def _installed() -> dict[str, str]:
+    """Name in ``CUDA_VISIBLE_DEVICES`` -> model, of each GPU that this process may use."""
     query = ["nvidia-smi", "--query-gpu=index,name", "--format=csv,noheader"]
     try:
         lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
         return {}
-    return dict(line.split(", ", 1) for line in lines if ", " in line)
+    names = dict(line.split(", ", 1) for line in lines if ", " in line)
+    visible = os.environ.get(VISIBLE)
+    if visible is None:
+        return names
+    chosen = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
+    return {name: names.get(name, "GPU") for name in chosen} if names else {}
 
 
 @contextmanager
-def one_gpu(shares: int = 1) -> Iterator[str | None]:
-    """Have a GPU for oneself and for the processes started meanwhile; waits until one is free.
-
-    Nobody hands them out: who locks a GPU's file has it, whichever sweep it belongs to, and a process that is killed
-    gives it back.
-
-    Parameters
-    ----------
-    shares
-        How many runs may use a GPU at the same time.
-
-    Yields
-    ------
-    str or None
-        The GPU, as ``CUDA_VISIBLE_DEVICES`` now names it; `None` on a machine without any.
-    """
+def one_gpu(runs_per_gpu: int = 1) -> Iterator[str | None]:
+    """Wait until a GPU is free and lease it, as ``CUDA_VISIBLE_DEVICES`` now says; `None` on a machine without any."""
     gpus = list(gpu_names())
     if not gpus:
         yield None
         return
     before = os.environ.get(VISIBLE)
-    with _first_free([(gpu, share) for share in range(shares) for gpu in gpus]) as gpu:
+    with _first_free([(gpu, slot) for slot in range(runs_per_gpu) for gpu in gpus]) as gpu:
         os.environ[VISIBLE] = gpu
         try:
             yield gpu
@@ -65,10 +45,12 @@ def one_gpu(shares: int = 1) -> Iterator[str | None]:
 
 
 @contextmanager
-def _first_free(places: list[tuple[str, int]]) -> Iterator[str]:
+def _first_free(slots: list[tuple[str, int]]) -> Iterator[str]:
+    from filelock import FileLock, Timeout
+
     folder = Path(tempfile.gettempdir()) / f"toastlib-gpus-{getuser()}"
     folder.mkdir(exist_ok=True)
-    locks = [(gpu, FileLock(folder / f"{gpu.replace('/', '_')}.{share}.lock")) for gpu, share in places]
+    locks = [(gpu, FileLock(folder / f"{gpu.replace('/', '_')}.{slot}.lock")) for gpu, slot in slots]
     while True:
         for gpu, lock in locks:
             try:

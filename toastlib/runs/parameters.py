@@ -1,10 +1,11 @@
-"""A notebook's parameters: their names, types, defaults and comments, and values checked against them."""
+"""Notebooks of the study and their parameters: names, types, defaults and comments, and checked values."""
 
 import ast
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,36 @@ from toastlib.data import catalog
 from toastlib.errors import InputError, unknown
 from toastlib.plan import Plan, parse_plans
 
+NOTEBOOKS = catalog.ROOT / "notebooks"
+TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", list: "a list"}
+
 
 @dataclass(frozen=True)
 class Parameter:
-    """One literal of a notebook's ``parameters`` cell and the comment beside it."""
+    """One literal of a notebook's ``parameters`` cell, or one member of a dictionary there, with the line's comment."""
 
     name: str
     default: Any
     comment: str
 
 
+def notebook_names() -> list[str]:
+    """Names of the study's notebooks in order, without suffix."""
+    return sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+
+
+def find_notebook(name: str) -> Path:
+    """Find a notebook of the study by name or number, or any notebook by path; InputError if there is none."""
+    if name.endswith(".ipynb") and Path(name).is_file():
+        return Path(name)
+    matches = [stem for stem in notebook_names() if name in (stem, stem[:2])]
+    if not matches:
+        raise unknown("notebook", name, notebook_names())
+    return NOTEBOOKS / f"{matches[0]}.ipynb"
+
+
 def notebook_parameters(notebook: Path) -> dict[str, Parameter]:
-    """The parameters of a notebook, in order.
+    """Read the parameters of a notebook, in order; a dictionary's members are named as in ``head.seeds``.
 
     Raises
     ------
@@ -34,41 +53,62 @@ def notebook_parameters(notebook: Path) -> dict[str, Parameter]:
     tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     if not tagged:
         raise InputError(f"{notebook.name} has no cell tagged 'parameters'.")
-    source = "".join(tagged[0]["source"])
-    lines = source.splitlines()
-    return {
-        node.targets[0].id: Parameter(
-            node.targets[0].id, ast.literal_eval(node.value), lines[node.end_lineno - 1].partition("  # ")[2]
-        )
-        for node in ast.parse(source).body
-        if isinstance(node, ast.Assign)
-    }
+    source, found = "".join(tagged[0]["source"]), {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign):
+            name, value = node.targets[0].id, ast.literal_eval(node.value)
+            comment = source.splitlines()[node.end_lineno - 1].partition("  # ")[2]
+            members = {f"{name}.{key}": member for key, member in value.items()} if isinstance(value, dict) else None
+            found |= {key: Parameter(key, default, comment) for key, default in (members or {name: value}).items()}
+    return found
 
 
-def check_parameters(notebook: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """Given values as the notebook's types, every one of them known and usable.
+def notebook_variables(notebook: Path, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Variables of the notebook that overrides change: ``{"head.seeds": 5}`` gives the whole dictionary ``head``."""
+    variables: dict[str, Any] = {}
+    for name, value in (defaults(notebook) | overrides).items():
+        variable, _, member = name.partition(".")
+        if member:
+            variables.setdefault(variable, {})[member] = value
+        else:
+            variables[variable] = value
+    return {variable: variables[variable] for variable in dict.fromkeys(name.partition(".")[0] for name in overrides)}
 
-    Parameters
-    ----------
-    notebook
-        Path of the notebook.
-    given
-        Name -> value; text stands for any type, as on a command line.
+
+def code_hash(notebook: Path) -> str:
+    """Hash of a notebook's code; text and outputs do not count."""
+    return _code(notebook, notebook.stat().st_mtime_ns)[0]
+
+
+def defaults(notebook: Path) -> dict[str, Any]:
+    """Default of each parameter of a notebook."""
+    return _code(notebook, notebook.stat().st_mtime_ns)[1]
+
+
+@lru_cache(64)  # a grid asks once for each of its runs; the time of the last change tells versions of a file apart
+def _code(notebook: Path, modified: int) -> tuple[str, dict[str, Any]]:
+    cells = json.loads(notebook.read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    default = {name: parameter.default for name, parameter in notebook_parameters(notebook).items()}
+    return sha256(json.dumps(code).encode()).hexdigest()[:16], default
+
+
+def check_parameters(notebook: Path, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Convert values to the types of the notebook's defaults, text included, and check that each can be used.
 
     Raises
     ------
     InputError
-        If a name is unknown, a value is of another type than the default, or a model, data set, plan, device, dtype,
-        translator or head of that name does not exist.
+        If a name or a value, such as a model's, is unknown, or a value has another type.
     """
     parameters = notebook_parameters(notebook)
     checked = {}
-    for name, value in given.items():
+    for name, value in overrides.items():
         if name not in parameters:
             raise unknown(f"parameter of {notebook.stem}", name, parameters)
         checked[name] = _convert(name, value, parameters[name].default)
-        if name in CHECKS:
-            CHECKS[name](checked[name])
+        for item in checked[name] if isinstance(checked[name], list) else [checked[name]]:
+            _check_value(name, item)
     return checked
 
 
@@ -76,49 +116,55 @@ def _convert(name: str, value: Any, default: Any) -> Any:
     wanted = type(default)
     if wanted is float and type(value) is int:
         return float(value)
+    if wanted is list and isinstance(value, tuple | range):
+        value = list(value)
     if type(value) is wanted:
         return [_convert(name, item, default[0]) for item in value] if wanted is list and default else value
-    if isinstance(value, tuple | range) and wanted is list:
-        return _convert(name, list(value), default)
     try:
         if isinstance(value, str):
-            return READERS[wanted](name, value, default)
-    except ValueError:
+            return _read(name, value, default)
+    except (ValueError, KeyError):
         pass
     raise InputError(f"Parameter {name} takes {TYPE_NAMES[wanted]} such as {default!r}, not {value!r}.")
 
 
-def _read_bool(name: str, text: str, default: bool) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError(text)
-    return text.lower() == "true"
+def _read(name: str, text: str, default: Any) -> Any:
+    """Text as the type of the default; raises ValueError or KeyError if it is not of that type."""
+    if isinstance(default, bool):
+        return {"true": True, "false": False}[text.lower()]
+    if isinstance(default, list):
+        items = [item.strip().strip("'\"") for item in re.sub(r"^\s*\[|\]\s*$", "", text).split(",")]
+        return _convert(name, [item for item in items if item], default)
+    return type(default)(text)
 
 
-def _read_list(name: str, text: str, default: list) -> list:
-    items = [item.strip().strip("'\"") for item in re.sub(r"^\s*\[|\]\s*$", "", text).split(",")]
-    return _convert(name, [item for item in items if item], default)
+def _check_value(name: str, value: Any) -> None:
+    """Refuse a value that a parameter of that name, or an item of its list, cannot take."""
+    match name:
+        case "model" | "language_model" | "text_encoder":
+            catalog.model_path(value)
+        case "dataset" | "datasets":
+            catalog.dataset_entry(value)
+        case "text" | "sentences":
+            catalog.text_entry(value)
+        case "plan":
+            Plan.parse(value)
+        case "plans":
+            _check_plans(value)
+        case "device":
+            from toastlib.models.loading import resolve_device
 
+            resolve_device(value)
+        case "translator" | "translators" | "closed_forms":
+            from toastlib.translators.base import make_translator
 
-READERS: dict[type, Callable[[str, str, Any], Any]] = {
-    int: lambda name, text, default: int(text),
-    float: lambda name, text, default: float(text),
-    str: lambda name, text, default: text,
-    bool: _read_bool,
-    list: _read_list,
-}
-TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", list: "a list"}
+            make_translator(value)
+        case "templates":
+            from toastlib.evaluation.zero_shot import check_templates
 
-
-def _check_device(name: str) -> None:
-    from toastlib.models.loading import resolve_device
-
-    resolve_device(name)
-
-
-def _check_translator(name: str) -> None:
-    from toastlib.translators.base import make_translator
-
-    make_translator(name)
+            check_templates([value])
+    if value not in CHOICES.get(name, [value]):
+        raise unknown(name, value, CHOICES[name])
 
 
 def _check_plans(text: str) -> None:
@@ -130,45 +176,9 @@ def _check_plans(text: str) -> None:
         parse_plans(text.split(","))
 
 
-def _check_templates(texts: list[str]) -> None:
-    from toastlib.evaluation.zero_shot import check_templates
-
-    check_templates(texts)
-
-
-def _one_of(kind: str, choices: tuple[str, ...]) -> Callable[[str], None]:
-    def check(name: str) -> None:
-        if name not in choices:
-            raise unknown(kind, name, choices)
-
-    return check
-
-
-def _each(check: Callable[[str], Any]) -> Callable[[list[str]], None]:
-    def check_all(names: list[str]) -> None:
-        for name in names:
-            check(name)
-
-    return check_all
-
-
-CHECKS: dict[str, Callable[[Any], Any]] = {
-    "model": catalog.model_path,
-    "language_model": catalog.model_path,
-    "text_encoder": catalog.model_path,
-    "dataset": catalog.dataset_entry,
-    "datasets": _each(catalog.dataset_entry),
-    "text": catalog.text_entry,
-    "sentences": catalog.text_entry,
-    "plan": Plan.parse,
-    "plans": _check_plans,
-    "device": _check_device,
-    "dtype": _one_of("dtype", ("auto", "float32", "bfloat16", "float64")),
-    "features": _one_of("features", ("cls", "mean", "pooler")),
-    "text_features": _one_of("features", ("cls", "mean", "pooler", "last")),
-    "head": _one_of("head", ("retrained", "frozen")),
-    "translator": _check_translator,
-    "translators": _each(_check_translator),
-    "closed_forms": _each(_check_translator),
-    "templates": _check_templates,
+CHOICES = {
+    "dtype": ("fastest", "float32", "bfloat16", "float64"),
+    "features": ("cls", "mean", "pooler"),
+    "text_features": ("cls", "mean", "pooler", "last"),
+    "head.protocol": ("retrained", "frozen"),
 }

@@ -11,13 +11,14 @@ from toastlib.evaluation.heads import Head, answers, form, score
 from toastlib.evaluation.probe import Probe
 from toastlib.models.encoder import Encoder
 from toastlib.plan import Plan
-from toastlib.selection.criteria import best_plans, span_costs
+from toastlib.selection.criteria import span_costs
+from toastlib.selection.plans import best_plans
 from toastlib.selection.rerank import run_plans
 from toastlib.statistics.moments import Moments
 from toastlib.translators.base import split_align
 
-SHORTLIST = 10
-"""So many plans of a size are run before one is chosen."""
+CANDIDATES = 10
+"""Plans of a size that are run before one of them is chosen."""
 
 
 def make_selector(
@@ -31,24 +32,9 @@ def make_selector(
 ) -> Callable[[int], Plan]:
     """Number of blocks -> of the plans that are predicted to cost least, the one that changes the answers least.
 
-    A folded span needs a block before it; folded plans are tried with linear maps, which come near them.
-
-    Parameters
-    ----------
-    encoder
-        The original.
-    moments
-        Of all pairs of its blocks on the calibration images.
-    calibration
-        Images that maps are fitted on.
-    trying
-        Others, that the plans are run on; their labels play no part. Without any the best predicted plan is taken.
-    head
-        Whose answers are compared; if it is no probe, features are.
-    translator
-        As for `compress`.
-    batch_size
-        Images per forward pass.
+    Moments, of all pairs of blocks, are those of the calibration images. Plans are run on the images `trying`, without
+    their labels; without any image the best predicted plan is taken. Answers are compared if the head is a probe, else
+    features. A folded span needs a block before it; folded plans are tried with linear maps, which come near them.
     """
     costs, folded = span_costs(moments, "fit"), split_align(translator)[0] == FUSED
     if folded:
@@ -57,12 +43,14 @@ def make_selector(
     measure = "divergence" if probe else "features"
 
     def choose(remove: int) -> Plan:
-        plans = best_plans(costs, SHORTLIST, remove)
+        plans = best_plans(costs, CANDIDATES, remove)
         if len(plans) == 1 or not len(trying):
             return plans[0]
-        tried = "linear" if folded else translator
-        settings = {"calibration": calibration, "head": probe, "measures": [measure], "batch_size": batch_size}
-        return plans[int(run_plans(encoder, trying, plans, tried, **settings)[measure].argmin())]
+        maps = {"translator": "linear" if folded else translator, "calibration": calibration}
+        costs_when_run = run_plans(
+            encoder, trying, plans, head=probe, measures=[measure], batch_size=batch_size, **maps
+        )
+        return plans[int(costs_when_run[measure].argmin())]
 
     return choose
 
@@ -76,29 +64,11 @@ def largest_plan_within(
     max_drop: float,
     batch_size: int = 32,
 ) -> tuple[Plan, pd.DataFrame]:
-    """Remove one block more, and one more, until the images lose more than `max_drop` points.
+    """Remove one block more, and one more, until held-out images lose more than `max_drop` points.
 
-    Parameters
-    ----------
-    encoder
-        The original.
-    make
-        A plan and a head -> the smaller encoder, and the head that belongs to it.
-    choose
-        Number of blocks -> the plan to try.
-    head
-        The original's.
-    images
-        Held out from maps and head.
-    max_drop
-        Points.
-    batch_size
-        Images per forward pass.
-
-    Returns
-    -------
-    tuple
-        The last plan within the bound, and the table of all that were tried: ``removed``, ``plan`` and ``lost``.
+    `choose` takes a number of blocks to the plan to try; `make` a plan and the original's head to the smaller encoder
+    and its head. Returned are the last plan within the bound, and a table of all that were tried: ``removed``,
+    ``plan``, ``lost``.
 
     Raises
     ------

@@ -8,13 +8,14 @@ with its residual. Memory depends on the pairs and the width, never on the numbe
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import reduce
-from typing import Self
+from functools import cached_property, reduce
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from toastlib.errors import InputError
+from toastlib.models.layers import context_of
 from toastlib.plan import Plan
 
 Pair = tuple[int, int]
@@ -26,16 +27,13 @@ class Moments:
 
     Parameters
     ----------
-    blocks
-        The blocks whose outputs were seen, in order; -1 is the input of block 0.
-    count
-        Number of rows (tokens, or images for ``"cls"`` and ``"mean"``).
+    blocks, count
+        The blocks whose outputs were seen, in order, -1 being the input of block 0; and the number of rows (tokens, or
+        images for ``"cls"`` and ``"mean"``).
     sums
         float64, shape (blocks, width): the sum of each block's rows.
-    inner
-        float64, shape (blocks, blocks): the sum over rows of ``h[i] . h[j]``.
-    cosines
-        float64, shape (blocks, blocks): the sum over rows of ``cos(h[i], h[j])``.
+    inner, cosines
+        float64, shape (blocks, blocks): the sums over rows of ``h[i] . h[j]``, and of ``cos(h[i], h[j])``.
     products
         (i, j) with i <= j -> ``H[i]'H[j]``, float64, shape (width, width).
     """
@@ -50,17 +48,10 @@ class Moments:
 
     @classmethod
     def of(cls, hidden: dict[int, Tensor], pairs: Iterable[Pair], dtype: torch.dtype = torch.float64) -> Self:
-        """Moments of rows that are at hand.
+        """Moments of stored rows: block -> (rows, width), all of one length; of products those of `pairs` are kept.
 
-        Parameters
-        ----------
-        hidden
-            Block -> (rows, width), all of one length.
-        pairs
-            Which products to keep.
-        dtype
-            Of the products of these rows. Whatever it is, they are kept, and added to others, in float64: float32
-            costs about six digits of what many batches add up to, and is many times as fast on most GPUs.
+        Products are formed in `dtype`, and kept and added in float64: float32 leaves about six digits of the sum of
+        many batches, and is many times as fast on most GPUs.
         """
         blocks = tuple(sorted(hidden))
         rows = torch.stack([hidden[block] for block in blocks], dim=1).to(dtype)  # (rows, blocks, width)
@@ -90,20 +81,20 @@ class Moments:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that they are as named tensors, for a safetensors file; `from_tensors` is the way back."""
+        """Named tensors for a safetensors file; `from_tensors` reads them."""
         kept = {"blocks": torch.tensor(self.blocks), "count": torch.tensor(self.count)}
         kept |= {"sums": self.sums, "inner": self.inner, "cosines": self.cosines}
         return kept | {f"product {i} {j}": product for (i, j), product in self.products.items()}
 
     @classmethod
     def from_tensors(cls, kept: dict[str, Tensor]) -> Self:
-        """Moments of what `tensors` gave."""
+        """Moments from the result of `tensors`."""
         products = {tuple(map(int, name.split()[1:])): kept[name] for name in kept if name.startswith("product ")}
         blocks = tuple(kept["blocks"].tolist())
         return cls(blocks, int(kept["count"]), kept["sums"], kept["inner"], kept["cosines"], products)
 
     def restrict(self, blocks: Iterable[int]) -> Self:
-        """Moments of these blocks alone, with what products of theirs are held.
+        """Moments of these blocks alone, with the products that are held.
 
         Raises
         ------
@@ -143,6 +134,11 @@ class Moments:
         return InputError(f"These moments do not hold the blocks {blocks}: collect them with pairs=None for all pairs.")
 
     @property
+    def whole(self) -> Self:
+        """The moments themselves, so that a reader of plain moments takes `KFoldMoments` as well."""
+        return self
+
+    @property
     def width(self) -> int:
         """Length of a row."""
         return self.sums.shape[1]
@@ -152,33 +148,44 @@ class Moments:
 class KFoldMoments:
     """Moments of the calibration images in folds and by kind of token: for held-out errors and token-aware maps.
 
-    Parameters
-    ----------
-    parts
-        Kind of token -> the moments of each fold. Kinds are ``"special"`` (CLS and whatever else stands before the
-        patches; left out where nothing does) and ``"patch"``. Folds are of images: no image's tokens are parted.
-    special_tokens
-        How many tokens stand before the patches.
-    activations
-        The rows themselves, block -> (rows, width), where a trained map is fitted beside closed forms.
-    summaries
-        For each fold block -> what `summarise` says of each image: small, and so just kept.
+    All tokens of an image are in one fold. Kinds are ``"special"`` (CLS and other tokens before the patches; left out
+    where there are none) and ``"patch"``.
     """
 
-    parts: dict[str, tuple[Moments, ...]]
-    special_tokens: int
-    activations: dict[int, Tensor] | None = None
-    summaries: tuple[dict[int, Tensor], ...] = ()
+    parts: dict[str, tuple[Moments, ...]]  # kind of token -> the moments of each fold
+    special_tokens: int  # number of tokens before the patches
+    activations: dict[int, Tensor] | None = None  # block -> (rows, width), where trained maps are fitted as well
+    summaries: tuple[dict[int, Tensor], ...] = ()  # for each fold block -> the result of `summarise` for its images
+
+    @classmethod
+    def of(cls, hidden: dict[int, Tensor], pairs: Iterable[Pair], *, special_tokens: int = 0, folds: int = 5) -> Self:
+        """Moments of block outputs of shape (images, tokens, width), image i in fold ``i % folds``."""
+        kinds = {"special": slice(special_tokens), "patch": slice(special_tokens, None)}
+        dealt = [
+            dict(zip(hidden, part, strict=True)) for part in zip(*(split_folds(h, folds) for h in hidden.values()))
+        ]
+        parts = {
+            kind: tuple(Moments.of({k: h[:, chosen].flatten(0, 1) for k, h in fold.items()}, pairs) for fold in dealt)
+            for kind, chosen in kinds.items()
+            if kind == "patch" or special_tokens
+        }
+        summaries = ({k: summarise(h, special_tokens) for k, h in fold.items()} for fold in dealt)
+        return cls(parts, special_tokens, summaries=tuple(summaries))
 
     @property
     def folds(self) -> tuple[Moments, ...]:
         """Moments of each fold, all kinds of tokens together."""
         return tuple(reduce(Moments.merge, kinds) for kinds in zip(*self.parts.values(), strict=True))
 
-    @property
+    @cached_property
     def whole(self) -> Moments:
-        """Moments of all images and tokens, as `collect_moments` gives them."""
+        """Moments of all images and tokens; added up once, then kept."""
         return reduce(Moments.merge, self.folds)
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The blocks whose outputs were seen, in order."""
+        return next(iter(self.parts.values()))[0].blocks
 
     def kind(self, name: str) -> Self:
         """One kind of token alone."""
@@ -194,7 +201,10 @@ class KFoldMoments:
     def merge(self, other: Self) -> Self:
         """Moments of the union of two disjoint sets of images, fold by fold; activations are not kept."""
         parts = {kind: tuple(map(Moments.merge, folds, other.parts[kind])) for kind, folds in self.parts.items()}
-        summaries = tuple(map(_merge_summaries, self.summaries, other.summaries))
+        summaries = tuple(
+            {block: torch.cat([rows, second[block]]) for block, rows in first.items()}
+            for first, second in zip(self.summaries, other.summaries)
+        )
         return KFoldMoments(parts, self.special_tokens, summaries=summaries)
 
 
@@ -204,9 +214,43 @@ def all_pairs(block_count: int) -> list[Pair]:
 
 
 def plan_pairs(plans: Iterable[Plan]) -> list[Pair]:
-    """The pairs that the maps of these plans are fitted from: (s, s) and (s, e) for each span ``s->e``."""
-    spans = {span for plan in plans for span in plan}
-    return sorted({pair for s, e in spans for pair in ((s, s), (s, e))})
+    """The pairs that the maps of plans are fitted from: (s, s) and (s, e) for each span ``s->e``.
+
+    Parameters
+    ----------
+    plans
+        `Plan` objects.
+
+    Returns
+    -------
+    list of Pair
+        Sorted, without repetitions.
+    """
+    return sorted({pair for plan in plans for s, e in plan for pair in ((s, s), (s, e))})
+
+
+def split_folds(images: Any, folds: int) -> list:
+    """Image i goes to fold ``i % folds``.
+
+    Raises
+    ------
+    InputError
+        If the images cannot be sliced, there are fewer images than folds, or fewer folds than two.
+    """
+    if not hasattr(images, "__len__"):
+        raise InputError(f"A {type(images).__name__} cannot be split into folds: take folds=0, or Images or Texts.")
+    if not 2 <= folds <= len(images):
+        raise InputError(f"{len(images)} images cannot be parted into {folds} folds: take 2 folds up to one per image.")
+    return [images[fold::folds] for fold in range(folds)]
+
+
+def summarise(hidden: Tensor, special_tokens: int) -> Tensor:
+    """Mean special token, mean patch and the patches' standard deviation of each image, shape (batch, 3 width).
+
+    From (batch, tokens, width); without special tokens (batch, 2 width), mean patch and standard deviation alone.
+    """
+    context = context_of(hidden[:, special_tokens:])
+    return torch.cat([hidden[:, :special_tokens].mean(1), context], dim=-1) if special_tokens else context
 
 
 def _products(rows: Tensor, blocks: tuple[int, ...], pairs: list[Pair]) -> dict[Pair, Tensor]:
@@ -223,8 +267,3 @@ def _products(rows: Tensor, blocks: tuple[int, ...], pairs: list[Pair]) -> dict[
             of_i = two[offset * width : (offset + 1) * width].double().split(width, dim=1)
             products |= {(i, j): product.contiguous() for j, product in zip(blocks[first:], of_i) if (i, j) in wanted}
     return products
-
-
-def _merge_summaries(first: dict[int, Tensor], second: dict[int, Tensor]) -> dict[int, Tensor]:
-    """The summaries of two sets of images, the second below the first."""
-    return {block: torch.cat([rows, second[block]]) for block, rows in first.items()}

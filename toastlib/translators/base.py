@@ -1,133 +1,88 @@
-"""Maps from ``h[s]`` to an approximation of ``h[e]``: what each has to offer, their names, and the closed forms.
+"""The interface of maps from ``h[s]`` to an approximation of ``h[e]``, and their names.
 
-A translator is fitted once per span: ``fit`` reads moments, or activations where it has to be trained, and returns the
-translator; fitted names end in ``_``, and ``module`` gives the map as an `nn.Module` from (batch, tokens, width) to
-the same shape.
+A translator is fitted once per span, by `fit` on rows or by `fit_moments` on moments, and returns itself; fitted
+attributes end in ``_``.
 """
 
+import copy
 import pkgutil
-import warnings
-from typing import Protocol, Self
+from typing import Self
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from toastlib.errors import unknown
+from toastlib.errors import InputError, unknown
 from toastlib.plan import Span
 from toastlib.statistics.moments import KFoldMoments, Moments
 
 Activations = dict[int, Tensor]
 """Block -> its outputs, shape (rows, width), the same tokens of the same images in every block."""
+Rows = ArrayLike | Tensor
+SPAN, PAIRS = Span(0, 1), [(0, 0), (0, 1)]
+"""Where X is called the output of block 0, and Y that of block 1."""
 
 
-class Translator(Protocol):
-    """What a translator has to offer.
+class Translator:
+    """A map of a span: subclasses set `name` and define `module` and `fit_moments`, or `fit` where it is trained.
 
     Attributes
     ----------
     name
-        How it is called, in tables and on the command line.
-    needs_activations
-        Whether it is fitted on activations, row by row, rather than on their moments.
-    needs_folds
-        Whether it needs moments that are kept in folds and by kind of token; a translator that does not say so does
-        not.
+        Name in tables and on the command line.
+    needs_folds, needs_activations
+        True where `fit_moments` reads `KFoldMoments` alone; and where the map is trained on rows.
+    residual_
+        Of the translators here, ``|H[e] - map(H[s])|^2 / |H[e]|^2`` on the calibration rows.
     """
 
     name: str
-    needs_activations: bool
-
-    def fit(self, calibration: Moments | KFoldMoments | Activations, span: Span) -> Self:
-        """Fit the map of `span` to what the original model computes for the calibration images."""
-        ...
-
-    def module(self) -> nn.Module:
-        """The fitted map."""
-        ...
-
-    def architecture(self, width: int) -> nn.Module:
-        """A map as `module` gives it, not fitted: what its parameters and FLOPs are counted on."""
-        ...
-
-
-class Identity:
-    """The span is dropped and nothing stands in for it (the SkipAt variant; paper, Tables 4 and 16).
-
-    Attributes
-    ----------
-    residual_
-        ``|H[e] - H[s]|^2 / |H[e]|^2`` on the calibration rows.
-    """
-
-    name = "identity"
+    needs_folds = False
     needs_activations = False
 
-    def fit(self, moments: Moments, span: Span) -> Self:
-        """Measure what dropping the span costs; there is nothing else to fit."""
-        inner = moments.restrict(span).inner
-        self.residual_ = ((inner[0, 0] - 2 * inner[0, 1] + inner[1, 1]) / inner[1, 1]).item()
-        return self
+    def fit(self, X: Rows, Y: Rows, special_tokens: int = 0) -> Self:
+        """Fit the map from X to Y, the outputs of a span's first and last block.
 
-    def module(self) -> nn.Module:
-        """A module without parameters that hands its input on."""
-        return nn.Identity()
-
-    def architecture(self, width: int) -> nn.Module:
-        """The same: there is nothing to fit."""
-        return nn.Identity()
-
-
-class Linear:
-    """Least squares without bias, one matrix for all tokens (paper, section 3): ``min_W |H[s] W - H[e]|^2``.
-
-    Where the rows of ``H[s]`` do not span the whole width, the solution of least norm is taken.
-
-    Attributes
-    ----------
-    weight_
-        float64, shape (width, width); ``h[e]`` is approximated by ``h[s] @ weight_``.
-    residual_
-        ``|H[e] - H[s] W|^2 / |H[e]|^2`` on the calibration rows.
-    rank_
-        Numerical rank of ``H[s]``.
-    """
-
-    name = "linear"
-    needs_activations = False
-
-    def fit(self, moments: Moments, span: Span) -> Self:
-        """Solve the normal equations of the span.
-
-        Warns
-        -----
-        UserWarning
-            If there are fewer calibration rows than the width, so that many maps fit them equally well.
+        Arrays or tensors of shape (rows, width), or (images, tokens, width) with `special_tokens` tokens before the
+        patches. Where folds are needed, row or image i belongs to fold ``i % 5``.
         """
-        gram, cross = moments.product(span.start, span.start), moments.product(span.start, span.end)
-        if moments.count < moments.width:
-            warnings.warn(
-                f"{moments.count} calibration rows cannot determine a map of width {moments.width}: of the maps that "
-                "fit equally well the one of least norm is taken; more calibration images make it unique.",
-                stacklevel=2,
-            )
-        self.weight_, self.rank_ = least_norm_solution(*moments.spectrum(span.start), cross)
-        inner = moments.restrict(span).inner
-        explained = 2 * (self.weight_ * cross).sum() - (self.weight_ * (gram @ self.weight_)).sum()
-        self.residual_ = ((inner[1, 1] - explained) / inner[1, 1]).item()
-        return self
+        hidden = {block: torch.as_tensor(rows) for block, rows in enumerate((X, Y))}
+        hidden = {block: rows if rows.ndim == 3 else rows[:, None] for block, rows in hidden.items()}
+        if self.needs_folds:
+            return self.fit_moments(KFoldMoments.of(hidden, PAIRS, special_tokens=special_tokens), SPAN)
+        return self.fit_moments(Moments.of({block: h.flatten(0, 1) for block, h in hidden.items()}, PAIRS), SPAN)
+
+    def fit_moments(self, moments: Moments | KFoldMoments, span: Span) -> Self:
+        """Fit the map of `span` to the moments of the original model's block outputs.
+
+        Raises
+        ------
+        InputError
+            If the translator is trained on rows.
+        """
+        raise InputError(f"Translator {self.name!r} is trained on rows, not on moments: use fit(X, Y).")
 
     def module(self) -> nn.Module:
-        """`nn.Linear` without bias, float32."""
-        return linear_module(self.weight_)
+        """The fitted map, float32, from (batch, tokens, width) to the same shape."""
+        raise NotImplementedError
 
-    def architecture(self, width: int) -> nn.Module:
-        """One matrix: ``width^2`` parameters."""
-        return nn.Linear(width, width, bias=False)
+    def predict(self, X: Rows) -> Rows:
+        """The map of X, in the type, shape and dtype of X."""
+        rows = torch.as_tensor(X)
+        with torch.no_grad():
+            mapped = self.module().to(rows)(rows)
+        return mapped if isinstance(X, Tensor) else mapped.numpy()
+
+    def build(self, width: int) -> nn.Module:
+        """The map with arbitrary weights, on which parameters and FLOPs are counted."""
+        with torch.device("cpu"), torch.random.fork_rng([]):
+            rows = torch.randn(10, 2 * width, width)
+            return copy.copy(self).fit(rows, rows, special_tokens=1).module()
 
 
 TRANSLATORS: dict[str, str | type[Translator]] = {
-    "identity": "toastlib.translators.base:Identity",
-    "linear": "toastlib.translators.base:Linear",
+    "identity": "toastlib.translators.linear:Identity",
+    "linear": "toastlib.translators.linear:Linear",
     "affine": "toastlib.translators.linear:Affine",
     "ridge": "toastlib.translators.linear:Ridge",
     "separate": "toastlib.translators.per_token:PerTokenType",
@@ -140,68 +95,34 @@ TRANSLATORS: dict[str, str | type[Translator]] = {
     "res-mlp": "toastlib.translators.trained:ResMLP",
     "warm-start-mlp": "toastlib.translators.trained:WarmStartMLP",
 }
-"""Name -> the class, or where it lies: then it is imported when it is asked for. Add your own here."""
+"""Name -> the class, or its place, from where it is imported on first use. Add your own here."""
 RECOMMENDED = "context"
-"""What stands in where no translator is named: it loses least, see 06_translators; the paper's map is ``"linear"``."""
+"""Default translator: loses least accuracy of all closed forms, see 06_translators; the paper's is ``"linear"``."""
 ALIGN = "+align"
 """Behind a name, as in ``"linear+align"``: the same maps, and the final features aligned."""
 
 
 def split_align(translator: str) -> tuple[str, bool]:
-    """The name of the maps alone, and whether the final features are aligned after them."""
+    """The name without ``"+align"``, and whether that stood behind it."""
     name = translator.removesuffix(ALIGN)
     return name, name != translator
 
 
-def needs_folds(translator: Translator) -> bool:
-    """Whether a translator is fitted on moments in folds, `KFoldMoments`."""
-    return getattr(translator, "needs_folds", False)
-
-
-def make_translator(translator: "str | Translator") -> Translator:
-    """A fresh translator by name, whether or not its features are aligned; a translator is returned as it is.
+def make_translator(translator: str | Translator) -> Translator:
+    """A fresh translator by name, with or without ``"+align"``; a translator is returned as it is.
 
     Raises
     ------
     InputError
-        If there is no translator of that name.
+        If there is no translator of that name, or its class does not extend `Translator`.
     """
-    if not isinstance(translator, str):
-        return translator
-    name, _ = split_align(translator)
-    if name not in TRANSLATORS:
-        raise unknown("translator", name, TRANSLATORS)
-    kind = TRANSLATORS[name]
-    return (pkgutil.resolve_name(kind) if isinstance(kind, str) else kind)()
-
-
-def linear_module(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
-    """`nn.Linear` that computes ``h @ weight + bias``, float32, from shapes (width, other width) and (other width,)."""
-    linear = nn.utils.skip_init(nn.Linear, *weight.shape, bias=bias is not None)
-    linear.weight.data = weight.mT.float().contiguous()
-    if bias is not None:
-        linear.bias.data = bias.float()
-    return linear.requires_grad_(False)
-
-
-def least_norm_solution(values: Tensor, vectors: Tensor, cross: Tensor) -> tuple[Tensor, int]:
-    """The W of least Frobenius norm among those that minimise ``|X W - Y|``, from ``X'X`` and ``X'Y``.
-
-    Eigenvalues of ``X'X`` below ``width * eps`` of the largest are taken as zero: float64 sums cannot tell them
-    from rounding.
-
-    Parameters
-    ----------
-    values, vectors
-        Eigenvalues of ``X'X``, rising, and its eigenvectors: float64, shapes (width,) and (width, width).
-    cross
-        ``X'Y``, float64, shape (width, other width).
-
-    Returns
-    -------
-    tuple
-        W, float64, shape (width, other width), and the numerical rank of X.
-    """
-    kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
-    basis = vectors[:, kept]
-    return basis @ ((basis.mT @ cross) / values[kept, None]), int(kept.sum())
+    if isinstance(translator, str):
+        name, _ = split_align(translator)
+        if name not in TRANSLATORS:
+            raise unknown("translator", name, TRANSLATORS)
+        kind = TRANSLATORS[name]
+        translator = (pkgutil.resolve_name(kind) if isinstance(kind, str) else kind)()
+    if not isinstance(translator, Translator):
+        kind = type(translator).__name__
+        raise InputError(f"{kind} is not a translator: let its class extend toastlib.translators.base.Translator.")
+    return translator

@@ -1,9 +1,10 @@
-"""Closed forms beyond plain least squares: with a bias, shrunk towards the identity, or held to a form.
+"""Closed forms: one matrix for all tokens, free, without or with a bias, shrunk to the identity, or restricted.
 
-All of them read the moments of a span about its means; none sees a row. ``X`` and ``Y`` below are the centred rows of
-``h[s]`` and ``h[e]``, and ``h[e]`` is approximated by ``h[s] @ weight_ + bias_``.
+All of them read `Sums`. ``X`` and ``Y`` below are rows of ``h[s]`` and ``h[e]``, and ``h[e]`` is approximated by
+``h[s] @ weight_ + bias_``.
 """
 
+import warnings
 from typing import Self
 
 import torch
@@ -13,17 +14,32 @@ from toastlib.errors import unknown
 from toastlib.models.layers import Parallel, Scale
 from toastlib.plan import Span
 from toastlib.statistics.moments import KFoldMoments, Moments
-from toastlib.translators.base import linear_module
-from toastlib.translators.least_squares import Centred, Sums, fit_ridge, inverse
+from toastlib.translators.base import Translator
+from toastlib.translators.least_squares import Sums, fit_ridge
 
 
-def centre(moments: Moments, span: Span, about: Moments | None = None) -> Centred:
-    """The span's moments about its own means, or about those of other moments."""
-    return Sums.of_span(moments, span).centred(about and Sums.of_span(about, span))
+class Identity(Translator):
+    """The span is dropped and nothing replaces it (the SkipAt variant; paper, Tables 4 and 16)."""
+
+    name = "identity"
+
+    def fit_moments(self, moments: Moments | KFoldMoments, span: Span) -> Self:
+        """Measure the error of dropping the span; there is nothing to fit."""
+        inner = moments.whole.restrict(span).inner
+        self.residual_ = ((inner[0, 0] - 2 * inner[0, 1] + inner[1, 1]) / inner[1, 1]).item()
+        return self
+
+    def module(self) -> nn.Module:
+        """`nn.Identity`."""
+        return nn.Identity()
+
+    def build(self, width: int) -> nn.Module:
+        """`nn.Identity`."""
+        return nn.Identity()
 
 
-class Affine:
-    """Least squares with a bias, ``min |Y - X W|^2``; of the maps that fit equally well the one of least norm.
+class Affine(Translator):
+    """Least squares with a bias, ``min |Y - X W - b|^2``; of the maps that fit equally well the one of least norm.
 
     Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning" (2009), section 3.2.
 
@@ -31,86 +47,119 @@ class Affine:
     ----------
     weight_, bias_
         float64, shapes (width, width) and (width,).
-    residual_
-        ``|H[e] - map(H[s])|^2 / |H[e]|^2`` on the calibration rows, as for every closed form.
     """
 
     name = "affine"
-    needs_activations = False
+    bias_: Tensor | None
 
-    def fit(self, moments: Moments, span: Span) -> Self:
+    def fit_moments(self, moments: Moments | KFoldMoments, span: Span) -> Self:
         """Solve for the weights; the bias takes mean to mean."""
-        rows = centre(moments, span)
-        self.weight_ = self.solve(rows)
-        self.bias_ = rows.target_mean - rows.source_mean @ self.weight_
-        self.residual_ = (rows.error(self.weight_) / moments.restrict(span).inner[1, 1]).item()
+        sums = Sums.of_span(moments, span)
+        centred, (x_mean, y_mean) = sums.centred(), sums.means
+        self.weight_ = self.solve(centred)
+        self.bias_ = y_mean - x_mean @ self.weight_
+        self.residual_ = (centred.error(self.weight_) / sums.square).item()
         return self
 
-    def solve(self, rows: Centred) -> Tensor:
-        """The weights, float64, shape (width, width)."""
-        values, basis = rows.spectrum()
-        return basis @ (inverse(values, 0)[:, None] * (basis.mT @ rows.cross))
+    def solve(self, sums: Sums) -> Tensor:
+        """Weights, float64, shape (width, width), from sums about the means."""
+        return sums.solve()
 
     def module(self) -> nn.Module:
-        """`nn.Linear` with bias, float32."""
+        """`nn.Linear`, float32."""
         return linear_module(self.weight_, self.bias_)
 
-    def architecture(self, width: int) -> nn.Module:
+    def build(self, width: int) -> nn.Module:
         """One matrix and one vector: ``width^2 + width`` parameters."""
         return nn.Linear(width, width)
 
 
-class Ridge(Affine):
-    """Least squares with a bias and a penalty that holds the map to the identity: one dial from dropping to mapping.
+class Linear(Affine):
+    """Least squares without bias, one matrix for all tokens (paper, section 3): ``min_W |H[s] W - H[e]|^2``.
 
-    ``W = I + (X'X + a I)^-1 X'(Y - X)`` minimises ``|Y - X W|^2 + a |W - I|^2``. A large penalty drops the span and
-    keeps only the shift of its mean, a small one gives the affine map. The penalty is the one whose maps, fitted on
-    all folds but one, leave least of that one. One eigendecomposition per fold serves all penalties. Towards zero it
-    is the ridge of Hoerl and Kennard, "Ridge regression" (1970).
-
-    Parameters
-    ----------
-    toward
-        ``"identity"``, or ``"zero"`` for ordinary ridge regression.
-    penalty
-        In units of the mean eigenvalue of ``X'X``; chosen on held-out folds if `None`, see
-        `fit_ridge`. A given one needs no folds.
+    Where the rows of ``H[s]`` do not span the whole width, the solution of least norm is taken.
 
     Attributes
     ----------
-    penalty_
-        The penalty in use.
-    held_out_
-        ``|H[e] - map(H[s])|^2 / |H[e]|^2`` with every fold mapped by what was fitted on the others, for that penalty;
-        NaN if the penalty was given.
+    weight_, rank_
+        float64, shape (width, width); and the numerical rank of ``H[s]``.
+    """
+
+    name = "linear"
+    bias_ = None
+
+    def fit_moments(self, moments: Moments | KFoldMoments, span: Span) -> Self:
+        """Solve the normal equations of the span.
+
+        Warns
+        -----
+        UserWarning
+            If there are fewer calibration rows than the width, so that many maps fit them equally well.
+        """
+        moments = moments.whole
+        if moments.count < moments.width:
+            warnings.warn(
+                f"{moments.count} calibration rows cannot determine a map of width {moments.width}: of the maps that "
+                "fit equally well the one of least norm is taken; more calibration images make it unique.",
+                stacklevel=2,
+            )
+        sums, (values, basis) = Sums.of_span(moments, span), moments.spectrum(span.start)
+        kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps  # the others are rounding errors
+        basis, self.rank_ = basis[:, kept], int(kept.sum())
+        self.weight_ = basis @ ((basis.mT @ sums.cross) / values[kept, None])
+        self.residual_ = (sums.error(self.weight_) / sums.square).item()
+        return self
+
+    def build(self, width: int) -> nn.Module:
+        """One matrix: ``width^2`` parameters."""
+        return nn.Linear(width, width, bias=False)
+
+
+class Ridge(Affine):
+    """Least squares with a bias, shrunk to the identity: the penalty goes from the affine map to dropping the span.
+
+    ``W = I + (X'X + a I)^-1 X'(Y - X)`` minimises ``|Y - X W|^2 + a |W - I|^2``, X and Y centred. Shrunk to zero it is
+    the ridge of Hoerl and Kennard, "Ridge regression" (1970).
+
+    Parameters
+    ----------
+    shrink_to
+        ``"identity"``, or ``"zero"`` for ordinary ridge regression.
+    alpha
+        Penalty in units of the mean eigenvalue of ``X'X``; if `None` the one of least held-out error, see `fit_ridge`,
+        which takes moments in folds.
+
+    Attributes
+    ----------
+    alpha_, cv_error_
+        The penalty in use; ``|H[e] - map(H[s])|^2 / |H[e]|^2`` with every fold mapped by the fit on the others, NaN if
+        alpha was given.
 
     Raises
     ------
     InputError
-        If `toward` is neither of the two.
+        If `shrink_to` is neither of the two.
     """
 
     name = "ridge"
 
-    def __init__(self, toward: str = "identity", penalty: float | None = None) -> None:
-        if toward not in ("identity", "zero"):
-            raise unknown("goal of a ridge", toward, ("identity", "zero"))
-        self.toward = toward
-        self.penalty = penalty
+    def __init__(self, shrink_to: str = "identity", alpha: float | None = None) -> None:
+        if shrink_to not in ("identity", "zero"):
+            raise unknown("goal of a ridge", shrink_to, ("identity", "zero"))
+        self.shrink_to = shrink_to
+        self.alpha = alpha
 
     @property
     def needs_folds(self) -> bool:
-        """Whether the penalty is to be chosen."""
-        return self.penalty is None
+        """True where alpha is chosen."""
+        return self.alpha is None
 
-    def fit(self, moments: Moments | KFoldMoments, span: Span) -> Self:
-        """Choose the penalty where none was given, then fit the map on all folds."""
+    def fit_moments(self, moments: Moments | KFoldMoments, span: Span) -> Self:
+        """Choose alpha where none is given, then fit the map on all folds."""
         folds = moments.restrict(span).folds if self.needs_folds else (moments,)
-        sums = [Sums.of_span(fold, span) for fold in folds]
-        whole = sum(sums[1:], start=sums[0])
-        self.weight_, self.bias_, self.penalty_, held_out = fit_ridge(sums, self.toward, self.penalty)
-        self.held_out_ = held_out / whole.square.item()
-        self.residual_ = (whole.centred().error(self.weight_) / whole.square).item()
+        fit = fit_ridge([Sums.of_span(fold, span) for fold in folds], self.shrink_to, self.alpha)
+        self.weight_, self.bias_, self.alpha_ = fit.weight, fit.bias, fit.alpha
+        self.cv_error_, self.residual_ = fit.cv_error / fit.square, fit.error / fit.square
         return self
 
 
@@ -118,12 +167,8 @@ class LowRank(Affine):
     """The identity plus the best matrix of low rank: reduced-rank regression of ``Y - X`` on ``X``, and a bias.
 
     Izenman, "Reduced-rank regression for the multivariate linear model" (1975): the least-squares matrix, projected on
-    the leading principal directions of what it predicts.
-
-    Parameters
-    ----------
-    rank
-        A quarter of the width if `None`, at most the width: ``2 rank width`` parameters in place of ``width^2``.
+    the leading principal directions of its predictions. ``2 rank width`` parameters in place of ``width^2``; the rank
+    is a quarter of the width if `None`, and at most the width.
     """
 
     name = "low-rank"
@@ -131,11 +176,11 @@ class LowRank(Affine):
     def __init__(self, rank: int | None = None) -> None:
         self.rank = rank
 
-    def solve(self, rows: Centred) -> Tensor:
-        """The weights, float64, shape (width, width)."""
-        rows, width = rows.minus_identity(), len(rows.gram)
-        full = super().solve(rows)
-        directions = torch.linalg.eigh(full.mT @ rows.cross).eigenvectors[:, -self._rank(width) :]
+    def solve(self, sums: Sums) -> Tensor:
+        """Weights, float64, shape (width, width), from sums about the means."""
+        sums, width = sums.residual_target(), len(sums.gram)
+        full, rank = sums.solve(), min(self.rank or width // 4, width)
+        directions = torch.linalg.eigh(full.mT @ sums.cross).eigenvectors[:, -rank:]
         self.factors_ = full @ directions, directions.mT
         return torch.eye(width, dtype=full.dtype, device=full.device) + self.factors_[0] @ self.factors_[1]
 
@@ -144,14 +189,11 @@ class LowRank(Affine):
         down, up = self.factors_
         return Parallel(nn.Identity(), nn.Sequential(linear_module(down), linear_module(up, self.bias_)))
 
-    def architecture(self, width: int) -> nn.Module:
+    def build(self, width: int) -> nn.Module:
         """``2 rank width + width`` parameters."""
-        rank = self._rank(width)
+        rank = min(self.rank or width // 4, width)
         thin = nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, width))
         return Parallel(nn.Identity(), thin)
-
-    def _rank(self, width: int) -> int:
-        return min(self.rank or width // 4, width)
 
 
 class Orthogonal(Affine):
@@ -159,10 +201,10 @@ class Orthogonal(Affine):
 
     name = "orthogonal"
 
-    def solve(self, rows: Centred) -> Tensor:
+    def solve(self, sums: Sums) -> Tensor:
         """``c R`` with ``X'Y = U S V'``, ``R = U V'`` and ``c = tr S / |X|^2``."""
-        left, values, right = torch.linalg.svd(rows.cross)
-        return (left @ right) * (values.sum() / rows.gram.trace().clamp(min=rows.rounding))
+        left, values, right = torch.linalg.svd(sums.cross)
+        return (left @ right) * (values.sum() / sums.gram.trace().clamp(min=sums.rounding))
 
 
 class Diagonal(Affine):
@@ -170,33 +212,39 @@ class Diagonal(Affine):
 
     name = "diagonal"
 
-    def solve(self, rows: Centred) -> Tensor:
+    def solve(self, sums: Sums) -> Tensor:
         """Each dimension's own regression, on the diagonal of a matrix."""
-        return torch.diag(rows.cross.diagonal() / rows.gram.diagonal().clamp(min=rows.rounding))
+        self.factors_ = sums.cross.diagonal() / sums.gram.diagonal().clamp(min=sums.rounding)
+        return torch.diag(self.factors_)
 
     def module(self) -> nn.Module:
-        """A factor for each dimension, and a bias."""
-        return Scale(self.weight_.diagonal().float(), self.bias_.float()).requires_grad_(False)
+        """`Scale`, float32."""
+        return Scale(self.factors_.float(), self.bias_.float()).requires_grad_(False)
 
-    def architecture(self, width: int) -> nn.Module:
+    def build(self, width: int) -> nn.Module:
         """``2 width`` parameters."""
         return Scale(torch.ones(width), torch.zeros(width))
 
 
-class Scalar(Affine):
+class Scalar(Diagonal):
     """One factor for all dimensions, and a bias for each."""
 
     name = "scalar"
 
-    def solve(self, rows: Centred) -> Tensor:
+    def solve(self, sums: Sums) -> Tensor:
         """``c I`` with ``c = tr X'Y / |X|^2``."""
-        factor = rows.cross.trace() / rows.gram.trace().clamp(min=rows.rounding)
-        return torch.diag(factor.expand(len(rows.gram)))
+        self.factors_ = sums.cross.trace()[None] / sums.gram.trace().clamp(min=sums.rounding)
+        return torch.diag(self.factors_.expand(len(sums.gram)))
 
-    def module(self) -> nn.Module:
-        """One factor, and a bias for each dimension."""
-        return Scale(self.weight_[0, :1].float(), self.bias_.float()).requires_grad_(False)
-
-    def architecture(self, width: int) -> nn.Module:
+    def build(self, width: int) -> nn.Module:
         """``1 + width`` parameters."""
         return Scale(torch.ones(1), torch.zeros(width))
+
+
+def linear_module(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    """Frozen float32 layer of ``h @ weight + bias``, from weights of shape (inputs, width) and (width,)."""
+    linear = nn.utils.skip_init(nn.Linear, *weight.shape, bias=bias is not None)
+    linear.weight.data = weight.mT.float().contiguous()
+    if bias is not None:
+        linear.bias.data = bias.float()
+    return linear.requires_grad_(False)

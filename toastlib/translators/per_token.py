@@ -1,7 +1,4 @@
-"""Maps that tell tokens apart: the CLS token, one of many, decides the classes, and one map for all hardly sees it.
-
-`PerTokenType` gives it a map of its own, `PooledContext` a look at the patches as well, as attention does.
-"""
+"""Maps by type of token: CLS, one token of many, decides the classes, and one map for all tokens hardly sees it."""
 
 import copy
 from typing import Self
@@ -12,95 +9,79 @@ from torch import Tensor, nn
 from toastlib.errors import InputError
 from toastlib.models.layers import AddPooledContext, SplitByTokenType
 from toastlib.plan import Span
-from toastlib.statistics.moments import KFoldMoments, Moments
-from toastlib.translators.base import linear_module, needs_folds
+from toastlib.statistics.moments import KFoldMoments
+from toastlib.translators.base import Translator
 from toastlib.translators.least_squares import Sums, fit_ridge
-from toastlib.translators.linear import Affine, Ridge
+from toastlib.translators.linear import Affine, Ridge, linear_module
 
 
-class PerTokenType:
-    """One map for the special tokens and one for the patches: the CLS token, one of many, decides the classes.
+class PerTokenType(Translator):
+    """One map for the special tokens and one for the patches.
 
     Parameters
     ----------
     form
-        What either map is; `Ridge` towards the identity if `None`.
+        Either map; a `Ridge` shrunk to the identity if `None`.
 
     Attributes
     ----------
     fits_
-        Kind of token -> its fitted map; an encoder without special tokens has but the one for ``"patch"``.
-    residual_
-        ``|H[e] - map(H[s])|^2 / |H[e]|^2`` over all calibration rows.
+        Type of token -> its fitted map; ``"patch"`` alone where the encoder has no special tokens.
     """
 
     name = "separate"
-    needs_activations = False
     needs_folds = True
 
     def __init__(self, form: Affine | None = None) -> None:
         self.form = form or Ridge()
 
-    def fit(self, moments: KFoldMoments, span: Span) -> Self:
+    def fit_moments(self, moments: KFoldMoments, span: Span) -> Self:
         """Fit either map on its own tokens."""
         moments = moments.restrict(span)
         parts = {kind: moments.kind(kind) for kind in moments.parts}
-        self.fits_ = {
-            kind: copy.copy(self.form).fit(part if needs_folds(self.form) else part.whole, span)
-            for kind, part in parts.items()
-        }
+        self.fits_ = {kind: copy.copy(self.form).fit_moments(part, span) for kind, part in parts.items()}
         squares = {kind: part.whole.inner[1, 1].item() for kind, part in parts.items()}
-        left = sum(fit.residual_ * squares[kind] for kind, fit in self.fits_.items())
-        self.residual_ = left / sum(squares.values())
+        self.residual_ = sum(fit.residual_ * squares[kind] for kind, fit in self.fits_.items()) / sum(squares.values())
         self.special_tokens_ = moments.special_tokens
         return self
 
     def module(self) -> nn.Module:
-        """Both maps, each for its tokens; one map where there are no special tokens."""
-        modules = {kind: fit.module() for kind, fit in self.fits_.items()}
-        if len(modules) == 1:
-            return modules["patch"]
-        return SplitByTokenType(self.special_tokens_, modules["special"], modules["patch"])
+        """`SplitByTokenType` of both maps; one map where there are no special tokens."""
+        return _split({kind: fit.module() for kind, fit in self.fits_.items()}, self.special_tokens_)
 
-    def architecture(self, width: int) -> nn.Module:
+    def build(self, width: int) -> nn.Module:
         """Two maps: twice the parameters of one, and the same work."""
-        return SplitByTokenType(1, self.form.architecture(width), self.form.architecture(width))
+        return SplitByTokenType(1, self.form.build(width), self.form.build(width))
 
 
-class PooledContext:
-    """Separate maps, of which that of the special tokens also reads the image: its mean patch and how patches vary.
+class PooledContext(Translator):
+    """Separate ridges; that of the special tokens also reads the mean and the standard deviation of the patches.
 
-    What a removed block adds to the CLS token it gathers from the patches: no map of the token alone can know it, and
-    their mean and standard deviation say much of it. Every special token becomes ``own W + context V + bias``, a ridge
-    towards the identity in ``(W, V)``: the identity, and no context. Patches get a ridge of their own; where no token
-    stands before them, it is they that read the context. It is computed once per image, and costs next to nothing.
+    A removed block adds to the CLS token a mixture of patches that no map of the token alone can know. A special token
+    h becomes ``h W + context V + b``, a ridge that shrinks W to the identity and V to zero. Where there are no special
+    tokens the patches read the context.
 
     Parameters
     ----------
-    penalty
-        For either kind of token, in units of the mean eigenvalue of its inputs' covariance; chosen on held-out folds if
-        `None`.
+    alpha
+        Penalty in units of the mean eigenvalue of ``X'X``; if `None` the one of least held-out error, see `fit_ridge`,
+        for either type of token.
 
     Attributes
     ----------
-    weights_, biases_
-        Kind of token -> float64 tensors; weights have shape (3 width, width) for the tokens that read the context, in
-        the order own, mean, standard deviation, and (width, width) for others; biases (width,).
-    penalties_
-        Kind of token -> its penalty, see `fit_ridge`.
-    residual_
-        ``|H[e] - map(H[s])|^2 / |H[e]|^2`` over all calibration rows.
+    fits_
+        Type of token -> its `RidgeFit`; where tokens read the context the weight has shape (3 width, width), in the
+        order own, mean, standard deviation.
     """
 
     name = "context"
-    needs_activations = False
     needs_folds = True
 
-    def __init__(self, penalty: float | None = None) -> None:
-        self.penalty = penalty
+    def __init__(self, alpha: float | None = None) -> None:
+        self.alpha = alpha
 
-    def fit(self, moments: KFoldMoments, span: Span) -> Self:
-        """Fit the maps of either kind of token.
+    def fit_moments(self, moments: KFoldMoments, span: Span) -> Self:
+        """Fit the maps of either type of token.
 
         Raises
         ------
@@ -108,60 +89,46 @@ class PooledContext:
             If the moments hold no summaries of the images.
         """
         if not moments.summaries:
-            raise InputError(
-                f"Translator {self.name!r} needs summaries of the images: pass the moments of collect_folds."
-            )
+            raise InputError(f"Translator {self.name!r} needs summaries of the images: see collect_moments.")
         moments = moments.restrict(span)
-        self.weights_, self.biases_, self.penalties_, left, squares = {}, {}, {}, 0, 0
-        for kind, parts in moments.parts.items():
-            if kind == "special" or not moments.special_tokens:
-                sums = [sums_in_context(*fold, span) for fold in zip(parts, moments.summaries, strict=True)]
-            else:
-                sums = [Sums.of_span(fold, span) for fold in parts]
-            self.weights_[kind], self.biases_[kind], self.penalties_[kind], _ = fit_ridge(sums, penalty=self.penalty)
-            whole = sum(sums[1:], start=sums[0])
-            left += whole.centred().error(self.weights_[kind]).item()
-            squares += whole.square.item()
-        self.residual_ = left / squares
+        reader = "special" if moments.special_tokens else "patch"
+        sums = {kind: [Sums.of_span(fold, span) for fold in folds] for kind, folds in moments.parts.items()}
+        sums[reader] = [add_context(*fold, span) for fold in zip(sums[reader], moments.summaries, strict=True)]
+        self.fits_ = {kind: fit_ridge(folds, alpha=self.alpha) for kind, folds in sums.items()}
+        errors, squares = (sum(getattr(fit, name) for fit in self.fits_.values()) for name in ("error", "square"))
+        self.residual_ = errors / squares
         self.special_tokens_ = moments.special_tokens
         return self
 
     def module(self) -> nn.Module:
-        """All of it as an `AddPooledContext`, float32."""
-        width = len(self.biases_["patch"])
-        own = {kind: linear_module(weight[:width], self.biases_[kind]) for kind, weight in self.weights_.items()}
-        context = linear_module(self.weights_["special" if self.special_tokens_ else "patch"][width:])
-        tokens = (
-            SplitByTokenType(self.special_tokens_, own["special"], own["patch"])
-            if self.special_tokens_
-            else own["patch"]
-        )
-        return AddPooledContext(self.special_tokens_, tokens, context)
+        """`AddPooledContext`, float32."""
+        width = len(self.fits_["patch"].bias)
+        own = {kind: linear_module(fit.weight[:width], fit.bias) for kind, fit in self.fits_.items()}
+        context = linear_module(self.fits_["special" if self.special_tokens_ else "patch"].weight[width:])
+        return AddPooledContext(self.special_tokens_, _split(own, self.special_tokens_), context)
 
-    def architecture(self, width: int) -> nn.Module:
-        """Four matrices, two of which see one vector for each image: the work of little more than one."""
+    def build(self, width: int) -> nn.Module:
+        """Four matrices, two of which see one vector per image: hardly more work than one."""
         own = SplitByTokenType(1, nn.Linear(width, width), nn.Linear(width, width))
         return AddPooledContext(1, own, nn.Linear(2 * width, width, bias=False))
 
 
-def sums_in_context(moments: Moments, summaries: dict[int, Tensor], span: Span) -> Sums:
-    """What least squares reads of rows ``[own token, context]`` and of the tokens that they become.
+def add_context(own: Sums, summaries: dict[int, Tensor], span: Span) -> Sums:
+    """Sums over rows ``[token, context]`` from those over tokens and each image's summary, see `summarise`.
 
-    The context is the same for all tokens of an image, so that its products with them are those with their mean.
-
-    Parameters
-    ----------
-    moments
-        Of the special tokens, or of the patches where no tokens stand before them.
-    summaries
-        Of the same images, see `summarise`: the mean of these tokens comes first.
-    span
-        From which block to which.
+    All tokens of an image have the same context, so that their products with it are those of their mean, which comes
+    first in the summary.
     """
-    own, start, end = Sums.of_span(moments, span), summaries[span.start].double(), summaries[span.end].double()
-    width, tokens = moments.width, moments.count // len(start)
-    context = start[:, -2 * width :]
-    beside = tokens * start[:, :width].mT @ context
-    gram = torch.cat([torch.cat([own.gram, beside], 1), torch.cat([beside.mT, tokens * context.mT @ context], 1)])
+    start, end = (summaries[block].double() for block in span)
+    width, tokens = len(own.gram), own.count // len(start)
+    context = start[:, -2 * width :]  # (images, 2 width)
+    products = tokens * start[:, :width].mT @ context
+    gram = torch.cat([torch.cat([own.gram, products], 1), torch.cat([products.mT, tokens * context.mT @ context], 1)])
     cross = torch.cat([own.cross, tokens * context.mT @ end[:, :width]])
-    return Sums(own.count, torch.cat([own.source, tokens * context.sum(0)]), own.target, gram, cross, own.square)
+    return Sums(own.count, torch.cat([own.x_sum, tokens * context.sum(0)]), own.y_sum, gram, cross, own.square)
+
+
+def _split(modules: dict[str, nn.Module], special_tokens: int) -> nn.Module:
+    if not special_tokens:
+        return modules["patch"]
+    return SplitByTokenType(special_tokens, modules["special"], modules["patch"])

@@ -1,0 +1,108 @@
+"""Checks of the exercises on ``02_approximation``."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from toastlib.approximation.replace import fit_spans
+from toastlib.plan import Span
+from toastlib.statistics.moments import Moments
+from toastlib.translators.linear import Affine, Linear
+
+from .verdicts import ROUNDED, steps, verdict
+
+H_S = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+H_E = torch.tensor([[2.0, 2.0], [1.0, 1.0], [2.0, -1.0]])
+"""Exercise 1: three tokens before and after a span."""
+TRANSPOSED = "This is the transpose: with tokens in rows the map multiplies from the right, h[e] = h[s] W."
+CENTRED = "This is the map of centred activations, which needs a bias; the paper's map has none."
+BACKWARDS = "That is the map from `h[e]` to `h[s]`: it is the output that is to be predicted."
+
+
+def map_by_hand(answer: Sequence[Sequence[float]]) -> str:
+    """Exercise 1: the least-squares map of width 2."""
+    right = torch.linalg.lstsq(H_S, H_E).solution
+    centred = torch.linalg.lstsq(H_S - H_S.mean(0), H_E - H_E.mean(0)).solution
+    mistakes = {
+        f"{TRANSPOSED} Or did you multiply with the inverse from the right?": right.mT,
+        "That is H[s]'H[e], not multiplied with the inverse of H[s]'H[s] yet.": H_S.mT @ H_E,
+        CENTRED: centred,
+        BACKWARDS: torch.linalg.lstsq(H_E, H_S).solution,
+    }
+    return verdict(answer, right, mistakes, "What it misses is orthogonal to both columns of h[s].", ROUNDED)
+
+
+def left_by_hand(answer: float) -> str:
+    """Exercise 1: the share of ``|H[e]|^2`` that the map leaves."""
+    mistakes = {
+        "That is the squared error itself; a share is asked for, of |H[e]|^2.": 3,
+        "That is a ratio of lengths, not squared.": 0.2**0.5,
+        "That is the share that the map explains; asked for is what it leaves.": 0.8,
+        "That is a share of `h[s]`; it is h[e] that is approximated.": 3 / 4,
+        "In per cent, where a share is asked for: a number between 0 and 1.": 20,
+    }
+    return verdict(answer, 3 / 15, mistakes, "No matrix leaves less.", ROUNDED)
+
+
+def linear_map(answer: Tensor, moments: Moments) -> str:
+    """Exercise 2: the map of the span ``2->5``."""
+    span = Span(2, 5)
+    xx, xy, yy = moments.product(2, 2), moments.product(2, 5), moments.product(5, 5)
+    right = Linear().fit_moments(moments, span).weight_
+    mistakes = {
+        TRANSPOSED: right.mT,
+        "The inverse stands on the wrong side: (H[s]'H[s])^-1 comes before H[s]'H[e].": xy @ torch.linalg.inv(xx),
+        "You divided one of the two sums by the number of tokens: both or none.": right / moments.count,
+        CENTRED: Affine().fit_moments(moments, span).weight_,
+        BACKWARDS: torch.linalg.solve(yy, xy.mT),
+        "That is entry by entry: to divide by a matrix is to solve a linear system.": xy / xx,
+    }
+    return verdict(answer, right, mistakes, "Two sums of shape (96, 96) are all that the fit needs.")
+
+
+def order(answer: Sequence[str], moments: Moments) -> str:
+    """Exercise 3: four spans, the one whose map leaves least first."""
+    spans = [Span.parse(text) for text in ("-1->0", "1->5", "2->5", "4->5")]
+    fitted = fit_spans(spans, "linear", moments)
+    right = [str(span) for span in sorted(spans, key=lambda span: fitted[span].residual_)]
+    mistakes = {
+        "Name each of the four spans once.": lambda a: sorted(a) != sorted(right),
+        "This is the reverse: the span whose map leaves least first.": tuple(right[::-1]),
+        "`-1->0` removes the first block: before it no token has seen anything of the others.": lambda a: (
+            a[-1] != "-1->0"
+        ),
+        "`4->5` lies within `2->5`, and that within `1->5`: a longer span leaves more.": lambda a: a[-1] == "-1->0",
+    }
+    praise = "What matters is where a span lies, not only how long it is."
+    return verdict(answer, tuple(right), mistakes, praise)
+
+
+def parameters(answer: Mapping[str, float]) -> str:
+    """Exercise 4: parameters of a ViT-S block, and those that the plan ``1->5`` saves."""
+    square, width = 384**2, 384
+    block = 12 * square + 13 * width
+    right = {
+        "of a block": block,
+        "saved": 4 * block - square,
+        "saved as the paper counts": 4 * block - 4 * square,
+    }
+    of_a_block = {
+        "these are the matrices of a block without their biases and norms.": 12 * square,
+        "the two LayerNorms are missing, a weight and a bias of the width each.": block - 4 * width,
+        "an MLP of d -> 4d -> d has two matrices of 4 d^2.": block - 4 * square,
+    }
+    saved = {
+        "1->5 removes blocks 2, 3, 4 and 5: block 1 stays, the map reads its output.": 5 * block - square,
+        "that is three blocks: the end of a span is removed too, blocks 2, 3, 4 and 5.": 3 * block - square,
+        "the map has no bias.": 4 * block - square - width,
+        "one map stands in for the whole span, not one for each block.": 4 * block - 4 * square,
+        "the map's own parameters come back in: take them off.": 4 * block,
+        "give the number itself, not in millions.": (4 * block - square) / 1e6,
+    }
+    as_the_paper = {
+        "the paper's tables take off a map for each removed block.": 4 * block - square,
+        "give the number itself, not in millions.": (4 * block - 4 * square) / 1e6,
+    }
+    praise = "One map for a span of four blocks: the longer the span, the less its map matters."
+    return steps(answer, right, (of_a_block, saved, as_the_paper), praise, 1e-6)

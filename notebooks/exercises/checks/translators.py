@@ -1,0 +1,121 @@
+"""Checks of the exercises on ``06_translators``."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toastlib.plan import Span
+from toastlib.statistics.moments import Moments
+from toastlib.translators.linear import Affine
+
+from .verdicts import ROUNDED, numbers, steps, verdict
+
+TRANSPOSED = "It is transposed: tokens are rows, and the map multiplies from the right."
+
+
+def diagonal(answer: Sequence[float]) -> str:
+    """Exercise 1: one factor for each dimension."""
+    mistakes = {
+        "That goes from Y to X: divide by the squares of X, x'y / x'x.": [0.5, 1],
+        "Those are x'y, not divided by x'x yet.": [4, 8],
+    }
+    return verdict(answer, [2, 1], mistakes, "Each dimension is a regression of its own.", ROUNDED)
+
+
+def scalar(answer: float) -> str:
+    """Exercise 1: one factor for both dimensions."""
+    mistakes = {
+        "That is the plain mean of the two factors; a dimension that varies more has more say.": 1.5,
+        "You divided by Y's squares; it is X that is multiplied: tr X'Y / |X|^2.": 12 / 16,
+        "That is the ratio of the lengths, which ignores whether X and Y point the same way.": (16 / 10) ** 0.5,
+    }
+    return verdict(answer, 1.2, mistakes, "It is the factors' mean, weighted with the squares of X.", ROUNDED)
+
+
+def affine(answer: tuple[Tensor, Tensor], moments: Moments) -> str:
+    """Exercise 2: the affine map of the span ``2->5``, from its sums."""
+    fitted = Affine().fit_moments(moments, Span(2, 5))
+    weight, bias = fitted.weight_, fitted.bias_
+    xx, xy, n = moments.product(2, 2), moments.product(2, 5), moments.count
+    x, y = moments.restrict(Span(2, 5)).sums
+    plain = torch.linalg.solve(xx, xy)
+    uncentred = plain, y / n - x / n @ plain
+    of_sums = torch.linalg.solve(xx - torch.outer(x, x), xy - torch.outer(x, y))
+    undivided = of_sums, y / n - x / n @ of_sums
+    mistakes = {
+        "The moments are not centred: take n times the outer product of the means off both.": uncentred,
+        "The bias has to take mean to mean: the output's mean less the mapped mean of the input.": (weight, y / n),
+        "The bias is made of sums, not means: divide both by n.": (weight, y - x @ weight),
+        "The outer product of the two sums is not divided by n.": undivided,
+        TRANSPOSED: (weight.mT, bias),
+    }
+    return verdict(answer, (weight, bias), mistakes, "Centring costs no second pass: the sums are enough.")
+
+
+def ridge(answer: Tensor, xx: Tensor, xy: Tensor, a: Tensor) -> str:
+    """Exercise 3: the map that a penalty holds to the identity."""
+    eye, solve = torch.eye(len(xx), dtype=xx.dtype), torch.linalg.solve
+    right = eye + solve(xx + a * eye, xy - xx)
+    mistakes = {
+        "This one shrinks to zero: the goal I enters the right-hand side as well.": solve(xx + a * eye, xy),
+        "That is least squares without a penalty.": solve(xx, xy),
+        "The penalty is missing on the left, X'X + a I.": solve(xx, xy + a * eye),
+        "The identity is added to a map of Y; regress what the span adds, Y - X.": eye + solve(xx + a * eye, xy),
+        "The penalty is squared: a stands before |W - I|^2 as it is.": eye + solve(xx + a**2 * eye, xy - xx),
+        "You added a to every entry; it belongs on the diagonal, a I.": solve(xx + a, xy + a),
+        TRANSPOSED: right.mT,
+    }
+    return verdict(answer, right, mistakes, "One dial from the plain map to dropping the blocks.")
+
+
+def rotation(answer: Tensor, xx: Tensor, xy: Tensor) -> str:
+    """Exercise 4: the orthogonal matrix that takes X closest to Y."""
+    left, values, right = torch.linalg.svd(xy)
+    best, scaled, eye = left @ right, left @ values.diag() @ right, np.eye(len(xy))
+
+    def is_orthogonal(r: Tensor) -> bool:
+        return np.allclose(numbers(r).T @ numbers(r), eye, atol=1e-4)
+
+    mistakes = {
+        TRANSPOSED: best.mT,
+        "`torch.linalg.svd` returns V' already: it is not to be transposed again.": left @ right.mT,
+        "This is not orthogonal: that is least squares among all matrices.": torch.linalg.solve(xx, xy),
+        "This is not orthogonal: the singular values have to go, they hold X'Y's lengths.": scaled,
+        "That is the Q of a QR decomposition: orthogonal, but not the one that is closest.": torch.linalg.qr(xy).Q,
+        "This is orthogonal, but not the best: tr R'X'Y can be larger.": is_orthogonal,
+        "This is not orthogonal: R'R has to be I.": lambda r: not is_orthogonal(r),
+    }
+    return verdict(answer, best, mistakes, "Nothing but a rotation, read off X'Y alone.")
+
+
+def rows(answer: Mapping[str, float]) -> str:
+    """Exercise 5: rows, share of CLS, and parameters."""
+    right = {
+        "of one image": 65,
+        "of 300 images": 300 * 65,
+        "share of CLS": 1 / 65,
+        "parameters of separate": 2 * (96 * 96 + 96),
+    }
+    mistakes = (
+        {
+            "the CLS token itself is a row as well.": 64,
+            "a patch is 4 x 4 pixels, and is one token.": 32 * 32 + 1,
+            "8 x 8 patches, not 8 in all.": 9,
+        },
+        {
+            "you left one row per image out: the CLS tokens as well are fitted.": 300 * 64,
+            "every token is a row, not every image.": 300,
+        },
+        {
+            "in per cent, where a share is asked for.": 100 / 65,
+            "one to 64 is CLS against patches; asked for is the share of all rows.": 1 / 64,
+        },
+        {
+            "`separate` keeps two maps.": 96 * 96 + 96,
+            "affine maps have biases, of 96 each.": 2 * 96 * 96,
+        },
+    )
+    praise = "The plain map is a fit of patches, and the head reads CLS."
+    return steps(answer, right, mistakes, praise, ROUNDED)

@@ -1,0 +1,114 @@
+"""Many plans in one forward pass: the features of every smaller encoder, and no block runs twice on the same states."""
+
+import random
+from collections import Counter
+
+import pytest
+import torch
+from tiny import FAMILIES
+
+from toastlib.approximation.engine import Variant, collect_features, forward_plans, variants_of
+from toastlib.approximation.prepare import fit_maps, name_translators
+from toastlib.approximation.replace import approximate
+from toastlib.errors import InputError
+from toastlib.models.encoder import Encoder
+from toastlib.paper import plan_list
+from toastlib.plan import Plan, Span, parse_plans
+from toastlib.statistics.collect import collect_moments
+from toastlib.statistics.moments import plan_pairs
+from toastlib.translators.linear import Linear
+
+PLANS = ["1->3", "0->1 3->5", "-1->0", "4->5"]
+
+
+def fitted(encoder, images, plans, translators=("identity", "linear")):
+    variants = variants_of(parse_plans(plans), translators)
+    moments = collect_moments(encoder, images, plan_pairs(variant.plan for variant in variants))
+    return variants, fit_maps(encoder, variants, name_translators(translators), moments), moments
+
+
+@pytest.mark.parametrize(("family", "depth"), [("vit", 12), *((family, 6) for family in FAMILIES)])
+def test_the_walk_gives_the_features_of_every_approximated_encoder(tiny_model, tiny_images, family, depth):
+    model = tiny_model(family, num_hidden_layers=depth)
+    encoder = Encoder(model, features="mean" if family == "siglip" else "cls")
+    plans = [*plan_list(depth), "-1->0", f"-1->1 2->{depth - 1}"]
+    variants, maps, moments = fitted(encoder, tiny_images.train[:10], plans)
+    pixel_values, _ = next(tiny_images.test.batches(2))
+    features = forward_plans(encoder, pixel_values, variants, maps)
+    assert set(features) == set(variants)
+    for variant in variants:
+        translator = variant.translator if variant.plan else "identity"
+        small = approximate(encoder, variant.plan, moments, translator=translator)
+        torch.testing.assert_close(features[variant], small(pixel_values), rtol=1e-4, atol=1e-5)
+
+
+def states(variants: list[Variant], block_count: int) -> Counter:
+    """Block -> how many different states enter it: what lies before a block is told by the spans that end before it."""
+    entering = {
+        (block, tuple((span, variant.translator) for span in variant.plan if span.end < block))
+        for variant in variants
+        for block in set(range(block_count)) - set(variant.plan.removed)
+    }
+    return Counter(block for block, _ in entering)
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1])
+def test_no_block_runs_twice_on_the_same_state(tiny_model, tiny_images, pixel_values, seed):
+    encoder = Encoder(tiny_model("vit", num_hidden_layers=12))
+    plans = [*plan_list(12), Plan.parse("-1->0"), Plan.parse("1->2 7->10"), Plan.parse("1->2 9->11")]
+    variants, maps, _ = fitted(encoder, tiny_images.train[:10], plans)
+    if seed is not None:
+        random.Random(seed).shuffle(variants)
+    calls = Counter()
+    for block, module in enumerate(encoder.blocks):
+        module.register_forward_hook(lambda m, args, out, k=block: calls.update([k]))
+    forward_plans(encoder, pixel_values, variants, maps)
+    assert calls == states(variants, 12)
+    assert calls.total() < sum(12 - len(variant.plan.removed) for variant in variants) / 2
+
+
+def test_a_block_that_no_variant_needs_does_not_run(tiny_encoder, tiny_images, pixel_values):
+    variants, maps, _ = fitted(tiny_encoder, tiny_images.train[:10], ["2->4"], ["linear"])
+    with torch.no_grad():
+        next(tiny_encoder.blocks[3].parameters()).fill_(torch.nan)
+    assert torch.isfinite(forward_plans(tiny_encoder, pixel_values, variants[1:], maps)[variants[1]]).all()
+
+
+def test_every_map_is_fitted_once(tiny_encoder, tiny_images):
+    _, maps, _ = fitted(tiny_encoder, tiny_images.train[:10], ["1->2", "1->2 3->4", "3->4"])
+    assert len(maps) == 4  # two spans, two translators
+
+
+def test_a_map_is_fitted_once_with_feature_alignment_and_without(tiny_encoder, tiny_images, monkeypatch):
+    fits, fit = [], Linear.fit_moments
+    monkeypatch.setattr(
+        Linear, "fit_moments", lambda self, moments, span: fits.append(span) or fit(self, moments, span)
+    )
+    _, maps, _ = fitted(tiny_encoder, tiny_images.train[:10], ["1->2", "1->2 3->4"], ["linear", "linear+align"])
+    assert sorted(fits) == [Span(1, 2), Span(3, 4)]
+    assert set(maps) == {(Span(1, 2), "linear", ""), (Span(3, 4), "linear", "")}
+
+
+def test_every_plan_has_each_calibration_set_but_for_identity_which_needs_none():
+    variants = variants_of(parse_plans(["1->2", "3->4"]), ["identity", "linear"], ["a", "b"])
+    rows = [(str(variant.plan), variant.translator, variant.calibration) for variant in variants]
+    of_a_plan = [("identity", ""), ("linear", "a"), ("linear", "b")]
+    assert rows == [("original", "original", ""), *((plan, *kind) for plan in ("1->2", "3->4") for kind in of_a_plan)]
+
+
+def test_collected_features_are_those_of_the_walk_in_the_order_of_the_images(tiny_encoder, tiny_images):
+    images = tiny_images.test[:10]
+    variants, maps, _ = fitted(tiny_encoder, tiny_images.train[:10], PLANS)
+    features = collect_features(tiny_encoder, images, variants, maps, batch_size=4)
+    assert features.shape == (len(variants), 10, 32)
+    assert features.dtype == torch.float32
+    whole = forward_plans(tiny_encoder, next(images.batches(10))[0], variants, maps)
+    for values, variant in zip(features, variants, strict=True):
+        torch.testing.assert_close(values, whole[variant], rtol=1e-4, atol=1e-5)
+
+
+def test_a_variant_that_gives_nan_is_named(tiny_encoder, tiny_images):
+    variants, maps, _ = fitted(tiny_encoder, tiny_images.train[:10], ["1->2", "3->4"], ["linear"])
+    maps[Span(3, 4), "linear", ""].weight.data.fill_(torch.nan)
+    with pytest.raises(InputError, match=r"^Plan 3->4 with translator 'linear' gives NaN or infinity\.$"):
+        collect_features(tiny_encoder, tiny_images.test, variants, maps)

@@ -1,0 +1,114 @@
+"""Command line: ``toast run``, ``study``, ``sweep``, ``approximate``, ``export``, ``params`` and others."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from toastlib.cli import commands
+from toastlib.errors import InputError
+from toastlib.runs.execute import TIMEOUT
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; return 0, 1 if a notebook failed, 2 if the input cannot be used, or 130 after Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except (InputError, RuntimeError) as error:
+        print(f"toast: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        print("toast: interrupted; finished runs are kept.", file=sys.stderr)
+        return 130
+
+
+def positive(text: str) -> int:
+    """Whole number above 0, for argparse."""
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
+def resolved(name: str) -> Path:
+    """Absolute path, for argparse."""
+    return Path(name).resolve()
+
+
+COUNT = {"type": positive, "metavar": "N"}
+ARGUMENTS = {
+    "grid": {"help": "a YAML file, for example grids/demo.yaml"},
+    "run notebook": {"help": "name, number or path: 02, 02_approximation, my.ipynb"},
+    "params notebook": {"nargs": "?", "help": "one notebook; all of them by default"},
+    "export folder": {"type": Path, "help": "folder that save_pretrained wrote"},
+    "model": {"help": "alias, Hub id or folder"},
+    "moments data": {"help": "alias, Hub id or folder of images"},
+    "--data": {"required": True, "help": "alias, Hub id or folder of images; labels are optional"},
+    "--parameter": {"action": "append", "default": [], "metavar": "NAME=VALUE", "help": "a notebook parameter; repeat"},
+    "run --device": {"help": "the same as -p device=..."},
+    "study --device": {"help": "the same as -p device=..."},
+    "--device": {"default": "auto", "help": "auto, cpu or cuda (auto)"},
+    "--full": {"action": "store_true", "help": "the paper's grid: every table; what is done is skipped"},
+    "--table": {"action": "append", "metavar": "N", "help": "a table of the paper's grid; repeat"},
+    "moments --jobs": COUNT | {"help": "shards in parallel (see sweep)"},
+    "--jobs": COUNT | {"help": "notebooks in parallel (one for each GPU; without GPUs two)"},
+    "--dask": {"metavar": "WHERE", "help": "a scheduler's address, local, or slurm"},
+    "--dry-run": {"action": "store_true", "help": "say what would run; with --dask slurm, as which job"},
+    "--timeout": {"type": positive, "default": TIMEOUT, "metavar": "S", "help": "seconds for a run (a day)"},
+    "--results-dir": {"type": resolved, "default": "results", "help": "where the runs lie (results)"},
+    "export --out": {"type": Path, "help": "the file (model.onnx in the folder)"},
+    "--out": {"type": Path, "required": True, "help": "the folder to write"},
+    "--onnx": {"action": "store_true", "required": True, "help": "the format"},
+    "--remove": COUNT | {"metavar": "K", "help": "number of blocks to remove; which, is chosen"},
+    "--plan": {"help": 'spans to remove, for example "2->5"'},
+    "--max-drop": {
+        "type": float,
+        "metavar": "POINTS",
+        "help": "remove as many blocks as lose at most this many points on held-out training images (1, the default)",
+    },
+    "--translator": {"default": "context", "help": "the map: context (default), linear, the paper's, fused, ..."},
+    "--sublayers": {"action": "store_true", "help": "count attentions (2k for block k) and MLPs (2k+1), not blocks"},
+    "moments --features": {"action": "store_true", "help": "keep the original's features and the labels too"},
+    "--features": {"help": "cls, mean or pooler (cls)"},
+    "--train-size": COUNT | {"default": 3000, "help": "training images at most (3000)"},
+    "--test-size": COUNT | {"default": 2000, "help": "test images at most (2000)"},
+    "--calibration-size": COUNT | {"default": 500, "help": "training images that the maps are fitted on (500)"},
+    "--seed": {"type": int, "default": 0, "help": "seed of the draws and of the head (0)"},
+    "--shards": COUNT | {"required": True, "help": "parts of the images"},
+    "--split": {"default": "train", "choices": ["train", "test"], "help": "which images (train)"},
+    "--size": COUNT | {"help": "how many of them (all)"},
+    "--tokens": {"default": "all", "help": "what a row is: all, patch, cls or mean (all)"},
+    "--batch-size": COUNT | {"default": 32, "help": "images per forward pass (32)"},
+    "--clear": {"action": "store_true", "help": "delete everything in it"},
+}
+"""Settings of each argument; those after a command's name are for that command alone."""
+COMMANDS = {
+    commands.run: "notebook --parameter --device --timeout --results-dir",
+    commands.study: "--full|--table --jobs --dask --parameter --device --timeout --results-dir",
+    commands.sweep: "grid --jobs --dask --dry-run --timeout --results-dir",
+    commands.status: "grid --results-dir",
+    commands.collect: "grid --results-dir --out",
+    commands.params: "notebook",
+    commands.doctor: "",
+    commands.approximate: "model --data --remove|--plan|--max-drop --translator --sublayers --features"
+    " --train-size --test-size --calibration-size --device --seed --out",
+    commands.moments: "model data --shards --jobs --dask --split --size --seed --tokens --features --batch-size"
+    " --device --out",
+    commands.export: "folder --onnx --out",
+    commands.cache: "--clear",
+}
+"""Arguments of each command; | separates those of which only one may be given."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="toast", description="Which blocks of a transformer are redundant?")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for function, arguments in COMMANDS.items():
+        command, text = function.__name__, function.__doc__
+        sub = subparsers.add_parser(command, help=text, description=text)
+        sub.set_defaults(command=function)
+        for names in arguments.split():
+            group = sub.add_mutually_exclusive_group() if "|" in names else sub
+            for name in names.split("|"):
+                short = ["-p"] if name == "--parameter" else []
+                group.add_argument(*short, name, **ARGUMENTS.get(f"{command} {name}") or ARGUMENTS[name])
+    return parser

@@ -1,0 +1,239 @@
+"""The commands of ``toast``: each takes its arguments and returns the exit code. Torch is imported where it is used."""
+
+import argparse
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import fields, replace
+from pathlib import Path
+
+from toastlib.errors import InputError
+from toastlib.runs import collect as collecting
+from toastlib.runs.cluster import connect, sbatch_script, worker_pool
+from toastlib.runs.grid import paper_grid, read_grid
+from toastlib.runs.parameters import check_parameters, defaults, find_notebook, notebook_names, notebook_parameters
+from toastlib.runs.run import Outcome, SweepOptions, default_jobs, run_all, run_notebook
+from toastlib.runs.store import VERSIONS, Run
+
+
+def run(options: argparse.Namespace) -> int:
+    """Execute one notebook."""
+    settings = {"progress": sys.stderr.isatty(), "seconds": options.timeout}
+    _print_folders([run_notebook(options.notebook, _overrides(options), options.results_dir, **settings)])
+    return 0
+
+
+def study(options: argparse.Namespace) -> int:
+    """Execute every notebook of the study, or the paper's own grid of runs."""
+    root, overrides, on_paper = options.results_dir, _overrides(options), options.full or options.table
+    if on_paper:
+        runs = [run for table in options.table or [None] for run in paper_grid(table, root)]
+    else:
+        runs = [Run(find_notebook(name).resolve(), {}, root) for name in notebook_names()]
+    for name in overrides:
+        if not any(name in defaults(run.notebook) for run in runs):
+            raise InputError(f"No notebook has a parameter {name!r}; `toast params` lists them.")
+    for index, run in enumerate(runs):
+        taken = {name: value for name, value in overrides.items() if name in defaults(run.notebook)}
+        runs[index] = replace(run, overrides=run.overrides | check_parameters(run.notebook, taken))
+    return _execute(runs, options, force=not on_paper)
+
+
+def sweep(options: argparse.Namespace) -> int:
+    """Execute the runs of a grid file that are not done yet."""
+    runs = read_grid(options.grid, options.results_dir)
+    if not options.dry_run:
+        return _execute(runs, options, force=False)
+    for _, row in collecting.run_states(runs).iterrows():
+        print(f"{row['state']:8} {row['run']}")
+    if options.dask == "slurm":
+        print(f"\nEach worker is submitted with\n\n{sbatch_script()}")
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """Say which runs of a grid are done, failed, running or missing; 1 if one has failed."""
+    states = collecting.run_states(read_grid(options.grid, options.results_dir))
+    counts = states["state"].value_counts()
+    print(f"{len(states)} runs: " + ", ".join(f"{counts.get(state, 0)} {state}" for state in collecting.STATES))
+    for _, row in states.iterrows():
+        if row["state"] == "failed":
+            print(f"failed   {row['run']}  {collecting.failure_of(row)}\n         {row['path']}")
+        elif row["state"] != "done":
+            print(f"{row['state']:8} {row['run']}")
+    return 1 if counts.get("failed", 0) else 0
+
+
+def collect(options: argparse.Namespace) -> int:
+    """Gather a grid's results: one table, all executed notebooks and figures, and the failures, as pages."""
+    runs = read_grid(options.grid, options.results_dir)
+    states = collecting.collect(runs, options.out, f"Runs of {Path(options.grid).stem}")
+    print(f"{(states['state'] == 'done').sum()} of {len(states)} runs are done; the page to open is")
+    print(f"  {options.out.resolve() / 'index.html'}")
+    return 0
+
+
+def params(options: argparse.Namespace) -> int:
+    """List the parameters of the notebooks, with their defaults."""
+    for name in [options.notebook] if options.notebook else notebook_names():
+        notebook = find_notebook(name)
+        print(notebook.stem)
+        for parameter in notebook_parameters(notebook).values():
+            comment = f"  # {parameter.comment}" if parameter.comment else ""
+            print(f"  {parameter.name} = {parameter.default!r}{comment}")
+    return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Say what this machine offers: versions, devices, embedded defaults."""
+    from importlib import metadata
+
+    import torch
+
+    from toastlib.models.loading import load_encoder
+
+    print(f"python {sys.version.split()[0]}, " + ", ".join(f"{p} {metadata.version(p)}" for p in VERSIONS))
+    gpus = [f", cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
+    print(f"devices: cpu ({torch.get_num_threads()} threads)" + "".join(gpus))
+    print(f"notebooks: {', '.join(notebook_names())}")
+    encoder = load_encoder("vit-mini", device="cpu")
+    print(f"vit-mini loads: {len(encoder.blocks)} blocks of width {encoder.width}")
+    return 0
+
+
+def approximate(options: argparse.Namespace) -> int:
+    """Make a checkpoint smaller: a folder with the model and a page that says what it costs."""
+    from toastlib.export.folder import check_folder
+
+    out = check_folder(options.out, options.model, options.data)  # before anything is downloaded or computed
+
+    from toastlib.data.images import load_images
+    from toastlib.evaluation.heads import own_classifier
+    from toastlib.export.compress import compress
+    from toastlib.models.loading import load_encoder
+    from toastlib.models.sublayers import split_blocks
+
+    encoder = load_encoder(options.model, features=options.features, device=options.device)
+    sizes = {"train_size": options.train_size, "test_size": options.test_size, "seed": options.seed}
+    images = load_images(options.data, encoder, **sizes, at_most=True)
+    result = compress(
+        split_blocks(encoder) if options.sublayers else encoder,
+        images,
+        remove=options.remove if options.plan is None else options.plan,
+        max_drop=options.max_drop,
+        translator=options.translator,
+        classifier=own_classifier(options.model),
+        calibration=options.calibration_size,
+        seed=options.seed,
+    )
+    result.save(out)
+    print(result.summary())
+    print(f"Model and report.html lie in\n  {out}")
+    return 0
+
+
+def moments(options: argparse.Namespace) -> int:
+    """Collect the moments of a large image set in shards, by several workers; what is there already is kept."""
+    from joblib import Parallel
+
+    from toastlib.runs.shards import ShardedJob, collect_shards
+
+    job = ShardedJob(**{setting.name: getattr(options, setting.name) for setting in fields(ShardedJob)})
+    jobs = options.jobs or default_jobs()
+    options.out.mkdir(parents=True, exist_ok=True)
+    cluster = connect(options.dask, jobs, options.out.resolve()) if options.dask else nullcontext()
+    with cluster as workers, worker_pool(jobs, workers):
+        file = collect_shards(job, options.shards, options.out, run=Parallel(n_jobs=-1 if workers else jobs))
+    print(f"Moments for toastlib.runs.shards.load_moments lie in\n  {file}")
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write a saved model in another format, checked against the original."""
+    from toastlib.export.onnx import export_onnx
+
+    file, difference = export_onnx(options.folder, options.out)
+    print(f"{file}: its outputs differ from torch's by at most {difference:.1e} of the largest")
+    return 0
+
+
+def cache(options: argparse.Namespace) -> int:
+    """Show what features take on disk, or delete them."""
+    from toastlib.cache import default_cache
+
+    kept = default_cache()
+    if kept.folder is None:
+        print("The cache is off (TOAST_CACHE).")
+        return 0
+    if options.clear:
+        kept.trim(0)
+    entries = kept.entries()
+    size = sum(stat.st_size for _, stat in entries) / 2**20
+    print(f"{kept.folder}: {len(entries)} entries, {size:,.1f} MiB of at most {kept.limit / 2**30:g} GiB")
+    return 0
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, str]:
+    overrides = {}
+    for assignment in options.parameter:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise InputError(f"{assignment!r} is not a parameter: write -p name=value.")
+        overrides[name] = value
+    return overrides | ({"device": options.device} if options.device else {})
+
+
+def _execute(runs: list[Run], options: argparse.Namespace, force: bool) -> int:
+    """Execute runs, each once; print how they end and where the results lie; return 1 if one failed."""
+    root, start = options.results_dir, time.monotonic()
+    runs = {run.folder: run for run in runs}.values()  # overrides can make two runs of a grid the same
+    waiting, jobs = [run for run in runs if force or not run.is_done()], options.jobs or default_jobs()
+    done = f", {len(runs) - len(waiting)} of them done" if len(waiting) < len(runs) else ""
+    runs_per_gpu = math.ceil(jobs / default_jobs()) if options.dask in (None, "local") else 1
+    sweep_options = SweepOptions(jobs, options.timeout, force, runs_per_gpu)
+    with _sigterm_as_interrupt(), connect(options.dask, jobs, root) if options.dask else nullcontext() as cluster:
+        parallel = f"on {len(cluster.nthreads())} Dask workers" if cluster else f"{jobs} at a time"
+        print(f"{len(runs)} notebook runs{done}; {parallel}", flush=True)
+        outcomes = list(_reported(run_all(waiting, sweep_options, cluster), len(waiting)))
+    failed = [outcome for outcome in outcomes if outcome.failure]
+    if failed:
+        print(f"toast: {len(failed)} of {len(outcomes)} runs failed; the others are kept.", file=sys.stderr)
+    if any(outcome.failure.kind == "full disk" for outcome in failed):
+        print(f"toast: The disk of {root} is full: free some space, and give the same command again.", file=sys.stderr)
+    print(f"Done in {time.monotonic() - start:.0f} s.")
+    _print_folders(sorted(outcome.run.folder for outcome in outcomes if not outcome.failure))
+    return 1 if failed else 0
+
+
+def _reported(outcomes: Iterator[Outcome], count: int) -> Iterator[Outcome]:
+    """Print each outcome when it comes; yield those that are final."""
+    number = 0
+    for outcome in outcomes:
+        name = outcome.run.folder.name
+        if outcome.busy:
+            print(f"{name} is being made by another process: waiting for it", flush=True)
+            continue
+        number += 1
+        failure = f", failed: {outcome.failure}" if outcome.failure else ""
+        print(f"[{number}/{count}] {name} {outcome.seconds:.0f} s{failure}", flush=True)
+        yield outcome
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let a SIGTERM clean up as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _print_folders(folders: list[Path]) -> None:
+    if folders:
+        print("Executed notebooks, tables (results.parquet, results.csv), figures (.png, .svg) and manifests lie in")
+    for folder in folders:
+        print(f"  {folder}")

@@ -1,0 +1,92 @@
+"""Accuracies of many plans, translators, heads and seeds, from one pass over the images."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from toastlib.approximation.engine import collect_features
+from toastlib.approximation.prepare import Prepared, Source, prepare
+from toastlib.data.images import ImageSet
+from toastlib.errors import InputError
+from toastlib.evaluation.costs import plan_costs
+from toastlib.evaluation.probe import HeadConfig, Probe
+from toastlib.evaluation.result import Evaluation
+from toastlib.models.encoder import Encoder
+from toastlib.plan import Plan
+
+
+def evaluate_plans(
+    encoder: Encoder,
+    data: ImageSet,
+    plans: str | Plan | Iterable[str | Plan],
+    *,
+    translators: Iterable[str] | Mapping[str, Source] = ("identity", "linear"),
+    calibration: Any = 500,
+    head: HeadConfig | None = None,
+    batch_size: int = 32,
+) -> Evaluation:
+    """Classify the test images with the original encoder and with every plan, translator, calibration set and head.
+
+    Parameters
+    ----------
+    encoder, data
+        The original encoder, and a set with labels: its training images train the heads.
+    plans
+        One plan, or several. Each is tried with each translator.
+    translators
+        Names, such as ``"linear"`` or ``"context+align"``; or a mapping from names of your own to registered names,
+        translators, or fitted maps (span -> module).
+    calibration
+        The number of training images that maps are fitted on, drawn with seed 0; or these images; or moments or
+        activations of them. A mapping from names to any of these fits every map on each calibration set (paper,
+        Tables 3, 14, 15: maps from other data sets).
+    head
+        Protocol, seeds and training of the heads; frozen heads with seeds 0, 1 and 2 if `None`.
+    batch_size
+        Images per forward pass.
+
+    Returns
+    -------
+    Evaluation
+        The original comes first.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown, a plan does not fit the encoder, a calibration does not suit a map, or there are no
+        labels.
+    """
+    head = head or HeadConfig()
+    require_labels(data.name, data.train.labels, data.test.labels)
+    ready = prepare(encoder, data, plans, translators=translators, calibration=calibration, batch_size=batch_size)
+    trained_on = ready.variants if "retrained" in head.protocol else ready.variants[:1]
+    train = collect_features(encoder, data.train, trained_on, ready.maps, batch_size)
+    test = collect_features(encoder, data.test, ready.variants, ready.maps, batch_size)
+    probe = Probe(len(data.class_names), head).fit(train, data.train.labels)
+    predicted = [(probe if protocol == "retrained" else probe.first()).predict(test) for protocol in head.protocol]
+    return as_evaluation(encoder, data, ready, torch.stack(predicted), head.protocol, head.seeds)
+
+
+def as_evaluation(
+    encoder: Encoder, data: Any, ready: Prepared, predicted: Tensor, heads: Iterable[str], seeds: Iterable[int]
+) -> Evaluation:
+    """The result of predicted classes of shape (heads, variants, seeds, test images)."""
+    rows = [{"head": head} | names | {"seed": seed} for head in heads for names in ready.names for seed in seeds]
+    example, _ = next(data.test[:1].batches(1))
+    return Evaluation(
+        pd.DataFrame(rows),
+        predicted.flatten(0, 2).cpu().numpy(),
+        data.test.labels.cpu().numpy(),
+        tuple(data.class_names),
+        {"model": encoder.name, "features": encoder.feature_kind, "dataset": data.name},
+        plan_costs(encoder, [Plan(), *ready.plans], ready.translators, inputs=example),
+    )
+
+
+def require_labels(name: str, *labels: Tensor | None) -> None:
+    """Raise an `InputError` if labels are missing."""
+    if any(one is None for one in labels):
+        raise InputError(f"{name} has no labels: accuracies need them, similarities and maps do not.")

@@ -1,0 +1,245 @@
+"""The result of an evaluation: predictions of every variant for the same test images, and the tables made from them."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+import pandas as pd
+
+from toastlib.errors import InputError
+from toastlib.evaluation.metrics import CONFIDENCE, accuracy_interval, exact_mcnemar, holm, paired_difference
+from toastlib.plan import ORIGINAL
+
+ALL_PLANS = "all plans"
+"""Stands in the column ``plan`` where all plans are pooled."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions of every head, translator, calibration set, plan and seed for the same test images.
+
+    Parameters
+    ----------
+    variants
+        One row per variant: ``head``, ``translator``, ``plan``, ``seed``; and ``calibration`` between translator and
+        plan, if maps were fitted on several calibration sets.
+    predictions
+        Predicted classes, int64, shape (variants, images).
+    labels
+        True classes, int64, shape (images,).
+    class_names
+        One name per class.
+    names
+        Columns that every row of `table` begins with: ``model``, ``features``, ``dataset``.
+    costs
+        One row per translator and plan, from `plan_costs`; `table` takes them in.
+    """
+
+    variants: pd.DataFrame
+    predictions: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...] = ()
+    names: dict[str, str] = field(default_factory=dict)
+    costs: pd.DataFrame | None = None
+
+    @property
+    def kind(self) -> list[str]:
+        """The columns that name a variant, without the seed of its head."""
+        return [column for column in self.variants if column != "seed"]
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        """Whether each prediction is correct: bool, shape (variants, images)."""
+        return self.predictions == self.labels
+
+    def mean_correct(self, **which: str) -> np.ndarray:
+        """Share of the chosen variants that classify each image correctly, shape (images,).
+
+        Variants are chosen by columns, such as ``translator="linear", plan="2->5"``; the mean is over all that fit.
+
+        Raises
+        ------
+        InputError
+            If there is no such variant.
+        """
+        return self.correct[self._rows(**which)].mean(0)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row per variant: names, accuracy in percent with Wilson's 95 % interval, and the costs of its plan.
+
+        Columns ``model``, ``features``, ``dataset``, those of `variants`, ``correct`` (a count), ``images``,
+        ``accuracy``, ``accuracy_low``, ``accuracy_high``, and those of `plan_costs`.
+        """
+        correct, images = self.correct.sum(1), len(self.labels)
+        low, high = zip(*(accuracy_interval(int(count), images) for count in correct), strict=True)
+        table = self.variants.assign(
+            correct=correct,
+            images=images,
+            accuracy=100 * correct / images,
+            accuracy_low=[100 * value for value in low],
+            accuracy_high=[100 * value for value in high],
+        )
+        if self.costs is not None:
+            table = table.merge(self.costs, on=["translator", "plan"], validate="many_to_one")
+        return pd.concat([pd.DataFrame(self.names, index=table.index), table], axis=1)
+
+    @property
+    def lost(self) -> pd.DataFrame:
+        """Points that each plan loses against the original, with 95 % intervals paired over test images.
+
+        Columns: those that name a variant, ``lost``, ``lost_low``, ``lost_high``; negative values are gains.
+        """
+        return self._lost(pooled=False)
+
+    @property
+    def pooled(self) -> pd.DataFrame:
+        """Points lost as in `lost`, all plans together: each image counts with its mean over plans and seeds."""
+        return self._lost(pooled=True)
+
+    def gain(self, *, pooled: bool = True, adjust: bool = False, **over: str) -> pd.DataFrame:
+        """Points that each variant gains over a reference, with 95 % intervals paired over test images.
+
+        Columns: those that name a variant, ``gain``, ``gain_low``, ``gain_high``.
+
+        Parameters
+        ----------
+        pooled, adjust
+            All plans together, else one row per plan; and whether intervals are widened by Bonferroni's rule, so that
+            all of a head's rows hold together with 95 %.
+        **over
+            The reference: ``translator="linear"``, ``calibration="mnist"`` or both. Head, plan and calibration set are
+            the variant's own where they are not named; the original has no plan, and identity no calibration set.
+        """
+        kinds = self._kinds(pooled)
+        kinds = [kind for kind in kinds if any(kind.get(column) != value for column, value in over.items())]
+        rivals = sum(kind["head"] == kinds[0]["head"] for kind in kinds) if kinds and adjust else 1
+        same = {ORIGINAL: ["head"], "identity": ["head", "plan"]}
+        same, rows = same.get(over.get("translator"), ["head", "calibration", "plan"]), []
+        for kind in kinds:
+            chosen = {column: value for column, value in kind.items() if value != ALL_PLANS}
+            reference = {column: chosen[column] for column in same if chosen.get(column)} | over
+            difference = paired_difference(
+                self.mean_correct(**chosen), self.mean_correct(**reference), 1 - (1 - CONFIDENCE) / rivals
+            )
+            rows.append(kind | dict(zip(("gain", "gain_low", "gain_high"), difference, strict=True)))
+        return pd.DataFrame(rows, columns=[*self.kind, "gain", "gain_low", "gain_high"])
+
+    @property
+    def by_class(self) -> pd.DataFrame:
+        """Accuracy of every variant on every class, and the difference to the original's (paper, Figures 12-15).
+
+        Columns: those that name a variant, ``class``, ``images`` (of the class in the test set), ``accuracy`` in
+        percent, ``delta``, ``delta_low``, ``delta_high`` in points, with the 95 % interval paired over the class's
+        images. Seeds are averaged; classes without a test image are left out.
+        """
+        rows = []
+        for kind in self.variants[self.kind].drop_duplicates().to_dict("records"):
+            original = self.mean_correct(head=kind["head"], plan=ORIGINAL)
+            correct = self.mean_correct(**kind)
+            for label in np.unique(self.labels):
+                own = self.labels == label
+                delta = paired_difference(correct[own], original[own])
+                rows.append((*kind.values(), self.class_names[label], own.sum(), 100 * correct[own].mean(), *delta))
+        return pd.DataFrame(
+            rows, columns=[*self.kind, "class", "images", "accuracy", "delta", "delta_low", "delta_high"]
+        )
+
+    def confusion(self, **which: str) -> pd.DataFrame:
+        """Confusion matrices of the original and of one variant, in percent of the true class, averaged over seeds.
+
+        The variant is chosen by ``translator="linear", plan="1->2"``, and by ``head`` where there are two. One row per
+        cell: ``true``, ``predicted``, ``original``, ``approximated``, ``delta`` (their difference).
+
+        Raises
+        ------
+        InputError
+            If there is no such variant, or several.
+        """
+        from sklearn.metrics import confusion_matrix
+
+        labels = range(len(self.class_names))
+
+        def matrix(predicted: np.ndarray) -> np.ndarray:
+            return 100 * confusion_matrix(self.labels, predicted, labels=labels, normalize="true").ravel()
+
+        pairs = list(self._pairs(**which))
+        original = np.mean([matrix(before) for _, before, _ in pairs], axis=0)
+        approximated = np.mean([matrix(after) for _, _, after in pairs], axis=0)
+        cells = pd.MultiIndex.from_product([self.class_names] * 2, names=["true", "predicted"])
+        columns = {"original": original, "approximated": approximated, "delta": approximated - original}
+        return pd.DataFrame(columns, index=cells).reset_index()
+
+    def flips(self, **which: str | int) -> pd.DataFrame:
+        """Test images that the original classifies correctly and one variant does not.
+
+        The variant is chosen as for `confusion`, one of its heads by ``seed``. Columns ``seed``, ``image`` (row in the
+        test set), ``true`` and ``predicted`` (class names).
+
+        Raises
+        ------
+        InputError
+            If there is no such variant, or several.
+        """
+        names = np.array(self.class_names, dtype=object)
+        rows = [
+            (seed, image, names[self.labels[image]], names[after[image]])
+            for seed, before, after in self._pairs(**which)
+            for image in np.flatnonzero((before == self.labels) & (after != self.labels))
+        ]
+        return pd.DataFrame(rows, columns=["seed", "image", "true", "predicted"])
+
+    def mcnemar(self, seed: int | None = None) -> pd.DataFrame:
+        """McNemar's exact test of every plan against the original: do more images turn wrong than turn right?
+
+        One head is tested, the first if `seed` is `None`: heads of several seeds see the same images, and their counts
+        must not be added up. Columns: those that name a variant, ``right_to_wrong``, ``wrong_to_right``, ``p``, and
+        ``p_holm``, adjusted for the number of plans within each head and translator.
+        """
+        seed = self.variants["seed"].iloc[0] if seed is None else seed
+        rows = []
+        for kind in self._kinds(pooled=False):
+            [(_, before, after)] = self._pairs(**kind, seed=seed)
+            before, after = before == self.labels, after == self.labels
+            lost, won = int((before & ~after).sum()), int((~before & after).sum())
+            rows.append((*kind.values(), lost, won, exact_mcnemar(lost, won)))
+        table = pd.DataFrame(rows, columns=[*self.kind, "right_to_wrong", "wrong_to_right", "p"])
+        groups = table.groupby(["head", "translator"])["p"]
+        return table.assign(p_holm=groups.transform(lambda p: holm(p.to_numpy())))
+
+    def select_classes(self, classes: Iterable[int]) -> Self:
+        """The same predictions for the images of some classes alone, given by their numbers."""
+        images = np.isin(self.labels, list(classes))
+        return replace(self, predictions=self.predictions[:, images], labels=self.labels[images])
+
+    def _lost(self, pooled: bool) -> pd.DataFrame:
+        gain = self.gain(pooled=pooled, translator=ORIGINAL)
+        ends = {"lost": 0 - gain["gain"], "lost_low": 0 - gain["gain_high"], "lost_high": 0 - gain["gain_low"]}
+        return gain.drop(columns=["gain", "gain_low", "gain_high"]).assign(**ends)
+
+    def _kinds(self, pooled: bool) -> list[dict[str, str]]:
+        """Every variant but the original, without its seed."""
+        kinds = self.variants.loc[self.variants["plan"] != ORIGINAL, self.kind].drop_duplicates()
+        return (kinds.assign(plan=ALL_PLANS).drop_duplicates() if pooled else kinds).to_dict("records")
+
+    def _rows(self, **which: str | int) -> np.ndarray:
+        """Whether each variant is meant: bool, shape (variants,)."""
+        if unknown := which.keys() - set(self.variants):
+            raise InputError(f"Variants have no {min(unknown)!r}: choose by {', '.join(self.variants)}.")
+        chosen = np.ones(len(self.variants), dtype=bool)
+        for column, value in which.items():
+            chosen &= (self.variants[column] == value).to_numpy()
+        if not chosen.any():
+            raise InputError(f"No variant has {', '.join(f'{k}={v!r}' for k, v in which.items())}.")
+        return chosen
+
+    def _pairs(self, **which: str | int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """For each seed of one variant: the seed, the original's predictions and the variant's, shape (images,)."""
+        chosen = self.variants[self._rows(**which)]
+        if len(kinds := chosen[self.kind].drop_duplicates()) > 1:
+            raise InputError(f"{len(kinds)} variants are of that kind: name {', '.join(self.kind)}.")
+        for row, head, seed in chosen[["head", "seed"]].itertuples():
+            [original] = self.predictions[self._rows(plan=ORIGINAL, head=head, seed=seed)]
+            yield seed, original, self.predictions[row]

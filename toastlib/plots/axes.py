@@ -1,0 +1,101 @@
+"""What figures share: texts of docstrings, order of names, scales, intervals, labels and legends."""
+
+import inspect
+from collections.abc import Callable
+from string import Template
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullFormatter
+
+from toastlib.errors import unknown
+from toastlib.plots.style import DIFFERENCES, LABELS
+
+F = TypeVar("F", bound=Callable)
+Log = bool | float
+TEXTS = {
+    "ax": "ax\n    Axes to draw on; those of a new figure if `None`.",
+    "hue": "hue\n    Column that colours and markers follow; a translator has the same in every figure.",
+    "label": "label\n    Text of the value's axis or colour bar; by default that of its column, with the unit.",
+    "limits": "limits\n    Ends of the colour scale, by default of the values; panels with given ones share a bar.",
+    "log": "log\n    `True` for a logarithmic axis, a number for one proportional up to it; a pair for x and y.",
+    "returns": "Returns\n-------\nAxes\n    The axes drawn on.",
+}
+
+
+def share_texts(function: F) -> F:
+    """Replace ``$name`` in a docstring by the text of that name."""
+    if function.__doc__:  # none under python -OO
+        function.__doc__ = Template(inspect.cleandoc(function.__doc__)).substitute(TEXTS)
+    return function
+
+
+def check_columns(data: pd.DataFrame, *columns: str | None) -> None:
+    """Raise an `InputError` if a column is missing."""
+    for column in columns:
+        if column is not None and column not in data:
+            raise unknown("column", column, [str(name) for name in data])
+
+
+def levels(column: pd.Series) -> list:
+    """The values of a column: its categories, numbers in ascending order, other names as they first appear."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return list(column.cat.categories)
+    values = column.dropna().unique().tolist()
+    return sorted(values) if pd.api.types.is_numeric_dtype(column) else values
+
+
+def interval_ends(data: pd.DataFrame, value: str) -> np.ndarray | None:
+    """Lengths of both arms of the intervals, shape (2, rows), from ``{value}_low``, ``{value}_high`` or ``low``,
+    ``high``; `None` where there are none."""
+    for low, high in ((f"{value}_low", f"{value}_high"), ("low", "high")):
+        if {low, high} <= set(data):
+            return np.abs(data[[low, high]].to_numpy().T - data[value].to_numpy())
+    return None
+
+
+def finish_axis(
+    axis: Axis, data: pd.DataFrame, column: str, *, label: str | None = None, interval: bool = False, log: Log = False
+) -> None:
+    """Label an axis of values and set its scale; differences get a line at zero."""
+    label = label or LABELS.get(column, column)
+    if interval and interval_ends(data, column) is not None:
+        label = f"{label[:-1]}, 95 % interval)" if label.endswith(")") else f"{label} (95 % interval)"
+    axis.set_label_text(label)
+    if column in DIFFERENCES:
+        draw_line = axis.axes.axvline if axis.axis_name == "x" else axis.axes.axhline
+        draw_line(0, color="grey", linewidth=1, zorder=0)
+    if log and (data[column] > 0).any():
+        _set_log(axis, data[column].dropna(), log)
+    if data[column].max() >= 1e5:
+        axis.set_major_formatter(EngFormatter(sep=" "))
+
+
+def _set_log(axis: Axis, values: pd.Series, log: Log) -> None:
+    set_scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
+    least, steps = values[values > 0].min(), np.array([0.4, 1, 2, 4, 10, 20, 40, 100])
+    if log is True and values.min() <= 0:
+        log, steps = 10 ** np.floor(np.log10(least)), 10.0 ** np.arange(9)  # zero keeps its place
+    if log is True:
+        set_scale("log")
+        axis.set_major_locator(LogLocator(subs=(1, 3) if values.max() < 300 * least else (1,)))  # labels need room
+    else:
+        set_scale("symlog", linthresh=log, linscale=1.5)
+        axis.set_major_locator(FixedLocator([*(-log * steps[::-1]), 0, *(log * steps)]))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def finish_panel(ax: Axes, hue: str | None = None) -> Axes:
+    """Put the legend right of the last column of axes, and drop labels of shared vertical axes between panels."""
+    spec = ax.get_subplotspec()
+    handles, names = ax.get_legend_handles_labels()
+    if names and (spec is None or (spec.is_last_col() and spec.is_first_row())):
+        beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "ncols": 1 + len(names) // 20}
+        ax.legend(handles, names, title=LABELS.get(hue, hue), **beside)
+    if spec is not None and not spec.is_first_col() and len(ax.get_shared_y_axes().get_siblings(ax)) > 1:
+        ax.set_ylabel("")
+    return ax

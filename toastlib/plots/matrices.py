@@ -1,0 +1,118 @@
+"""Figures of matrices: similarity of blocks, and one value for each row and column."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from toastlib.plots.axes import check_columns, finish_panel, levels, share_texts
+from toastlib.plots.style import LABELS, NAMES
+
+SCALES = {"delta": "RdBu", "gain": "RdBu", "lost": "cividis_r"}
+"""Column -> colours: red is a loss, blue a gain; bright is a good value."""
+WRITTEN = 20  # up to this number of columns, cells and names are written out
+
+
+@share_texts
+def similarity(
+    data: pd.DataFrame, *, limits: tuple[float, float] | None = None, title: str = "", ax: Axes | None = None
+) -> Axes:
+    """Draw the similarity of the outputs of all blocks as a matrix; bright is similar.
+
+    Parameters
+    ----------
+    data
+        From `similarity`, one metric. The input of block 0 (-1) stands apart and does not stretch the colour scale.
+    $limits
+    title
+        Title above the matrix.
+    $ax
+
+    $returns
+    """
+    check_columns(data, "first", "second", "metric", "value")
+    values = data.pivot(index="first", columns="second", values="value")
+    blocks = values.loc[values.index >= 0, values.columns >= 0].to_numpy()
+    low, high = limits or (np.nanmin(blocks), np.nanmax(blocks))
+    is_distance = np.nanmean(blocks.diagonal()) < np.nanmean(blocks)
+    ax = ax or plt.subplots(figsize=(5.2, 4.2))[1]
+    cmap = sns.color_palette("rocket_r" if is_distance else "rocket", as_cmap=True)
+    sns.heatmap(values, vmin=low, vmax=high, cmap=cmap, square=True, cbar=False, ax=ax)
+    [metric] = data["metric"].unique()
+    _colour_bar(ax, NAMES.get(metric, metric), shared=limits is not None)
+    if -1 in values.index:
+        ax.axhline(1, color="white", linewidth=3)
+        ax.axvline(1, color="white", linewidth=3)
+    places = np.arange(0, len(values), 1 + len(values) // 14)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_ticks(places + 0.5, values.index[places])
+    ax.set(xlabel="block", ylabel="block", title=title, facecolor="lightgrey")
+    ax.tick_params(rotation=0, labelsize="small")
+    return finish_panel(ax)
+
+
+@share_texts
+def matrix(
+    data: pd.DataFrame,
+    *,
+    row: str,
+    column: str,
+    value: str,
+    limits: tuple[float, float] | None = None,
+    label: str | None = None,
+    cmap: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a value for every row and column, such as source by target or plan by class.
+
+    Cells whose row and column have the same name are framed. The name ``""`` stands last, as "(none)".
+
+    Parameters
+    ----------
+    data
+        Values of one cell are averaged.
+    row, column, value
+        Columns of the frame. Colours of ``delta`` and ``gain`` are symmetric around zero.
+    $limits
+    $label
+    cmap
+        Colours, a name of matplotlib; by default by `value`.
+    $ax
+
+    $returns
+    """
+    check_columns(data, row, column, value)
+    rows, columns = (sorted(levels(data[name]), key=lambda name: name == "") for name in (row, column))
+    cells = data.pivot_table(value, row, column, observed=True).reindex(index=rows, columns=columns)
+    end = np.nanmax(np.abs(cells.to_numpy())) or 1.0
+    vmin, vmax = limits or ((-end, end) if SCALES.get(value) == "RdBu" else (None, None))
+    figsize = (2.5 + 0.55 * min(len(columns), WRITTEN), 1.4 + 0.35 * min(len(rows), 40))
+    ax = ax or plt.subplots(figsize=figsize)[1]
+    form = "z.1f" if len(columns) <= 8 else "z.0f"
+    written = cells.map(lambda number: "" if np.isnan(number) else format(number, form))
+    text = {"annot": written if len(columns) <= WRITTEN else None, "fmt": "", "annot_kws": {"fontsize": 8}}
+    text |= {"cmap": cmap or SCALES.get(value, "cividis"), "cbar": False, "linewidths": 0.5}
+    sns.heatmap(cells, vmin=vmin, vmax=vmax, yticklabels=1, ax=ax, **text)
+    _colour_bar(ax, label or LABELS.get(value, value), shared=limits is not None)
+    for place, name in enumerate(rows):
+        if name in columns:
+            ax.add_patch(Rectangle((columns.index(name), place), 1, 1, fill=False, edgecolor="black", linewidth=2))
+    ax.set(xlabel=column, ylabel=row, facecolor="lightgrey")
+    ax.set_yticks(ax.get_yticks(), [str(name) or "(none)" for name in rows], rotation=0)
+    if max(len(str(name)) for name in columns) > 3:
+        angle = 30 if len(columns) <= 8 else 90
+        plt.setp(ax.get_xticklabels(), rotation=angle, ha="right", rotation_mode="anchor")
+    return finish_panel(ax)
+
+
+def _colour_bar(ax: Axes, label: str, *, shared: bool) -> None:
+    """Draw the colour bar, with an arrow where values lie beyond its end; one per line of panels that share limits."""
+    spec = ax.get_subplotspec()
+    if shared and spec is not None and not spec.is_last_col():
+        return
+    cells = ax.collections[0]
+    (low, high), values = cells.get_clim(), cells.get_array()
+    extend = ("neither", "min", "max", "both")[int(values.min() < low) + 2 * int(values.max() > high)]
+    ax.figure.colorbar(cells, ax=ax, label=label, extend=extend)

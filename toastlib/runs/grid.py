@@ -1,0 +1,175 @@
+"""Grids of runs: a YAML file is read into checked runs, and every mistake is named with its line."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from toastlib.data.catalog import ROOT
+from toastlib.errors import InputError, unknown
+from toastlib.runs.parameters import check_parameters, defaults, find_notebook
+from toastlib.runs.store import Run
+
+GRIDS = ROOT / "grids"
+KEYS = ("notebook", "parameters", "include", "exclude")
+
+
+def read_grid(path: str | Path, root: Path = Path("results")) -> list[Run]:
+    """Read the runs of a grid file.
+
+    The file holds one entry or a list of them, each with a ``notebook`` (name, number or path) and
+
+    - ``parameters``: name -> value. A list gives one run for each of its members, several lists every combination; for
+      a parameter that is itself a list, a list of lists does;
+    - ``include``: a list of mappings that extend or replace ``parameters``, one for each further run;
+    - ``exclude``: a list of mappings; combinations that agree with one of them are left out.
+
+    Raises
+    ------
+    InputError
+        If the file is not readable as such, a key, notebook, parameter or value is wrong, or two runs are the same;
+        the message names the line.
+    """
+    path = Path(path)
+    lines: dict[Path, int] = {}
+    runs = []
+    for entry in _entries(path):
+        for line, notebook, overrides in _expand(entry):
+            run = Run(notebook, overrides, root)
+            if run.folder in lines:
+                raise _error(path, line, f"the same run is asked for on line {lines[run.folder]} too.")
+            lines[run.folder] = line
+            runs.append(run)
+    if not runs:
+        raise InputError(f"{path.name} asks for no run.")
+    return runs
+
+
+def paper_grid(table: str | None = None, root: Path = Path("results")) -> list[Run]:
+    """Read the runs of one of the paper's tables, or of all; InputError if that table has no accuracies."""
+    files = {path.stem.removeprefix("paper-table-"): path for path in GRIDS.glob("paper-table-*.yaml")}
+    tables = sorted(files, key=int)
+    if table is not None and table not in files:
+        raise unknown("table", table, tables)
+    return [run for name in ([table] if table else tables) for run in read_grid(files[name], root)]
+
+
+@dataclass(frozen=True)
+class _Mapping:
+    """A mapping of the file with its line and the lines of its keys."""
+
+    path: Path
+    line: int
+    values: dict[str, yaml.Node]
+    lines: dict[str, int]
+
+
+def _entries(path: Path) -> Iterator[_Mapping]:
+    try:
+        root = yaml.compose(path.read_bytes(), yaml.SafeLoader)
+    except OSError as error:
+        raise InputError(f"The grid {str(path)!r} cannot be read: {error.strerror}.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", error)
+        raise InputError(f"{path.name}{where}: not YAML ({problem}).") from None
+    nodes = root.value if isinstance(root, yaml.SequenceNode) else [root] if root else []
+    for node in nodes:
+        entry = _mapping(path, node)
+        for key, line in entry.lines.items():
+            if key not in KEYS:
+                raise _error(path, line, unknown("key", key, KEYS))
+        if "notebook" not in entry.values:
+            raise _error(path, entry.line, "a run needs a 'notebook', for example '02'.")
+        yield entry
+
+
+def _expand(entry: _Mapping) -> Iterator[tuple[int, Path, dict[str, Any]]]:
+    """Line, notebook and overrides of each run of an entry."""
+    notebook, node = _notebook(entry), entry.values.get("parameters")
+    base = _mapping(entry.path, node) if node else _Mapping(entry.path, entry.line, {}, {})
+    excluded = [_values(notebook, mapping) for mapping in _members(entry, "exclude")]
+    for overrides in _combinations(notebook, base):
+        if not any(all(overrides.get(name) in values for name, values in each.items()) for each in excluded):
+            yield entry.line, notebook, overrides
+    for extra in _members(entry, "include"):
+        merged = _Mapping(entry.path, extra.line, base.values | extra.values, base.lines | extra.lines)
+        for overrides in _combinations(notebook, merged):
+            yield extra.line, notebook, overrides
+
+
+def _combinations(notebook: Path, mapping: _Mapping) -> Iterator[dict[str, Any]]:
+    values = _values(notebook, mapping)
+    for combination in product(*values.values()):
+        yield dict(zip(values, combination, strict=True))
+
+
+def _notebook(entry: _Mapping) -> Path:
+    line, node = entry.lines["notebook"], entry.values["notebook"]
+    if not isinstance(node, yaml.ScalarNode):
+        raise _error(entry.path, line, "'notebook' takes a name, a number or a path.")
+    try:
+        notebook = find_notebook(node.value).resolve()
+        defaults(notebook)
+    except InputError as error:
+        raise _error(entry.path, line, error) from None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise _error(entry.path, line, f"{node.value!r} cannot be read as a notebook.") from error
+    return notebook
+
+
+def _values(notebook: Path, mapping: _Mapping) -> dict[str, list[Any]]:
+    """Parameter -> its checked values, one for each run."""
+    default, values = defaults(notebook), {}
+    for name, node in mapping.values.items():
+        if name == "results_dir":
+            raise _error(mapping.path, mapping.lines[name], "results_dir is for the command: --results-dir.")
+        is_axis = isinstance(node, yaml.SequenceNode)
+        if is_axis and isinstance(default.get(name), list):
+            is_axis = bool(node.value) and all(isinstance(member, yaml.SequenceNode) for member in node.value)
+        members = node.value if is_axis else [node]
+        values[name] = [_value(notebook, mapping, name, member) for member in members]
+    return values
+
+
+def _value(notebook: Path, mapping: _Mapping, name: str, node: yaml.Node) -> Any:
+    line = max(mapping.lines[name], node.start_mark.line + 1)  # an alias stands later than its anchor
+    try:
+        value = yaml.SafeLoader("").construct_object(node, deep=True)
+        return check_parameters(notebook, {name: value})[name]
+    except InputError as error:
+        raise _error(mapping.path, line, error) from None
+    except yaml.YAMLError as error:
+        raise _error(mapping.path, line, f"{getattr(error, 'problem', error)}.") from None
+
+
+def _members(entry: _Mapping, key: str) -> list[_Mapping]:
+    node = entry.values.get(key)
+    if node is None:
+        return []
+    if not isinstance(node, yaml.SequenceNode):
+        raise _error(entry.path, entry.lines[key], f"{key!r} takes a list of mappings.")
+    return [_mapping(entry.path, member) for member in node.value]
+
+
+def _mapping(path: Path, node: yaml.Node) -> _Mapping:
+    line = node.start_mark.line + 1
+    if not isinstance(node, yaml.MappingNode):
+        raise _error(path, line, "a mapping of names to values is needed here.")
+    values, lines = {}, {}
+    for key, value in node.value:
+        key_line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            raise _error(path, key_line, "a name is needed here.")
+        if key.value in values:
+            raise _error(path, key_line, f"{key.value!r} stands here twice.")
+        values[key.value], lines[key.value] = value, key_line
+    return _Mapping(path, line, values, lines)
+
+
+def _error(path: Path, line: int, message: object) -> InputError:
+    return InputError(f"{path.name}, line {line}: {message}")

@@ -1,0 +1,262 @@
+"""Store of runs: one folder each, named by its content, written aside under a lock and renamed when complete."""
+
+import json
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from toastlib.data.catalog import ROOT
+from toastlib.errors import InputError
+from toastlib.runs.execute import FULL
+from toastlib.runs.gpus import gpu_names
+from toastlib.runs.parameters import code_hash, defaults
+
+STAGING = ".toast"  # in the results folder: locks, and runs that are not complete yet
+LOCK_TIMEOUT = 2.0  # seconds for a lock; `toast status` may hold it for a moment
+VERSIONS = ("toastlib", "torch", "transformers", "datasets", "numpy", "papermill")
+
+
+class Results:
+    """Folder for a notebook's tables and figures; nothing is written if its name is empty.
+
+    Parameters
+    ----------
+    folder
+        The notebook's ``results_dir`` parameter.
+    """
+
+    def __init__(self, folder: str = "") -> None:
+        self.folder = Path(folder) if folder else None
+        if self.folder:
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    def table(self, frame: Any, name: str = "results") -> None:
+        """Write a tidy frame as ``name.parquet`` and ``name.csv``."""
+        if self.folder:
+            frame.to_parquet(self.folder / f"{name}.parquet", index=False)
+            frame.to_csv(self.folder / f"{name}.csv", index=False)
+
+    def figure(self, axes: Any, name: str) -> None:
+        """Write the figure of these axes as ``name.png`` and ``name.svg``."""
+        if self.folder:
+            figure = getattr(axes, "figure", None) or axes.flat[0].figure
+            figure.savefig(self.folder / f"{name}.png")
+            figure.savefig(self.folder / f"{name}.svg", metadata={"Date": None})  # the same run, the same file
+
+    def compare_with_paper(self, ours: Any) -> Any:
+        """Write and return `paper.compare_with_paper` of an `Evaluation.table`, with a figure; or say it is empty."""
+        from toastlib import paper, plots
+
+        compared = paper.compare_with_paper(ours)
+        if compared.empty:
+            settings = ours[["model", "dataset"]].drop_duplicates().itertuples(index=False)
+            names = ", ".join(f"{model} on {data}" for model, data in settings)
+            print(f"The paper prints no accuracy of {names}: there is nothing to compare with.")
+            return None
+        self.table(compared, "beside")
+        self.figure(plots.scatter(compared, x="theirs", y="ours", diagonal=True), "ours_against_theirs")
+        return compared.drop(columns=["model", "dataset", "head"]).round(2)
+
+
+class Busy(InputError):
+    """Error of a run that another process is executing."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One notebook with checked parameters in place of its defaults, and its folder in the results folder `root`."""
+
+    notebook: Path
+    overrides: dict[str, Any]
+    root: Path = Path("results")
+
+    @cached_property  # it stays the same while the run is executed
+    def folder(self) -> Path:
+        """Folder of the complete run: the notebook's name and, if parameters differ, a hash of its code and of them."""
+        default = defaults(self.notebook)
+        changed = {name: value for name, value in self.overrides.items() if default.get(name, ...) != value}
+        if not changed:
+            return self.root / self.notebook.stem
+        content = json.dumps([code_hash(self.notebook), changed], sort_keys=True)
+        return self.root / f"{self.notebook.stem}-{sha256(content.encode()).hexdigest()[:8]}"
+
+    @property
+    def failed(self) -> Path:
+        """Folder of the last attempt that failed."""
+        return self.root / f"{self.folder.name}.failed"
+
+    @property
+    def staging(self) -> Path:
+        """Folder of the lock and of attempts that are not complete."""
+        return self.root / STAGING / self.folder.name
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Value of every parameter except ``results_dir``."""
+        values = defaults(self.notebook) | self.overrides
+        return {name: value for name, value in values.items() if name != "results_dir"}
+
+    @contextmanager
+    def locked(self, wait: float = LOCK_TIMEOUT) -> Iterator[None]:
+        """Hold the run's lock, which the system releases when the process dies; `wait` in seconds, -1 for no limit.
+
+        Raises
+        ------
+        Busy, InputError
+            If another process still has it; if nothing can be written there.
+        """
+        from filelock import FileLock, Timeout
+
+        try:
+            self.staging.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.staging / "lock", timeout=wait)
+            lock.acquire()
+        except Timeout:
+            raise Busy(
+                f"Another process is making {self.folder}: wait for it, or name another --results-dir."
+            ) from None
+        except OSError as error:
+            if error.errno in FULL:
+                raise
+            raise InputError(f"Nothing can be written to {self.root}: {error.strerror}.") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_done(self) -> bool:
+        """The folder holds this run, executed with the notebook's present code."""
+        manifest = read_json(self.folder / "manifest.json")
+        return manifest.get("notebook") == self.notebook.stem and manifest.get("code") == code_hash(self.notebook)
+
+    def is_running(self) -> bool:
+        """Another process is executing the run now."""
+        if not self.staging_dirs():
+            return False
+        try:
+            with self.locked(0):
+                return False
+        except Busy:
+            return True
+        except (InputError, OSError):  # a results folder that can be read, but not written to
+            return False
+
+    def failure_record(self) -> dict[str, Any]:
+        """Content of ``failure.json`` of the last attempt; empty if it did not fail, or had other code."""
+        record = read_json(self.failed / "failure.json")
+        return record if record.get("code") == code_hash(self.notebook) else {}
+
+    def check_folder(self) -> None:
+        """Raise InputError if the folder holds anything but a run of this notebook."""
+        name = self.notebook.stem
+        if self.folder.exists() and read_json(self.folder / "manifest.json").get("notebook") != name:
+            raise InputError(f"{self.folder} exists and is not a run of {name}: name another --results-dir.")
+
+    def staging_dirs(self, owner: str = "*") -> list[Path]:
+        """Folders of attempts that are running or were killed, of one owner or of all."""
+        return sorted(self.staging.glob(f"{owner}.*.part"))
+
+    def new_staging_dir(self, owner: str = "alone") -> Path:
+        """Make a folder for one attempt; attempts share none, as a dead worker's kernel may go on for a second."""
+        staging_dir = self.staging / f"{owner}.{uuid4().hex[:8]}.part"
+        staging_dir.mkdir()
+        return staging_dir
+
+    def tidy(self, keep: str = "") -> None:
+        """Remove what dead processes have left, except the attempts of the owner `keep`; needs the lock."""
+        for old in self.staging.glob("*.old"):
+            if self.folder.exists():
+                shutil.rmtree(old, ignore_errors=True)
+            else:  # killed between the two renames of `publish`
+                old.rename(self.folder)
+        for staging_dir in self.staging_dirs():
+            if not (keep and staging_dir.name.startswith(f"{keep}.")):
+                shutil.rmtree(staging_dir, ignore_errors=True)
+
+    def publish(self, staging_dir: Path) -> None:
+        """Rename a complete attempt to the run's folder; needs the lock."""
+        self._replace_path(staging_dir, self.folder)
+        old = staging_dir.with_suffix(".old")
+        if self.folder.exists():
+            self.folder.rename(old)
+        staging_dir.rename(self.folder)
+        for superseded in (old, self.failed):
+            shutil.rmtree(superseded, ignore_errors=True)
+
+    def keep_failure(self, staging_dir: Path, record: dict[str, Any]) -> None:
+        """Keep a failed attempt's notebook, and `record` as ``failure.json``; nothing if the disk is full."""
+        try:
+            for path in staging_dir.iterdir():
+                if path.name != self.notebook.name:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if (staging_dir / self.notebook.name).exists():
+                self._replace_path(staging_dir, self.failed)
+            (staging_dir / "failure.json").write_text(json.dumps(record, indent=2) + "\n")
+            shutil.rmtree(self.failed, ignore_errors=True)
+            staging_dir.rename(self.failed)
+        except OSError:
+            shutil.rmtree(staging_dir, ignore_errors=True)
+
+    def _replace_path(self, staging_dir: Path, final: Path) -> None:
+        executed = staging_dir / self.notebook.name
+        executed.write_text(executed.read_text().replace(str(staging_dir), str(final)))
+
+    def record(self, started: float) -> dict[str, Any]:
+        """Facts about an attempt that has just ended; `started` is in seconds since 1970."""
+        return {
+            "notebook": self.notebook.stem,
+            "code": code_hash(self.notebook),
+            "given": self.overrides,
+            "parameters": self.parameters,
+            "host": platform.node(),
+            "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.time() - started, 1),
+        }
+
+    def write_manifest(self, folder: Path, started: float) -> None:
+        """Write ``manifest.json``, the last file of a complete run."""
+        manifest = self.record(started) | {
+            "device": _device(self.parameters.get("device", "auto")),
+            "commit": _commit(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "versions": {package: metadata.version(package) for package in VERSIONS},
+            "files": sorted(path.name for path in folder.iterdir()),
+        }
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON file's mapping; empty if there is none."""
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _device(name: str) -> str:
+    """Name of the notebook's device, found without torch, which would take memory on a GPU."""
+    first = next(iter(gpu_names().values()), "")
+    return first if first and (name == "auto" or name.startswith("cuda")) else name.replace("auto", "cpu")
+
+
+def _commit() -> str | None:
+    git = ["git", "-C", str(ROOT)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + (" with changes" if changed else "")

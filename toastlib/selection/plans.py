@@ -1,0 +1,144 @@
+"""Plans of least predicted cost, found exactly; every plan of a size, and random ones."""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from heapq import nsmallest
+from itertools import combinations
+
+from toastlib.errors import InputError
+from toastlib.plan import Plan, Span, plan_of
+from toastlib.selection.criteria import Costs, span_costs
+from toastlib.statistics.moments import KFoldMoments, Moments
+
+CANDIDATES = 20
+"""Plans that are run before one of them is chosen."""
+
+
+def select(
+    moments: Moments | KFoldMoments,
+    remove: int | None = None,
+    *,
+    budget: float | None = None,
+    criterion: str = "held-out",
+    rerank: Callable[[list[Plan]], Sequence[float]] | None = None,
+    candidates: int = CANDIDATES,
+) -> Plan:
+    """Choose the plan of least predicted cost; or run the best few, and choose the one of least measured cost.
+
+    Parameters
+    ----------
+    moments, criterion
+        As for `span_costs`.
+    remove
+        The number of blocks to remove.
+    budget
+        Remove instead as many blocks as this total predicted cost allows.
+    rerank
+        Plans -> the cost of each when it is run, in their order, such as a column of `run_plans`.
+    candidates
+        The number of plans that are run.
+
+    Returns
+    -------
+    Plan
+        Neighbouring blocks are one span.
+
+    Raises
+    ------
+    InputError
+        If not exactly one of `remove` and `budget` is given, there are fewer blocks, or `rerank` does not give a number
+        for each plan; or as for `span_costs`.
+    """
+    plans = best_plans(span_costs(moments, criterion), candidates if rerank else 1, remove, budget=budget)
+    if len(plans) == 1:
+        return plans[0]
+    measured = [float(cost) for cost in rerank(plans)]
+    if len(measured) != len(plans) or any(map(math.isnan, measured)):
+        raise InputError(f"{len(plans)} plans were to be run: that takes a number for each of them.")
+    return plans[measured.index(min(measured))]
+
+
+def best_plans(costs: Costs, n: int, remove: int | None = None, *, budget: float | None = None) -> list[Plan]:
+    """Find the `n` plans of least total cost, the best first, by dynamic programming over blocks.
+
+    A best plan for the first b blocks either keeps block b-1, or ends in a span; the block before the span is kept (two
+    spans that touch are one longer span), and the blocks before that are removed by a best plan of fewer blocks.
+
+    Parameters
+    ----------
+    costs, n
+        Span -> its cost, for every span of the encoder: a span of infinite cost is in no plan; and the number of plans.
+    remove, budget
+        The number of blocks to remove, or the largest total cost; exactly one of the two.
+
+    Returns
+    -------
+    list of Plan
+        The best first; fewer where there are fewer.
+
+    Raises
+    ------
+    InputError
+        If both or none of `remove` and `budget` are given, or no plan removes that number of blocks.
+    """
+    if (remove is None) == (budget is None):
+        raise InputError("Say either how many blocks to remove, or the budget that their cost must not exceed.")
+    count = max(span.end for span in costs) + 1
+    best = _best_plans(costs, count, n)
+    if remove is None:
+        remove = max((k for k in best if best[k][0][0] <= budget), default=0)
+    plans = [Plan(spans) for cost, spans in best.get(remove, []) if cost < math.inf]
+    if not plans:
+        raise InputError(f"{remove} blocks cannot be removed: the model has {count}.")
+    return plans
+
+
+def _best_plans(costs: Costs, count: int, n: int) -> dict[int, list[tuple[float, tuple[Span, ...]]]]:
+    """Number of removed blocks -> the `n` least costs, rising, each with its spans."""
+    kept = best = {0: [(0.0, ())]}  # of the first b blocks; `kept`: of those plans that keep the last of them
+    all_kept = [kept]
+    for b in range(1, count + 1):
+        kept, best = best, {k: list(plans) for k, plans in best.items()}
+        for first, before in enumerate(all_kept):  # blocks first .. b-1 are one span
+            span = Span(first - 1, b - 1)
+            for k, plans in before.items():
+                longer = [(cost + costs[span], (*spans, span)) for cost, spans in plans]
+                best[k + b - first] = best.get(k + b - first, []) + longer
+        best = {k: nsmallest(n, plans) for k, plans in best.items()}
+        all_kept.append(kept)
+    return best
+
+
+def every_plan(block_count: int, remove: int) -> list[Plan]:
+    """Every plan that removes this number of blocks: those that an exhaustive search tries."""
+    return [plan_of(blocks) for blocks in combinations(range(block_count), remove)]
+
+
+def random_plans(block_count: int, remove: int, n: int, *, seed: int = 0) -> list[Plan]:
+    """Draw `n` different plans that remove this number of blocks, uniformly: the control of a choice.
+
+    Parameters
+    ----------
+    block_count, remove, n
+        Number of blocks of the encoder, of blocks that each plan removes, and of plans.
+    seed
+        Seed of the draw.
+
+    Returns
+    -------
+    list of Plan
+        Different plans, in the order of the draw.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than `n` such plans.
+    """
+    available = math.comb(block_count, remove)
+    if n > available:
+        raise InputError(f"{n} plans were asked for: {available} remove {remove} of {block_count} blocks.")
+    generator, plans = random.Random(seed), {}
+    while len(plans) < n:
+        plans[plan_of(generator.sample(range(block_count), remove))] = None
+    return list(plans)
