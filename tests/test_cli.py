@@ -128,6 +128,7 @@ def test_run_says_where_the_results_lie(study, capfd):
     assert 'device = "cpu"' in executed.cells[1].source
 
 
+@pytest.mark.slow
 def test_the_study_runs_every_notebook_with_the_parameters_that_it_takes(study, capfd):
     assert main(["study", "-p", "speed=2"]) == 0
     out, err = capfd.readouterr()
@@ -242,6 +243,7 @@ def test_approximate_writes_a_model_and_a_report(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["smaller"]
 
 
+@pytest.mark.slow
 def test_approximate_counts_sublayers_where_it_is_told_to(tmp_path, capsys):
     sizes = ["--train-size", "60", "--test-size", "30", "--calibration-size", "30", "--device", "cpu"]
     command = ["approximate", "vit-mini", "--data", "digits", "--sublayers", "--plan", "4->5 6->7", *sizes]

@@ -11,6 +11,7 @@ from toastlib.cli import main
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9]*.ipynb"))
 QUOTE = "> With the default parameters"
+HOLD = "The claims about the default run hold."
 RESULTS = re.compile(r"\b(clearly (better|worse|loses?)|digits (lose|are))\b")
 
 
@@ -44,7 +45,7 @@ def test_code_cells_have_at_most_fifteen_lines(cells):
     assert [cell.source for cell in code(cells) if len(cell.source.splitlines()) > 15] == []
 
 
-def test_the_method_is_typed_and_tied_to_the_library_by_an_assert(cells):
+def test_the_method_is_written_out_and_tied_to_the_library_by_an_assert(cells):
     methods = tagged(cells, "method")
     assert methods, "no cell is tagged 'method'"
     first, last = cells.index(methods[0]), cells.index(methods[-1])
@@ -74,6 +75,23 @@ def test_sentences_about_results_stand_in_quotes_of_the_default_parameters(cells
         if cell.cell_type == "markdown":
             outside = "\n".join(line for line in cell.source.splitlines() if not line.startswith(">"))
             assert RESULTS.search(outside) is None, outside
+
+
+def guards(cell):
+    """Conditions of a cell under which claims are asserted."""
+    branches = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.If)]
+    return {
+        ast.unparse(branch.test)
+        for branch in branches
+        if any(isinstance(node, ast.Assert) for node in ast.walk(branch))
+    }
+
+
+def test_claims_about_the_default_run_were_checked_when_it_was_executed(cells):
+    """A guard that is never true would check nothing, and nobody would see it."""
+    printed = [cell for cell in code(cells) if any(HOLD in output.get("text", "") for output in cell.outputs)]
+    assert set().union(*map(guards, code(cells))) - set().union(*map(guards, printed)) == set()
+    assert tagged(printed, "nbval-check-output"), "nbval compares no printed sentence"
 
 
 AWAY = {

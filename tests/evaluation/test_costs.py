@@ -133,6 +133,7 @@ def removed(encoder: Encoder, plan: str, column: str = "removed_parameters", tra
     return plan_costs(encoder, [Plan.parse(plan)], [translator], inputs=inputs)[column].item()
 
 
+@pytest.mark.slow
 def test_the_papers_counting_gives_the_papers_numbers(vit_small):
     table = paper.published(1)
     printed = table[(table["model"] == "vit-s") & (table["plan"] != "original")].drop_duplicates("plan")

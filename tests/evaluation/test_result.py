@@ -84,10 +84,15 @@ def test_a_mean_of_a_variant_that_was_not_predicted_is_named(four):
         four.mean_correct(plan="2->3", translator="linear")
 
 
+def test_the_predicted_classes_of_the_chosen_variants(four):
+    assert four.predicted(plan="1->2", seed=1).tolist() == [[0, 0, 0, 0]]
+    assert four.predicted(plan="original").tolist() == [[0, 1, 2, 0], [0, 1, 2, 1]]
+
+
 @pytest.mark.parametrize("which", [{"plans": "1->2"}, {"calibration": "mnist"}])
 def test_a_column_that_variants_lack_is_named(four, which):
     message = f"Variants have no '{next(iter(which))}': choose by head, translator, plan, seed."
-    for method in (four.mean_correct, four.confusion, four.flips):
+    for method in (four.mean_correct, four.predicted, four.confusion, four.flips):
         with pytest.raises(InputError) as error:
             method(**which)
         assert str(error.value) == message

@@ -57,6 +57,7 @@ def test_max_drop_bounds_the_number_of_blocks(tiny_encoder, tiny_images):
         compress(tiny_encoder, tiny_images, max_drop=-200, calibration=40)
 
 
+@pytest.mark.slow
 def test_test_images_do_not_choose(tiny_encoder, tiny_images):
     other = replace(tiny_images, test=tiny_images.test[:5])
     plans = [compress(tiny_encoder, d, max_drop=20, calibration=40).plan for d in (tiny_images, other)]

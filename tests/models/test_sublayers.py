@@ -203,6 +203,7 @@ def test_a_saved_folder_opens_to_the_same_numbers(encoder, tiny_images, pixel_va
         split_blocks(opened)
 
 
+@pytest.mark.slow
 def test_another_process_opens_it_without_toastlib(tiny_encoder, pixel_values, tmp_path):
     anything = {block: torch.randn(40, 32) for block in (4, 5)}
     smaller = approximate(split_blocks(tiny_encoder), "4->5", anything, translator="linear")

@@ -212,3 +212,24 @@ def test_a_notebook_is_found_by_path(study):
 def test_a_notebook_that_is_not_there_is_refused(study, name):
     with pytest.raises(InputError, match=f"^Unknown notebook '{name}'"):
         find_notebook(name)
+
+
+class TestMembersByTheirOwnName:
+    """``-p image_size=112`` where the notebook has ``options = {"image_size": 0, ...}``."""
+
+    CELL = 'options = {"features": "cls", "image_size": 0}\nhead = {"seeds": 3}\nseeds = 5\nsizes = {"images": 4}'
+
+    @pytest.fixture
+    def notebook(self, tmp_path):
+        return write_notebook(tmp_path / "small.ipynb", parameters=self.CELL)
+
+    def test_a_member_is_found_by_its_own_name(self, notebook):
+        assert check_parameters(notebook, {"image_size": "112"}) == {"options.image_size": 112}
+        assert check_parameters(notebook, {"options.image_size": 112}) == {"options.image_size": 112}
+
+    def test_a_parameter_comes_before_a_member_of_its_name(self, notebook):
+        assert check_parameters(notebook, {"seeds": "7"}) == {"seeds": 7}
+
+    def test_its_value_is_checked_as_any_other(self, notebook):
+        with pytest.raises(InputError, match="mean"):
+            check_parameters(notebook, {"features": "man"})

@@ -255,6 +255,7 @@ def test_workers_that_other_sweeps_lost_do_not_count(run_of, executions):
     assert run_of(1).staging_dirs() == []
 
 
+@pytest.mark.slow
 def test_many_runs_in_parallel_have_processes_of_their_own(tmp_path):
     cells = ("import os\n\nopen(results_dir + '/pid', 'w').write(str(os.getppid()))", "1 / (size - 2)")
     notebook = write_notebook(tmp_path / "07_small.ipynb", *cells)

@@ -237,6 +237,7 @@ def test_costs_of_one_map():
     assert map_costs("mlp", 96, 65) == (2 * 96 * 48 + 48 + 96, 2 * 65 * 2 * 96 * 48)
 
 
+@pytest.mark.slow
 def test_counting_first_leaves_fits_as_they_are():
     """Maps are counted on the meta device, where what is imported on the way must not end up."""
     program = """

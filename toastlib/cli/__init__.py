@@ -41,6 +41,7 @@ ARGUMENTS = {
     "params notebook": {"nargs": "?", "help": "one notebook; all of them by default"},
     "export folder": {"type": Path, "help": "folder that save_pretrained wrote"},
     "model": {"help": "alias, Hub id or folder"},
+    "name": {"help": "vit-s14-focus, a ViT-S/14 with 22 million parameters (90 MB)"},
     "moments data": {"help": "alias, Hub id or folder of images"},
     "--data": {"required": True, "help": "alias, Hub id or folder of images; labels are optional"},
     "--parameter": {"action": "append", "default": [], "metavar": "NAME=VALUE", "help": "a notebook parameter; repeat"},
@@ -69,6 +70,7 @@ ARGUMENTS = {
     "--sublayers": {"action": "store_true", "help": "count attentions (2k for block k) and MLPs (2k+1), not blocks"},
     "moments --features": {"action": "store_true", "help": "keep the original's features and the labels too"},
     "--features": {"help": "cls, mean or pooler (cls)"},
+    "--image-size": COUNT | {"metavar": "PX", "help": "height and width of the images (the checkpoint's own)"},
     "--train-size": COUNT | {"default": 3000, "help": "training images at most (3000)"},
     "--test-size": COUNT | {"default": 2000, "help": "test images at most (2000)"},
     "--calibration-size": COUNT | {"default": 500, "help": "training images that the maps are fitted on (500)"},
@@ -89,8 +91,9 @@ COMMANDS = {
     commands.collect: "grid --results-dir --out",
     commands.params: "notebook",
     commands.doctor: "",
-    commands.approximate: "model --data --remove|--plan|--max-drop --translator --sublayers --features"
+    commands.approximate: "model --data --remove|--plan|--max-drop --translator --sublayers --features --image-size"
     " --train-size --test-size --calibration-size --device --seed --out",
+    commands.fetch: "name",
     commands.moments: "model data --shards --jobs --dask --split --size --seed --tokens --features --batch-size"
     " --device --out",
     commands.export: "folder --onnx --out",

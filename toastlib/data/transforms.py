@@ -78,6 +78,16 @@ class Preprocessing:
             "image_std": list(self.std),
         }
 
+    def at(self, size: int) -> Self:
+        """The same steps for square images of `size` pixels: resize and crop keep their proportion."""
+        if self.crop is None:
+            return replace(self, resize=(size, size))
+        share = size / self.crop[0]
+        edges = [self.resize] if isinstance(self.resize, int) else self.resize or ()
+        scaled = tuple(max(size, round(edge * share)) for edge in edges)
+        resize = scaled[0] if isinstance(self.resize, int) else scaled or None
+        return replace(self, resize=resize, crop=(size, size))
+
     def resized(self, images: Tensor) -> Tensor:
         """Resize and crop uint8 images of shape (batch, 3, height, width); the result is uint8 too."""
         height, width = images.shape[-2:]

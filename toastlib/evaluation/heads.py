@@ -17,8 +17,9 @@ from toastlib.evaluation.metrics import CONFIDENCE, accuracy_interval
 from toastlib.evaluation.probe import HeadConfig, Probe, absorb_alignment
 from toastlib.models.costs import example_input
 from toastlib.models.encoder import Encoder
-from toastlib.models.loading import quiet_transformers
+from toastlib.models.image_size import set_image_size
 from toastlib.models.model_card import Accuracy
+from toastlib.models.quiet import quiet_transformers
 from toastlib.models.saving import saved_form
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ class Head(NamedTuple):
     measure: str
 
 
-def own_classifier(name: str) -> "PreTrainedModel | None":
-    """The classifier of a checkpoint, whole, or `None` if it has none; the name is as for `load_encoder`."""
+def own_classifier(name: str, image_size: int | None = None) -> "PreTrainedModel | None":
+    """The classifier of a checkpoint, whole, or `None` if it has none; the arguments are as for `load_encoder`."""
     from transformers import AutoConfig, AutoModelForImageClassification
 
     path = catalog.model_path(name)
@@ -53,7 +54,10 @@ def own_classifier(name: str) -> "PreTrainedModel | None":
     if not any("ForImageClassification" in kind and not kind.startswith("Toast") for kind in kinds):
         return None
     with quiet_transformers():
-        return AutoModelForImageClassification.from_pretrained(path, dtype=torch.float32, use_safetensors=True).eval()
+        model = AutoModelForImageClassification.from_pretrained(path, dtype=torch.float32, use_safetensors=True).eval()
+    if image_size:
+        set_image_size(model.base_model, image_size)
+    return model
 
 
 def choose_head(

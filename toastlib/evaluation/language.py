@@ -24,6 +24,7 @@ from toastlib.models.base_architecture import shorten_config, with_tower
 from toastlib.models.encoder import Encoder, ReplayBlock
 from toastlib.models.layers import Replacement
 from toastlib.models.loading import load_checkpoint, load_tokenizer, resolve_device, resolve_dtype
+from toastlib.models.quiet import quiet_transformers
 from toastlib.plan import ORIGINAL, Plan
 from toastlib.translators.base import split_align
 
@@ -106,7 +107,8 @@ class LanguageModel:
         with self.encoder.block_list([block for block in self.encoder.blocks if block not in gone]):
             model = copy.deepcopy(self.model)
         shorten_config(model.config, len(self.encoder.blocks) - len(gone))
-        model.save_pretrained(folder)
+        with quiet_transformers():
+            model.save_pretrained(folder)
         self.encoder.tokenizer.save_pretrained(folder)
 
 

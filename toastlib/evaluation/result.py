@@ -66,6 +66,10 @@ class Evaluation:
         """
         return self.correct[self._rows(**which)].mean(0)
 
+    def predicted(self, **which: str | int) -> np.ndarray:
+        """Classes that variants predict, int64, shape (variants, images); they are chosen as for `mean_correct`."""
+        return self.predictions[self._rows(**which)]
+
     @cached_property
     def table(self) -> pd.DataFrame:
         """One row per variant: names, accuracy in percent with Wilson's 95 % interval, and the costs of its plan.
@@ -241,5 +245,5 @@ class Evaluation:
         if len(kinds := chosen[self.kind].drop_duplicates()) > 1:
             raise InputError(f"{len(kinds)} variants are of that kind: name {', '.join(self.kind)}.")
         for row, head, seed in chosen[["head", "seed"]].itertuples():
-            [original] = self.predictions[self._rows(plan=ORIGINAL, head=head, seed=seed)]
+            [original] = self.predicted(plan=ORIGINAL, head=head, seed=seed)
             yield seed, original, self.predictions[row]

@@ -1,8 +1,6 @@
 """Encoders from checkpoints, by alias, local folder or Hub id."""
 
-import contextlib
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,6 +11,8 @@ from toastlib.data.catalog import not_loaded
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError, unknown
 from toastlib.models.encoder import WITHOUT_MASK, Encoder, is_causal, reads_text
+from toastlib.models.image_size import set_image_size
+from toastlib.models.quiet import quiet_transformers
 from toastlib.models.sublayer_split import SublayerSplit
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -24,6 +24,7 @@ def load_encoder(
     features: str | None = None,
     device: str = "auto",
     dtype: str = "float32",
+    image_size: int | None = None,
     blocks: str | None = None,
     trust_remote_code: bool = False,
 ) -> Encoder:
@@ -41,6 +42,9 @@ def load_encoder(
         ``"auto"`` takes a GPU if there is one; or ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     dtype
         ``"float32"``, ``"bfloat16"`` or ``"float64"``; ``"fastest"`` is bfloat16 where the hardware gains by it.
+    image_size
+        Height and width of images in pixels, a multiple of the patch size: position embeddings are interpolated, and
+        resize and crop keep their proportion. The checkpoint's own size if `None` or 0.
     blocks, trust_remote_code
         Dotted path of the block list, if it is not found; whether to run code that comes with the checkpoint.
 
@@ -52,7 +56,8 @@ def load_encoder(
     Raises
     ------
     InputError
-        If the name, the device or the dtype is unknown, or the checkpoint cannot be fetched or read.
+        If the name, the device or the dtype is unknown, the checkpoint cannot be fetched or read, or the encoder does
+        not read images of this size.
     """
     path = catalog.model_path(name)
     target = resolve_device(device)
@@ -62,8 +67,8 @@ def load_encoder(
         model, missing = load_checkpoint(path, trust_remote_code, WITHOUT_MASK[model.config.model_type])
     alias = catalog.model_alias(name)
     if model.config.model_type == "toast":
-        config, preprocessing = model.config, _preprocessing(path, model.tower.config, trust_remote_code)
-        features = features or config.features
+        config, features = model.config, features or model.config.features
+        preprocessing = _image_reader(path, model.tower, trust_remote_code, image_size)
         encoder = Encoder(model.tower, config.blocks, features, preprocessing=preprocessing, name=alias)
         encoder.sublayer_split = config.parting and SublayerSplit(**config.parting)
         return encoder.to(target, precision)
@@ -72,10 +77,12 @@ def load_encoder(
         missing = [key for key in missing if key.startswith("vision_model.")]
     features = features or ("last" if reads_text(tower) and is_causal(tower) else "cls")
     _settle_pooler(tower, missing, features, name)
-    if reads_text(tower):
-        reader = {"tokenizer": load_tokenizer(path, name)}
+    if not reads_text(tower):
+        reader = {"preprocessing": _image_reader(path, tower, trust_remote_code, image_size)}
+    elif image_size:
+        raise InputError(f"{alias} reads texts: image_size is for encoders of images.")
     else:
-        reader = {"preprocessing": _preprocessing(path, tower.config, trust_remote_code)}
+        reader = {"tokenizer": load_tokenizer(path, name)}
     return Encoder(tower, blocks, features, name=alias, **reader).to(target, precision)
 
 
@@ -150,6 +157,15 @@ def _settle_pooler(model: nn.Module, missing: list[str], features: str, name: st
         model.pooler = None
 
 
+def _image_reader(path: str, tower: nn.Module, trust_remote_code: bool, image_size: int | None) -> Preprocessing:
+    """The preprocessing of the checkpoint, at another size if one is given; the tower is set to it."""
+    preprocessing = _preprocessing(path, tower.config, trust_remote_code)
+    if not image_size:
+        return preprocessing
+    set_image_size(tower, image_size)
+    return preprocessing.at(image_size)
+
+
 def _preprocessing(path: str, config: Any, trust_remote_code: bool) -> Preprocessing:
     if getattr(config, "pretrained_cfg", None):  # timm keeps it beside the architecture
         return Preprocessing.from_config(_timm_settings(config.pretrained_cfg))
@@ -190,19 +206,3 @@ def _timm_settings(config: dict[str, Any]) -> dict[str, Any]:
         "image_mean": config["mean"],
         "image_std": config["std"],
     }
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silence progress bars and notices of transformers; toastlib raises or warns itself."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

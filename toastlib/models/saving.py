@@ -26,6 +26,7 @@ from toastlib.models.costs import example_input, flops, parameter_count
 from toastlib.models.hooks import capture_outputs
 from toastlib.models.layers import describe_map
 from toastlib.models.model_card import ModelCardData, Sizes, in_words, model_card
+from toastlib.models.quiet import quiet_transformers
 from toastlib.plan import Plan, Span
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def save_pretrained(
         with_head=head is not None,
         plain=plain,
     )
-    model.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
     (Path(folder) / "README.md").write_text(text, encoding="utf-8")
     if encoder.preprocessing is not None:
         settings = json.dumps(encoder.preprocessing.to_config(), indent=2)

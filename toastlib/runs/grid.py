@@ -10,7 +10,7 @@ import yaml
 
 from toastlib.data.catalog import ROOT
 from toastlib.errors import InputError, unknown
-from toastlib.runs.parameters import check_parameters, defaults, find_notebook
+from toastlib.runs.parameters import check_parameters, defaults, find_notebook, full_name
 from toastlib.runs.store import Run
 
 GRIDS = ROOT / "grids"
@@ -128,11 +128,12 @@ def _values(notebook: Path, mapping: _Mapping) -> dict[str, list[Any]]:
     for name, node in mapping.values.items():
         if name == "results_dir":
             raise _error(mapping.path, mapping.lines[name], "results_dir is for the command: --results-dir.")
+        full = full_name(name, default)
         is_axis = isinstance(node, yaml.SequenceNode)
-        if is_axis and isinstance(default.get(name), list):
+        if is_axis and isinstance(default.get(full), list):
             is_axis = bool(node.value) and all(isinstance(member, yaml.SequenceNode) for member in node.value)
         members = node.value if is_axis else [node]
-        values[name] = [_value(notebook, mapping, name, member) for member in members]
+        values[full] = [_value(notebook, mapping, name, member) for member in members]
     return values
 
 
@@ -140,7 +141,7 @@ def _value(notebook: Path, mapping: _Mapping, name: str, node: yaml.Node) -> Any
     line = max(mapping.lines[name], node.start_mark.line + 1)  # an alias stands later than its anchor
     try:
         value = yaml.SafeLoader("").construct_object(node, deep=True)
-        return check_parameters(notebook, {name: value})[name]
+        return next(iter(check_parameters(notebook, {name: value}).values()))
     except InputError as error:
         raise _error(mapping.path, line, error) from None
     except yaml.YAMLError as error:

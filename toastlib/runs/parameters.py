@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -93,6 +94,12 @@ def _code(notebook: Path, modified: int) -> tuple[str, dict[str, Any]]:
     return sha256(json.dumps(code).encode()).hexdigest()[:16], default
 
 
+def full_name(name: str, names: Iterable[str]) -> str:
+    """A parameter's name, or that of the one member of a dictionary which is called so: ``seeds`` is ``head.seeds``."""
+    members = [full for full in names if full.partition(".")[2] == name]
+    return members[0] if name not in names and len(members) == 1 else name
+
+
 def check_parameters(notebook: Path, overrides: dict[str, Any]) -> dict[str, Any]:
     """Convert values to the types of the notebook's defaults, text included, and check that each can be used.
 
@@ -104,11 +111,12 @@ def check_parameters(notebook: Path, overrides: dict[str, Any]) -> dict[str, Any
     parameters = notebook_parameters(notebook)
     checked = {}
     for name, value in overrides.items():
+        name = full_name(name, parameters)
         if name not in parameters:
             raise unknown(f"parameter of {notebook.stem}", name, parameters)
         checked[name] = _convert(name, value, parameters[name].default)
         for item in checked[name] if isinstance(checked[name], list) else [checked[name]]:
-            _check_value(name, item)
+            _check_value(name.removeprefix("options."), item)
     return checked
 
 

@@ -20,7 +20,7 @@ from toastlib.data.catalog import ROOT
 from toastlib.errors import InputError
 from toastlib.runs.execute import FULL
 from toastlib.runs.gpus import gpu_names
-from toastlib.runs.parameters import code_hash, defaults
+from toastlib.runs.parameters import code_hash, defaults, full_name
 
 STAGING = ".toast"  # in the results folder: locks, and runs that are not complete yet
 LOCK_TIMEOUT = 2.0  # seconds for a lock; `toast status` may hold it for a moment
@@ -227,7 +227,7 @@ class Run:
     def write_manifest(self, folder: Path, started: float) -> None:
         """Write ``manifest.json``, the last file of a complete run."""
         manifest = self.record(started) | {
-            "device": _device(self.parameters.get("device", "auto")),
+            "device": _device(self.parameters.get(full_name("device", self.parameters), "auto")),
             "commit": _commit(),
             "python": platform.python_version(),
             "platform": platform.platform(),
