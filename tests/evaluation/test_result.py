@@ -219,6 +219,11 @@ def test_a_reference_that_was_not_evaluated_is_named(drawn):
         drawn.gain(translator="ridge")
 
 
+def test_a_gain_without_a_reference_is_refused(drawn):
+    with pytest.raises(InputError, match="needs a reference"):
+        drawn.gain()
+
+
 def test_the_original_alone_has_empty_tables(two_seeds):
     alone = replace(two_seeds, variants=two_seeds.variants[:2], predictions=two_seeds.predictions[:2])
     for table in (alone.lost, alone.pooled):

@@ -1,14 +1,21 @@
 """Encoders at another image size: equal to what transformers interpolates at every call."""
 
+import json
+
 import pytest
 import torch
-from tiny import make_tiny_model
+import transformers
+from tiny import SIZES, make_tiny_model
 from transformers import AutoModel
 
+from toastlib.approximation.replace import approximate
+from toastlib.data.images import load_images
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
+from toastlib.evaluation.heads import own_classifier
 from toastlib.models.encoder import Encoder
 from toastlib.models.image_size import set_image_size
+from toastlib.models.loading import load_encoder
 
 SIZE = 48  # the tiny models read 32
 PIXELS = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
@@ -61,6 +68,35 @@ def test_features_at_another_size_are_pooled_from_the_new_patches():
     model = make_tiny_model("vit")
     set_image_size(model, SIZE)
     assert Encoder(model, features="mean").embed(PIXELS).hidden.shape == (2, 1 + (SIZE // 8) ** 2, 32)
+
+
+def write_classifier(family, folder):
+    """A tiny checkpoint with the classifier of its architecture, for images of 32 pixels."""
+    if family in ("clip", "siglip"):
+        prefix = family.capitalize() if family == "siglip" else "CLIP"
+        vision = make_tiny_model(family).config.to_dict()
+        text = SIZES | {"num_hidden_layers": 1, "vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2}
+        config = getattr(transformers, f"{prefix}Config")(vision_config=vision, text_config=text)
+        model = getattr(transformers, f"{prefix}ForImageClassification")(config)
+    else:
+        model = make_tiny_model(family, head="ForImageClassification")
+    model.save_pretrained(folder)
+    settings = Preprocessing(resize=(32, 32)).to_config()
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize("family", ["vit", "deit", "dinov2", "clip", "siglip"])
+def test_a_smaller_model_keeps_its_own_classifier_and_its_size(family, tmp_path):
+    write_classifier(family, tmp_path)
+    features = "mean" if family == "siglip" else "cls"
+    encoder = load_encoder(str(tmp_path), device="cpu", features=features, image_size=SIZE)
+    smaller = approximate(encoder, "1->3", translator="identity", calibration=load_images("digits", encoder).train[:8])
+    smaller.save_pretrained(tmp_path / "smaller", head=own_classifier(str(tmp_path), SIZE))
+    opened = load_encoder(str(tmp_path / "smaller"), device="cpu")
+    assert opened.preprocessing == Preprocessing(resize=(SIZE, SIZE))
+    torch.testing.assert_close(opened(PIXELS), smaller(PIXELS), rtol=0, atol=1e-6)
+    classifier = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "smaller")
+    assert classifier(PIXELS).logits.shape == (2, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Folders saved by an earlier version open with the code of today, and without toastlib with the code beside them."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -65,10 +66,13 @@ def test_an_earlier_folder_saves_to_the_format_of_today(tmp_path):
 
 @pytest.mark.slow
 def test_an_earlier_folder_opens_without_toastlib_by_the_code_beside_it(tmp_path):
+    shutil.copytree(ROOT, tmp_path / "saved")
+    for folder in FOLDERS:  # the code is the same in all of them, and is kept once
+        shutil.copytree(ROOT / "code", tmp_path / "saved" / folder, dirs_exist_ok=True)
     python = environment_without_toastlib(tmp_path / "venv")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment["HF_MODULES_CACHE"] = str(tmp_path / "modules")
-    command = [python, "-c", OPEN_ALL, ROOT, *FOLDERS]
+    command = [python, "-c", OPEN_ALL, tmp_path / "saved", *FOLDERS]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[:-1] == [f"{folder} transformers_modules" for folder in FOLDERS]

@@ -56,7 +56,7 @@ def own_classifier(name: str, image_size: int | None = None) -> "PreTrainedModel
     with quiet_transformers():
         model = AutoModelForImageClassification.from_pretrained(path, dtype=torch.float32, use_safetensors=True).eval()
     if image_size:
-        set_image_size(model.base_model, image_size)
+        set_image_size(getattr(model, "vision_model", model.base_model), image_size)
     return model
 
 

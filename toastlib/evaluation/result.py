@@ -116,7 +116,14 @@ class Evaluation:
         **over
             The reference: ``translator="linear"``, ``calibration="mnist"`` or both. Head, plan and calibration set are
             the variant's own where they are not named; the original has no plan, and identity no calibration set.
+
+        Raises
+        ------
+        InputError
+            If no reference is named, or there is no such variant.
         """
+        if not over:
+            raise InputError("A gain needs a reference: name it, for example translator='linear'.")
         kinds = self._kinds(pooled)
         kinds = [kind for kind in kinds if any(kind.get(column) != value for column, value in over.items())]
         rivals = sum(kind["head"] == kinds[0]["head"] for kind in kinds) if kinds and adjust else 1

@@ -28,10 +28,11 @@ def set_image_size(model: nn.Module, size: int) -> None:
     InputError
         If the size is no multiple of the patch size, or the model is of another type.
     """
-    kind, patch = model.config.model_type, model.config.patch_size
+    kind = model.config.model_type
     if kind not in ANY_SIZE + INTERPOLATED:
         types = ", ".join(ANY_SIZE + INTERPOLATED)
         raise InputError(f"Models of type {kind} read images of one size only; {types} read others.")
+    patch = model.config.patch_size
     if size < patch or size % patch:
         near = max(patch, round(size / patch) * patch)
         raise InputError(f"An image of {size} pixels has no whole patches of {patch} pixels: take {near}.")
