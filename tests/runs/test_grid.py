@@ -143,3 +143,28 @@ def test_the_demonstration_needs_no_network():
 def test_grid_files_are_plain_yaml():
     for path in GRIDS.glob("*.yaml"):
         assert yaml.safe_load(path.read_text())
+
+
+class TestMembersByTheirOwnName:
+    """``image_size`` in a grid, where the notebook has ``options = {"image_size": 0, ...}``."""
+
+    @pytest.fixture
+    def read(self, tmp_path):
+        notebook = write_notebook(tmp_path / "small.ipynb", parameters='options = {"image_size": 0}\nsize = 4')
+
+        def read(text):
+            (tmp_path / "grid.yaml").write_text(f"notebook: {notebook}\nparameters:\n{text}")
+            return [run.overrides for run in read_grid(tmp_path / "grid.yaml")]
+
+        return read
+
+    def test_an_axis_has_the_full_name(self, read):
+        assert read("  image_size: [112, 224]") == [{"options.image_size": 112}, {"options.image_size": 224}]
+
+    def test_include_and_exclude_mean_the_same_parameter_by_either_name(self, read):
+        text = "  image_size: [112, 224]\nexclude:\n- options.image_size: 224\ninclude:\n- options.image_size: 336"
+        assert read(text) == [{"options.image_size": 112}, {"options.image_size": 336}]
+
+    def test_both_names_at_once_are_refused(self, read):
+        with pytest.raises(InputError, match=r"line 4: 'options\.image_size' stands here twice"):
+            read("  image_size: 112\n  options.image_size: 224")

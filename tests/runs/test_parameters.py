@@ -227,6 +227,10 @@ class TestMembersByTheirOwnName:
         assert check_parameters(notebook, {"image_size": "112"}) == {"options.image_size": 112}
         assert check_parameters(notebook, {"options.image_size": 112}) == {"options.image_size": 112}
 
+    def test_a_member_that_is_given_twice_is_refused(self, notebook):
+        with pytest.raises(InputError, match=r"options\.image_size is given twice"):
+            check_parameters(notebook, {"image_size": "112", "options.image_size": "224"})
+
     def test_a_parameter_comes_before_a_member_of_its_name(self, notebook):
         assert check_parameters(notebook, {"seeds": "7"}) == {"seeds": 7}
 

@@ -91,15 +91,29 @@ def _entries(path: Path) -> Iterator[_Mapping]:
 def _expand(entry: _Mapping) -> Iterator[tuple[int, Path, dict[str, Any]]]:
     """Line, notebook and overrides of each run of an entry."""
     notebook, node = _notebook(entry), entry.values.get("parameters")
-    base = _mapping(entry.path, node) if node else _Mapping(entry.path, entry.line, {}, {})
-    excluded = [_values(notebook, mapping) for mapping in _members(entry, "exclude")]
+    base = _Mapping(entry.path, entry.line, {}, {})
+    if node:
+        base = _with_full_names(notebook, _mapping(entry.path, node))
+    excluded = [_values(notebook, _with_full_names(notebook, mapping)) for mapping in _members(entry, "exclude")]
     for overrides in _combinations(notebook, base):
         if not any(all(overrides.get(name) in values for name, values in each.items()) for each in excluded):
             yield entry.line, notebook, overrides
-    for extra in _members(entry, "include"):
+    for member in _members(entry, "include"):
+        extra = _with_full_names(notebook, member)
         merged = _Mapping(entry.path, extra.line, base.values | extra.values, base.lines | extra.lines)
         for overrides in _combinations(notebook, merged):
             yield extra.line, notebook, overrides
+
+
+def _with_full_names(notebook: Path, mapping: _Mapping) -> _Mapping:
+    """The same parameters, members of dictionaries by their full names."""
+    values, lines, names = {}, {}, defaults(notebook)
+    for name, node in mapping.values.items():
+        full = full_name(name, names)
+        if full in values:
+            raise _error(mapping.path, mapping.lines[name], f"{full!r} stands here twice.")
+        values[full], lines[full] = node, mapping.lines[name]
+    return _Mapping(mapping.path, mapping.line, values, lines)
 
 
 def _combinations(notebook: Path, mapping: _Mapping) -> Iterator[dict[str, Any]]:
@@ -128,12 +142,11 @@ def _values(notebook: Path, mapping: _Mapping) -> dict[str, list[Any]]:
     for name, node in mapping.values.items():
         if name == "results_dir":
             raise _error(mapping.path, mapping.lines[name], "results_dir is for the command: --results-dir.")
-        full = full_name(name, default)
         is_axis = isinstance(node, yaml.SequenceNode)
-        if is_axis and isinstance(default.get(full), list):
+        if is_axis and isinstance(default.get(name), list):
             is_axis = bool(node.value) and all(isinstance(member, yaml.SequenceNode) for member in node.value)
         members = node.value if is_axis else [node]
-        values[full] = [_value(notebook, mapping, name, member) for member in members]
+        values[name] = [_value(notebook, mapping, name, member) for member in members]
     return values
 
 
@@ -141,7 +154,7 @@ def _value(notebook: Path, mapping: _Mapping, name: str, node: yaml.Node) -> Any
     line = max(mapping.lines[name], node.start_mark.line + 1)  # an alias stands later than its anchor
     try:
         value = yaml.SafeLoader("").construct_object(node, deep=True)
-        return next(iter(check_parameters(notebook, {name: value}).values()))
+        return check_parameters(notebook, {name: value})[name]
     except InputError as error:
         raise _error(mapping.path, line, error) from None
     except yaml.YAMLError as error:

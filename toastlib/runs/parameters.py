@@ -106,7 +106,7 @@ def check_parameters(notebook: Path, overrides: dict[str, Any]) -> dict[str, Any
     Raises
     ------
     InputError
-        If a name or a value, such as a model's, is unknown, or a value has another type.
+        If a name or a value, such as a model's, is unknown, a name is given twice, or a value has another type.
     """
     parameters = notebook_parameters(notebook)
     checked = {}
@@ -114,6 +114,8 @@ def check_parameters(notebook: Path, overrides: dict[str, Any]) -> dict[str, Any
         name = full_name(name, parameters)
         if name not in parameters:
             raise unknown(f"parameter of {notebook.stem}", name, parameters)
+        if name in checked:
+            raise InputError(f"Parameter {name} is given twice, by its full name and by its own.")
         checked[name] = _convert(name, value, parameters[name].default)
         for item in checked[name] if isinstance(checked[name], list) else [checked[name]]:
             _check_value(name.removeprefix("options."), item)
