@@ -115,7 +115,7 @@ class TestTable:
     def test_the_table_is_tidy(self, tiny_encoder, tiny_images):
         table = evaluate_plans(tiny_encoder, tiny_images, "1->2 3->4", calibration=20, head=quick()).table
         assert list(table.columns) == [
-            *("model", "features", "dataset", "head", "translator", "plan", "seed"),
+            *("model", "features", "dataset", "image_size", "head", "translator", "plan", "seed"),
             *("correct", "images", "accuracy", "accuracy_low", "accuracy_high"),
             *("blocks_removed", "parameters", "removed_parameters", "removed_parameters_paper", "gflops"),
         ]
@@ -372,7 +372,7 @@ class TestSeveralCalibrationSets:
     def test_the_table_keeps_the_calibration_set(self, transferred):
         table, columns = transferred.table, ["head", "calibration", "translator", "plan", "seed"]
         assert table[columns].equals(transferred.variants[columns])
-        assert list(table)[3:8] == ["head", "translator", "calibration", "plan", "seed"]
+        assert list(table)[4:9] == ["head", "translator", "calibration", "plan", "seed"]
         assert (table.loc[table["calibration"] == "turned", "translator"] == "linear").all()
 
     def test_lost_against_the_original_is_that_of_the_set_alone(self, tiny_encoder, tiny_images, sources, transferred):

@@ -100,7 +100,8 @@ def test_residuals_are_those_of_the_rows(tiny_encoder, tiny_images, curve):
 
 def test_the_curve_is_tidy_and_complete(curve):
     assert list(curve.columns) == [
-        *("model", "features", "dataset", "head", "translator", "plan", "calibration_size", "calibration_seed"),
+        *("model", "features", "dataset", "image_size", "head", "translator", "plan"),
+        *("calibration_size", "calibration_seed"),
         *("rank", "residual", "residual_test", "seed", "correct", "images", "accuracy", "accuracy_low"),
         "accuracy_high",
         *("blocks_removed", "parameters", "removed_parameters", "removed_parameters_paper", "gflops"),

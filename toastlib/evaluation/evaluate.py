@@ -74,14 +74,17 @@ def as_evaluation(
     encoder: Encoder, data: Any, ready: Prepared, predicted: Tensor, heads: Iterable[str], seeds: Iterable[int]
 ) -> Evaluation:
     """The result of predicted classes of shape (heads, variants, seeds, test images)."""
-    rows = [{"head": head} | names | {"seed": seed} for head in heads for names in ready.names for seed in seeds]
+    rows = [{"head": head} | kind | {"seed": seed} for head in heads for kind in ready.names for seed in seeds]
     example, _ = next(data.test[:1].batches(1))
+    names = {"model": encoder.name, "features": encoder.feature_kind, "dataset": data.name}
+    if isinstance(example, Tensor):  # pixels; texts have no size
+        names["image_size"] = example.shape[-1]
     return Evaluation(
         pd.DataFrame(rows),
         predicted.flatten(0, 2).cpu().numpy(),
         data.test.labels.cpu().numpy(),
         tuple(data.class_names),
-        {"model": encoder.name, "features": encoder.feature_kind, "dataset": data.name},
+        names,
         plan_costs(encoder, [Plan(), *ready.plans], ready.translators, inputs=example),
     )
 

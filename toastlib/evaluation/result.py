@@ -32,7 +32,8 @@ class Evaluation:
     class_names
         One name per class.
     names
-        Columns that every row of `table` begins with: ``model``, ``features``, ``dataset``.
+        Columns that every row of `table` begins with: ``model``, ``features``, ``dataset``, and, where images are read,
+        ``image_size`` in pixels.
     costs
         One row per translator and plan, from `plan_costs`; `table` takes them in.
     """
@@ -41,7 +42,7 @@ class Evaluation:
     predictions: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...] = ()
-    names: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str | int] = field(default_factory=dict)
     costs: pd.DataFrame | None = None
 
     @property
@@ -74,7 +75,7 @@ class Evaluation:
     def table(self) -> pd.DataFrame:
         """One row per variant: names, accuracy in percent with Wilson's 95 % interval, and the costs of its plan.
 
-        Columns ``model``, ``features``, ``dataset``, those of `variants`, ``correct`` (a count), ``images``,
+        Columns of `names`, those of `variants`, ``correct`` (a count), ``images``,
         ``accuracy``, ``accuracy_low``, ``accuracy_high``, and those of `plan_costs`.
         """
         correct, images = self.correct.sum(1), len(self.labels)
