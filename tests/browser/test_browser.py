@@ -103,7 +103,7 @@ def test_the_quickstart_runs_in_jupyterlab_and_its_panel_reacts(browser, lab):
 
 
 def test_the_similarity_notebook_runs_in_jupyterlab(browser, lab):
-    page = _run_all(browser, f"{lab}/01_similarity.ipynb", figures=4)
+    page = _run_all(browser, f"{lab}/01_similarity.ipynb", figures=5)
     page.context.close()
 
 
