@@ -19,6 +19,7 @@ ROOMS = (
     "selection",
     "export",
     "paper",
+    "reference_runs",
     "plots",
     "runs",
     "cli",

@@ -1,0 +1,62 @@
+"""The committed reference runs are those of the grids, complete, and as small as promised."""
+
+import hashlib
+import re
+
+import pandas as pd
+import pytest
+
+import toastlib as toast
+from toastlib.data.catalog import ROOT
+from toastlib.reference_runs import REFERENCE
+from toastlib.runs.grid import read_grid
+
+CARD = (REFERENCE / "README.md").read_text()
+GRIDS = sorted(path.stem.removeprefix("reference-") for path in (ROOT / "grids").glob("reference-*.yaml"))
+FILES = sorted(REFERENCE.rglob("*.parquet"))
+
+
+def settings(frame: pd.DataFrame) -> set[tuple]:
+    """Every run's model, data sets and number of test images, as a table has them."""
+    data = "datasets" if "datasets" in frame else "dataset"
+    return set(frame[["model", data]].itertuples(index=False, name=None))
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_every_run_of_a_grid_is_there_and_no_other(grid):
+    runs = read_grid(ROOT / "grids" / f"reference-{grid}.yaml")
+    asked = {
+        (run.parameters["model"], ", ".join(run.parameters.get("datasets", [])) or run.parameters["dataset"])
+        for run in runs
+    }
+    tables = [file.stem for file in FILES if file.parent.name == grid]
+    assert tables
+    for table in tables:
+        assert settings(toast.reference(grid, table)) == asked, table
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_grid_has_two_encoders_and_three_data_sets(grid):
+    runs = [run.parameters for run in read_grid(ROOT / "grids" / f"reference-{grid}.yaml")]
+    for model in ("vit-mini", "vit-s14-focus"):
+        own = [run for run in runs if run["model"] == model]
+        assert len({name for run in own for name in run.get("datasets", [run.get("dataset")])}) >= 3
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_a_table_is_as_the_card_says(file):
+    name = re.escape(f"{file.parent.name}/{file.name}")
+    [digest] = re.findall(rf"^- `{name}`: `(\w+)`$", CARD, re.MULTILINE)
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == digest
+    assert f"`toast sweep grids/reference-{file.parent.name}.yaml`" in CARD
+
+
+def test_they_are_small():
+    assert sum(file.stat().st_size for file in FILES) < 5 * 2**20
+
+
+def test_an_unknown_table_is_named():
+    with pytest.raises(toast.InputError, match="'99'"):
+        toast.reference("99")
+    with pytest.raises(toast.InputError, match="'nothing'"):
+        toast.reference(GRIDS[0], "nothing")

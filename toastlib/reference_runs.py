@@ -1,0 +1,42 @@
+"""Results of the reference runs, which are committed in ``data/reference``."""
+
+from typing import TYPE_CHECKING
+
+from toastlib.data.catalog import DATA
+from toastlib.errors import unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REFERENCE = DATA / "reference"
+
+
+def reference(grid: str, table: str = "results") -> "pd.DataFrame":
+    """Read one table of the reference runs: the same table of every run of a grid, one below the other.
+
+    Parameters
+    ----------
+    grid
+        The name of the grid: ``"16"`` for ``grids/reference-16.yaml``. The card ``data/reference/README.md`` has each
+        grid's command, images and date.
+    table
+        A table that the notebook writes, such as ``"draws"``.
+
+    Returns
+    -------
+    DataFrame
+        The parameters that the grid sets, then the table's own columns.
+
+    Raises
+    ------
+    InputError
+        If there is no such grid or table.
+    """
+    import pandas as pd
+
+    files = {path.stem: path for path in sorted((REFERENCE / grid).glob("*.parquet"))}
+    if not files:
+        raise unknown("reference grid", grid, [path.name for path in sorted(REFERENCE.iterdir()) if path.is_dir()])
+    if table not in files:
+        raise unknown("table", table, files)
+    return pd.read_parquet(files[table])
