@@ -60,3 +60,33 @@ def test_an_unknown_table_is_named():
         toast.reference("99")
     with pytest.raises(toast.InputError, match="'nothing'"):
         toast.reference(GRIDS[0], "nothing")
+
+
+ROWS = {
+    "nothing (`identity`)": "identity",
+    "one matrix, the paper's (`linear`)": "linear",
+    "one matrix for the CLS token, one for the patches (`separate`)": "separate",
+    "the same, and CLS reads the patches' mean and standard deviation (`context`)": "context",
+    "`context`, and the features aligned (`context+align`)": "context+align",
+}
+COLUMNS = [(m, d) for m in ("vit-mini", "vit-s14-focus") for d in ("mnist-mini", "fashion-mnist-mini", "cifar10")]
+
+
+def readme_table() -> dict[str, list[str]]:
+    """Name -> cells, of the README's table of results."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    start = next(k for k, line in enumerate(lines) if line.startswith("| in place of each span"))
+    rows = [line.strip("| ").split(" | ") for line in lines[start + 2 : start + 3 + len(ROWS)]]
+    return {name: cells for name, *cells in rows}
+
+
+def test_the_table_of_the_readme_is_that_of_the_reference_runs():
+    draws, results = toast.reference("16", "draws"), toast.reference("16")
+    pooled = draws[draws["draw"] == "all draws"].set_index(["model", "dataset", "translator"])
+    accuracy = results[results["plan"] == "original"].groupby(["model", "dataset"])["accuracy"].mean()
+    table = readme_table()
+    assert list(table) == ["all blocks: accuracy of the original", *ROWS]
+    assert table.pop("all blocks: accuracy of the original") == [f"{accuracy[key]:.1f} %" for key in COLUMNS]
+    for name, cells in table.items():
+        rows = [pooled.loc[(*key, ROWS[name])] for key in COLUMNS]
+        assert cells == [f"{row['lost']:.1f} [{row['lost_low']:.1f}, {row['lost_high']:.1f}]" for row in rows], name
