@@ -20,7 +20,7 @@ from toastlib.runs.store import Run, read_json
 TABLES = {
     "03": ("results", "accuracy_lost", "foreign_sources", "unseen"),
     "05": ("accuracy_lost", "gains"),
-    "16": ("closed_forms", "duels", "draws"),
+    "16": ("results", "closed_forms", "duels", "draws"),
     "16-confirmed": ("draws",),
 }
 """Grid -> the tables that are kept."""
