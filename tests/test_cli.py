@@ -229,7 +229,7 @@ def test_approximate_writes_a_model_and_a_report(tmp_path, capsys):
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert err == ""
-    assert lines[0] == f"plan 2->5 (3 blocks, {RECOMMENDED})"
+    assert lines[0] == f"plan 2->5 (3 blocks, {RECOMMENDED}+align)"
     assert lines[1].startswith("parameters ")
     assert lines[2].startswith("accuracy ")
     assert lines[-1].strip() == str(tmp_path / "smaller")
@@ -248,7 +248,7 @@ def test_approximate_counts_sublayers_where_it_is_told_to(tmp_path, capsys):
     sizes = ["--train-size", "60", "--test-size", "30", "--calibration-size", "30", "--device", "cpu"]
     command = ["approximate", "vit-mini", "--data", "digits", "--sublayers", "--plan", "4->5 6->7", *sizes]
     assert main([*command, "--out", str(tmp_path / "smaller")]) == 0
-    assert capsys.readouterr().out.startswith(f"plan 4->5 6->7 (2 sublayers, {RECOMMENDED})\n")
+    assert capsys.readouterr().out.startswith(f"plan 4->5 6->7 (2 sublayers, {RECOMMENDED}+align)\n")
     assert "2k is the attention of block k" in (tmp_path / "smaller" / "report.html").read_text()
 
 

@@ -40,6 +40,14 @@ def test_the_folder_computes_what_is_reported(tiny_encoder, tiny_images, tmp_pat
     assert [file.name for file in tmp_path.iterdir()] == ["smaller"]
 
 
+def test_the_default_map_is_aligned_where_a_head_can_absorb_it(tiny_encoder, tiny_images):
+    named, unnamed = (
+        compress(tiny_encoder, images, remove="1->2", calibration=40)
+        for images in (tiny_images, unlabelled(tiny_images))
+    )
+    assert (named.translator, unnamed.translator) == (f"{RECOMMENDED}+align", RECOMMENDED)
+
+
 @pytest.mark.parametrize("translator", ["linear", "fused"])
 def test_remove_takes_a_number_of_blocks(tiny_encoder, tiny_images, translator):
     taken = compress(tiny_encoder, tiny_images, remove=3, translator=translator, calibration=40)
@@ -165,6 +173,6 @@ def test_a_smaller_encoder_is_not_made_smaller_again(taken, tiny_images):
 
 def test_the_summary_says_what_went_and_what_it_cost(taken):
     text = taken.summary()
-    assert text.startswith(f"plan {Plan.parse('0->2 3->4')} (3 blocks, {RECOMMENDED})\n")
+    assert text.startswith(f"plan {Plan.parse('0->2 3->4')} (3 blocks, {RECOMMENDED}+align)\n")
     assert f"-> {taken.card.sizes.parameters[1]:,}" in text
     assert "accuracy" in text

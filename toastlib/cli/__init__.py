@@ -66,7 +66,7 @@ ARGUMENTS = {
         "metavar": "POINTS",
         "help": "remove as many blocks as lose at most this many points on held-out training images (1, the default)",
     },
-    "--translator": {"default": "context", "help": "the map: context (default), linear, the paper's, fused, ..."},
+    "--translator": {"help": "the map: context+align (context where no linear head can absorb it), linear, fused, ..."},
     "--sublayers": {"action": "store_true", "help": "count attentions (2k for block k) and MLPs (2k+1), not blocks"},
     "moments --features": {"action": "store_true", "help": "keep the original's features and the labels too"},
     "--features": {"help": "cls, mean or pooler (cls)"},

@@ -82,21 +82,31 @@ def aligned(head: Head, smaller: Encoder, original: Encoder, images: Images, bat
     InputError
         If there is no head, or the checkpoint's own is no linear layer on the features.
     """
-    layer = head.module if isinstance(head.module, Probe) else _own_layer(head.module, original)
+    layer = _first_layer(head, original)
+    if layer is None:
+        raise InputError("Aligned features need a linear classifier that reads them: take a translator without +align.")
     alignment = align_features(smaller, original, images, batch_size=batch_size)
     absorbed = layer.absorb(alignment) if isinstance(layer, Probe) else absorb_alignment(layer, alignment)
     return head._replace(module=absorbed)
 
 
-def _own_layer(classifier: "PreTrainedModel | None", encoder: Encoder) -> nn.Linear:
-    """The classifier's last layer, if it reads what the encoder gives."""
-    layer, example = getattr(classifier, "classifier", None), example_input(encoder)
+def can_absorb(head: Head, original: Encoder) -> bool:
+    """Whether an alignment of the features can be folded into the head."""
+    return _first_layer(head, original) is not None
+
+
+def _first_layer(head: Head, original: Encoder) -> "Probe | nn.Linear | None":
+    """The probe, or the checkpoint's linear layer if it reads what the encoder gives."""
+    if isinstance(head.module, Probe):
+        return head.module
+    layer, example = getattr(head.module, "classifier", None), example_input(original)
     with torch.inference_mode():
-        if isinstance(layer, nn.Linear) and layer.in_features == encoder.width:
-            logits = layer(encoder(example))
-            if torch.allclose(logits, classifier(example).logits, rtol=1e-4, atol=1e-4 * logits.abs().max().item()):
+        if isinstance(layer, nn.Linear) and layer.in_features == original.width:
+            logits = layer(original(example).to(layer.weight))
+            own = head.module(example.to(layer.weight)).logits
+            if torch.allclose(logits, own, rtol=1e-4, atol=1e-4 * logits.abs().max().item()):
                 return layer
-    raise InputError("Aligned features need a linear classifier that reads them: take a translator without +align.")
+    return None
 
 
 def names_of(head: Head) -> tuple[str, ...] | None:

@@ -14,6 +14,7 @@ from toastlib.evaluation.heads import (
     MEASURES,
     Head,
     aligned,
+    can_absorb,
     choose_head,
     compare,
     device_name,
@@ -30,7 +31,7 @@ from toastlib.plan import Plan
 from toastlib.selection.search import largest_plan_within, make_selector
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.similarity import similarity
-from toastlib.translators.base import RECOMMENDED, make_translator, split_align
+from toastlib.translators.base import ALIGN, RECOMMENDED, make_translator, split_align
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -97,7 +98,7 @@ def compress(
     *,
     remove: int | str | Plan | None = None,
     max_drop: float | None = None,
-    translator: str = RECOMMENDED,
+    translator: str | None = None,
     classifier: "PreTrainedModel | None" = None,
     calibration: int = 500,
     seed: int = 0,
@@ -114,6 +115,7 @@ def compress(
         Points that may be lost on held-out training images; as many blocks go as that allows (1 if both are `None`).
     translator
         A name of `TRANSLATORS`, or ``"fused"``; ``"+align"`` behind it adds feature alignment, which the head absorbs.
+        `None` is ``"context+align"`` where there is a linear head, else ``"context"``.
     classifier
         The checkpoint's own. It is kept where the data have no labels or labels of the same names; else a linear
         head is trained on the original's features and frozen.
@@ -131,7 +133,10 @@ def compress(
         If both `remove` and `max_drop` are given, a name is unknown, the encoder cannot be saved, or not even one
         block can be removed.
     """
-    _check(encoder, remove, max_drop, translator)
+    _check(encoder, remove, max_drop, translator or RECOMMENDED)
+    own_head = choose_head(encoder, data, classifier, seed)
+    if translator is None:
+        translator = RECOMMENDED + ALIGN if can_absorb(own_head, encoder) else RECOMMENDED
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
     held_out, fitting = (data.train[part] for part in order.tensor_split([len(data.train) // HELD_OUT]))
     drawn = fitting.sample(min(calibration + TRIED_ON, len(fitting)), seed)
@@ -158,7 +163,6 @@ def compress(
         else:
             bound = MAX_DROP if max_drop is None else max_drop
             plan, search = largest_plan_within(encoder, make, choose, trial, held_out, bound)
-    own_head = choose_head(encoder, data, classifier, seed)
     smaller, head = make(plan, own_head)
     models = form(encoder, own_head), form(smaller, head)
     scores, classes = compare(models, head, data.test)
