@@ -19,7 +19,6 @@ from toastlib.runs.store import Run, read_json
 
 TABLES = {
     "03": ("results", "accuracy_lost", "foreign_sources", "unseen"),
-    "05": ("accuracy_lost", "gains"),
     "16": ("results", "closed_forms", "duels", "draws"),
     "16-confirmed": ("draws",),
 }
@@ -40,23 +39,24 @@ SECTION = """
 - **Command**: `toast sweep grids/reference-{grid}.yaml`
 - **Runs**: {runs}, {minutes:.0f} minutes of one core in all; device {device}; {platform}
 - **Commit**: {commit}; {versions}
-- **Images**: {images}
+- **Parameters**:
+{images}
 """
 
 
-def overrides(run: Run) -> dict[str, object]:
-    """What the grid sets for a run, by the parameters' own names."""
-    given = {name.partition(".")[2] or name: value for name, value in run.overrides.items()}
-    return {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in given.items()}
+def settings(run: Run, names: set[str]) -> dict[str, object]:
+    """A run's values of some parameters, members of dictionaries by their own names."""
+    values = {name.partition(".")[2] or name: run.parameters[name] for name in sorted(names)}
+    return {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def gather(runs: list[Run], table: str) -> pd.DataFrame:
     """One table of every run, after the parameters that the grid sets and the table lacks."""
-    frames = []
+    frames, names = [], {name for run in runs for name in run.overrides}
     for run in runs:
         frame = pd.read_parquet(run.folder / f"{table}.parquet")
-        names = {name: value for name, value in overrides(run).items() if name not in frame}
-        frames.append(pd.concat([pd.DataFrame(names, index=frame.index), frame], axis=1))
+        missing = {name: value for name, value in settings(run, names).items() if name not in frame}
+        frames.append(pd.concat([pd.DataFrame(missing, index=frame.index), frame], axis=1))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -66,7 +66,7 @@ def section(grid: str, runs: list[Run]) -> str:
     first = manifests[0]
     text = (ROOT / "grids" / f"reference-{grid}.yaml").read_text().splitlines()
     sizes = {
-        f"{run.parameters['model']}: " + ", ".join(f"{k} {v}" for k, v in overrides(run).items() if k.endswith("_size"))
+        run.parameters["model"] + ": " + ", ".join(f"{k} {v}" for k, v in settings(run, set(run.overrides)).items())
         for run in runs
     }
     return SECTION.format(
@@ -78,7 +78,7 @@ def section(grid: str, runs: list[Run]) -> str:
         platform=first["platform"],
         commit=", ".join(sorted({manifest["commit"] for manifest in manifests})),
         versions=", ".join(f"{name} {version}" for name, version in first["versions"].items()),
-        images="; ".join(sorted(sizes)),
+        images="\n".join(f"  - {line}" for line in sorted(sizes)),
     )
 
 

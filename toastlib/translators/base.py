@@ -97,7 +97,7 @@ TRANSLATORS: dict[str, str | type[Translator]] = {
 }
 """Name -> the class, or its place, from where it is imported on first use. Add your own here."""
 RECOMMENDED = "context"
-"""Default translator: on vit-mini it loses less accuracy than the paper's ``"linear"``, see 16_better_maps."""
+"""Default translator: it loses less accuracy than the paper's ``"linear"`` on two encoders, see 16_better_maps."""
 ALIGN = "+align"
 """Behind a name, as in ``"linear+align"``: the same maps, and the final features aligned."""
 
