@@ -39,8 +39,9 @@ SECTION = """
 - **Command**: `toast sweep grids/reference-{grid}.yaml`
 - **Runs**: {runs}, {minutes:.0f} minutes of one core in all; device {device}; {platform}
 - **Commit**: {commit}; {versions}
-- **Parameters**:
-{images}
+- **Parameters** (alternatives behind semicolons):
+
+{parameters}
 """
 
 
@@ -65,10 +66,11 @@ def section(grid: str, runs: list[Run]) -> str:
     manifests = [read_json(run.folder / "manifest.json") for run in runs]
     first = manifests[0]
     text = (ROOT / "grids" / f"reference-{grid}.yaml").read_text().splitlines()
-    sizes = {
-        run.parameters["model"] + ": " + ", ".join(f"{k} {v}" for k, v in settings(run, set(run.overrides)).items())
-        for run in runs
-    }
+    chosen = pd.DataFrame([settings(run, {name for run in runs for name in run.overrides}) for run in runs])
+    lines = []
+    for model, own in chosen.groupby("model", sort=False):
+        values = {name: "; ".join(map(str, own[name].unique())) for name in own if name != "model"}
+        lines.append(f"  - `{model}`: " + ", ".join(f"{name} `{value}`" for name, value in values.items() if value))
     return SECTION.format(
         grid=grid,
         comment="\n".join(line.removeprefix("# ") for line in text if line.startswith("#")),
@@ -78,7 +80,7 @@ def section(grid: str, runs: list[Run]) -> str:
         platform=first["platform"],
         commit=", ".join(sorted({manifest["commit"] for manifest in manifests})),
         versions=", ".join(f"{name} {version}" for name, version in first["versions"].items()),
-        images="\n".join(f"  - {line}" for line in sorted(sizes)),
+        parameters="\n".join(lines),
     )
 
 
