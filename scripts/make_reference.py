@@ -1,9 +1,9 @@
-"""Gather the reference runs into data/reference: their tables as parquet, and a card that says how they were made.
+"""Gather the reference runs into data/reference: for each grid its tables as parquet, and a card that says how.
 
-    toast sweep grids/reference-16.yaml        # and every other grid that the card names: hours on 2 cores, resumable
-    python scripts/make_reference.py
+    toast sweep grids/reference-16.yaml                  # an hour on 2 cores, resumable
+    python scripts/make_reference.py --grids 16          # by default all grids
 
-Runs that are missing are named, and nothing is written.
+If a run is missing, it is named, and nothing is written. Other grids stay as they are.
 """
 
 import hashlib
@@ -23,25 +23,20 @@ TABLES = {
     "16-confirmed": ("draws",),
 }
 """Grid -> the tables that are kept."""
-CARD = """# Reference runs
-
-What the study's notebooks find on two encoders, one of them a real ViT-S/14: `vit-mini` (embedded) and `vit-s14-focus`
-(`toast fetch vit-s14-focus`). `toast.reference("16", "draws")` reads a table. Accuracies are in percent, losses and
-gains in points, with 95 % intervals paired over test images.
-
-The tables are made by `toast sweep grids/reference-NN.yaml` for each grid, and `python scripts/make_reference.py`.
-"""
-SECTION = """
-## {grid}
+CARD = """# {grid}
 
 {comment}
 
-- **Command**: `toast sweep grids/reference-{grid}.yaml`
-- **Runs**: {runs}, {minutes:.0f} minutes of one core in all; device {device}; {platform}
+- **Command**: `toast sweep grids/reference-{grid}.yaml`, then `python scripts/make_reference.py --grids {grid}`
+- **Runs**: {runs}, {minutes:.0f} minutes of one core in all, from {date} on; device {device}; {platform}
 - **Commit**: {commit}; {versions}
 - **Parameters** (alternatives behind semicolons):
 
 {parameters}
+
+## Hashes (SHA-256)
+
+{hashes}
 """
 
 
@@ -61,8 +56,8 @@ def gather(runs: list[Run], table: str) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def section(grid: str, runs: list[Run]) -> str:
-    """The card's part on one grid."""
+def card(grid: str, runs: list[Run], hashes: list[str]) -> str:
+    """How the runs of a grid were made."""
     manifests = [read_json(run.folder / "manifest.json") for run in runs]
     first = manifests[0]
     text = (ROOT / "grids" / f"reference-{grid}.yaml").read_text().splitlines()
@@ -71,40 +66,40 @@ def section(grid: str, runs: list[Run]) -> str:
     for model, own in chosen.groupby("model", sort=False):
         values = {name: "; ".join(map(str, own[name].unique())) for name in own if name != "model"}
         lines.append(f"  - `{model}`: " + ", ".join(f"{name} `{value}`" for name, value in values.items() if value))
-    return SECTION.format(
+    return CARD.format(
         grid=grid,
         comment="\n".join(line.removeprefix("# ") for line in text if line.startswith("#")),
         runs=len(runs),
         minutes=sum(manifest["seconds"] for manifest in manifests) / 60,
+        date=min(manifest["started"] for manifest in manifests)[:10],
         device=first["device"],
         platform=first["platform"],
         commit=", ".join(sorted({manifest["commit"] for manifest in manifests})),
         versions=", ".join(f"{name} {version}" for name, version in first["versions"].items()),
         parameters="\n".join(lines),
+        hashes="\n".join(hashes),
     )
 
 
 def main() -> None:
-    """Write the tables of every grid and the card."""
+    """Write the tables and the card of every grid."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results-dir", type=Path, default=ROOT / "results", help="where the runs lie")
     parser.add_argument("--out", type=Path, default=ROOT / "data" / "reference", help="the folder to write")
-    parser.add_argument("--grids", nargs="+", default=list(TABLES), help="the grids to gather")
+    parser.add_argument("--grids", nargs="+", default=list(TABLES), choices=list(TABLES), help="the grids to gather")
     arguments = parser.parse_args()
-    every = {grid: read_grid(ROOT / "grids" / f"reference-{grid}.yaml", arguments.results_dir) for grid in TABLES}
-    every = {grid: runs for grid, runs in every.items() if grid in arguments.grids}
+    files = {grid: ROOT / "grids" / f"reference-{grid}.yaml" for grid in arguments.grids}
+    every = {grid: read_grid(file, arguments.results_dir) for grid, file in files.items()}
     if missing := [run.folder.name for runs in every.values() for run in runs if not run.is_done()]:
         sys.exit(f"{len(missing)} runs are missing or were made with other code: {', '.join(missing)}.")
-    card, hashes = CARD, []
     for grid, runs in every.items():
-        (arguments.out / grid).mkdir(parents=True, exist_ok=True)
+        folder, hashes = arguments.out / grid, []
+        folder.mkdir(parents=True, exist_ok=True)
         for table in TABLES[grid]:
-            file = arguments.out / grid / f"{table}.parquet"
+            file = folder / f"{table}.parquet"
             gather(runs, table).to_parquet(file, index=False)
-            hashes.append(f"- `{grid}/{file.name}`: `{hashlib.sha256(file.read_bytes()).hexdigest()}`")
-        card += section(grid, runs)
-    card += "\n## Hashes (SHA-256)\n\n" + "\n".join(hashes) + "\n"
-    (arguments.out / "README.md").write_text(card)
+            hashes.append(f"- `{file.name}`: `{hashlib.sha256(file.read_bytes()).hexdigest()}`")
+        (folder / "README.md").write_text(card(grid, runs, hashes))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from toastlib.data.catalog import ROOT
 from toastlib.reference_runs import REFERENCE
 from toastlib.runs.grid import read_grid
 
-CARD = (REFERENCE / "README.md").read_text()
 GRIDS = sorted(path.stem.removeprefix("reference-") for path in (ROOT / "grids").glob("reference-*.yaml"))
 FILES = sorted(REFERENCE.rglob("*.parquet"))
 
@@ -51,10 +50,11 @@ def test_a_grid_has_two_encoders_and_three_data_sets(grid):
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_a_table_is_as_the_card_says(file):
-    name = re.escape(f"{file.parent.name}/{file.name}")
-    [digest] = re.findall(rf"^- `{name}`: `(\w+)`$", CARD, re.MULTILINE)
+    card = (file.parent / "README.md").read_text()
+    [digest] = re.findall(rf"^- `{re.escape(file.name)}`: `(\w+)`$", card, re.MULTILINE)
     assert hashlib.sha256(file.read_bytes()).hexdigest() == digest
-    assert f"`toast sweep grids/reference-{file.parent.name}.yaml`" in CARD
+    assert f"`toast sweep grids/reference-{file.parent.name}.yaml`" in card
+    assert f"]({file.parent.name}/README.md)" in (REFERENCE / "README.md").read_text()
 
 
 def test_they_are_small():

@@ -17,8 +17,8 @@ def reference(grid: str, table: str = "results") -> "pd.DataFrame":
     Parameters
     ----------
     grid
-        The name of the grid: ``"16"`` for ``grids/reference-16.yaml``. The card ``data/reference/README.md`` has each
-        grid's command, images and date.
+        The name of the grid: ``"16"`` for ``grids/reference-16.yaml``. The card ``data/reference/16/README.md`` has its
+        command, images and date.
     table
         A table that the notebook writes, such as ``"draws"``.
 
