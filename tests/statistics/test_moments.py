@@ -1,7 +1,6 @@
 """One streaming pass: what the moments hold, and that they add up."""
 
 from dataclasses import replace
-from functools import reduce
 
 import pytest
 import torch
@@ -9,11 +8,9 @@ from torch.nn.functional import cosine_similarity
 
 from toastlib.errors import InputError
 from toastlib.models.hooks import collect_activations
-from toastlib.plan import Plan, Span
-from toastlib.statistics.collect import collect_moments, product_dtype
+from toastlib.plan import Plan
+from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import KFoldMoments, Moments, all_pairs, plan_pairs
-from toastlib.statistics.similarity import METRICS as MEASURES
-from toastlib.translators.linear import Linear
 
 PAIRS = all_pairs(2)
 
@@ -65,26 +62,6 @@ def test_float32_rows_are_summed_in_float64():
     assert moments.inner.dtype == moments.products[0, 0].dtype == torch.float64
     value = torch.tensor(1.1, dtype=torch.float32).double()
     torch.testing.assert_close(moments.products[0, 0][0, 1], 1000 * value**2, rtol=1e-13, atol=0)
-
-
-def test_float32_products_are_off_by_their_rounding_only():
-    """What GPUs form: 50 batches of 400 rows, against float64 throughout."""
-    batches = [{block: 3 + h for block, h in rows(400, seed, width=64).items()} for seed in range(50)]
-    quick, exact = (
-        reduce(Moments.merge, (Moments.of(h, PAIRS, dtype) for h in batches))
-        for dtype in (torch.float32, torch.float64)
-    )
-    assert quick.inner.dtype == quick.products[0, 1].dtype == torch.float64
-    # float32 has 24 bits: 6e-8 a product, and sums of 400 of them a few times that.
-    assert_same(quick, exact, rtol=2e-6)
-    torch.testing.assert_close(MEASURES["cka"](quick), MEASURES["cka"](exact), rtol=1e-4, atol=1e-4)
-    maps = [Linear().fit_moments(moments, Span(-1, 1)) for moments in (quick, exact)]
-    assert maps[0].residual_ == pytest.approx(maps[1].residual_, abs=1e-5)
-
-
-def test_encoders_on_the_cpu_get_float64_products(tiny_encoder, tiny_images):
-    assert product_dtype(tiny_encoder) == torch.float64
-    assert product_dtype(tiny_encoder.to("meta")) == torch.float32
 
 
 def test_a_pair_that_was_not_collected_is_named():

@@ -104,7 +104,7 @@ def _collect(
             mask = token_mask(inputs)
             for kind in kinds:
                 rows = {k: select_tokens(h, kind, encoder.special_tokens, mask=mask) for k, h in hidden.items()}
-                moments = Moments.of(rows, pairs, product_dtype(encoder))
+                moments = Moments.of(rows, pairs)
                 totals[kind] = totals[kind].merge(moments) if kind in totals else moments
             if with_summaries and mask is None:
                 for k, h in hidden.items():
@@ -115,11 +115,6 @@ def _collect(
         _check_finite(moments)
     kept = {f"{kind}/{name}": tensor for kind in kinds for name, tensor in totals[kind].tensors().items()}
     return kept | {f"summaries/{block}": torch.cat(rows) for block, rows in summaries.items()}
-
-
-def product_dtype(encoder: Encoder) -> torch.dtype:
-    """Type of a batch's products: float32 on GPUs, most of which are slow in float64."""
-    return torch.float64 if encoder.device.type == "cpu" or encoder.dtype == torch.float64 else torch.float32
 
 
 def _check_finite(moments: Moments) -> None:

@@ -47,18 +47,14 @@ class Moments:
     _spectra: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
-    def of(cls, hidden: dict[int, Tensor], pairs: Iterable[Pair], dtype: torch.dtype = torch.float64) -> Self:
-        """Moments of stored rows: block -> (rows, width), all of one length; of products those of `pairs` are kept.
-
-        Products are formed in `dtype`, and kept and added in float64: float32 leaves about six digits of the sum of
-        many batches, and is many times as fast on most GPUs.
-        """
+    def of(cls, hidden: dict[int, Tensor], pairs: Iterable[Pair]) -> Self:
+        """Moments of stored rows: block -> (rows, width), all of one length; the products of `pairs`, in float64."""
         blocks = tuple(sorted(hidden))
-        rows = torch.stack([hidden[block] for block in blocks], dim=1).to(dtype)  # (rows, blocks, width)
-        inner = (rows @ rows.mT).double()
+        rows = torch.stack([hidden[block] for block in blocks], dim=1).double()  # (rows, blocks, width)
+        inner = rows @ rows.mT
         lengths = inner.diagonal(dim1=1, dim2=2).sqrt().clamp(min=1e-12)
         cosines = inner / (lengths[:, :, None] * lengths[:, None])
-        sums = rows.sum(0, dtype=torch.float64)
+        sums = rows.sum(0)
         return cls(blocks, len(rows), sums, inner.sum(0), cosines.sum(0), _products(rows, blocks, list(pairs)))
 
     def merge(self, other: Self) -> Self:
@@ -259,11 +255,11 @@ def _products(rows: Tensor, blocks: tuple[int, ...], pairs: list[Pair]) -> dict[
     start = {block: index * width for index, block in enumerate(blocks)}
     if len(pairs) < len(blocks) * (len(blocks) + 1) / 2:
         columns = {block: flat[:, start[block] : start[block] + width] for block in blocks}
-        return {(i, j): (columns[i].mT @ columns[j]).double() for i, j in pairs}
+        return {(i, j): columns[i].mT @ columns[j] for i, j in pairs}
     products, wanted = {}, set(pairs)
     for first in range(0, len(blocks), 2):
         two = flat[:, first * width : (first + 2) * width].mT @ flat[:, first * width :]
         for offset, i in enumerate(blocks[first : first + 2]):
-            of_i = two[offset * width : (offset + 1) * width].double().split(width, dim=1)
+            of_i = two[offset * width : (offset + 1) * width].split(width, dim=1)
             products |= {(i, j): product.contiguous() for j, product in zip(blocks[first:], of_i) if (i, j) in wanted}
     return products
