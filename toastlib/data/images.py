@@ -68,7 +68,7 @@ class Images:
         """Yield (pixel values, labels) on the device: shapes (batch, 3, height, width) and (batch,)."""
         for start in range(0, len(self), size):
             batch = self[start : start + size]
-            pixel_values = self.preprocessing(batch.pixels.to(self.device), self.dtype)
+            pixel_values = self.preprocessing(batch.pixels, self.dtype, self.device)
             yield pixel_values, None if batch.labels is None else batch.labels.to(self.device)
 
 

@@ -98,10 +98,15 @@ class Preprocessing:
             images = interpolate(images, size, mode=self.mode, antialias=self.mode != "nearest-exact")
         return images if self.crop is None else _centre_crop(images, *self.crop)
 
-    def __call__(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Pixel values of uint8 images, both of shape (batch, 3, height, width); the arithmetic is float32."""
-        mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (self.mean, self.std))
-        return ((self.resized(images).float() * self.scale - mean) / std).to(dtype)
+    def __call__(
+        self, images: Tensor, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """Pixel values on `device` of uint8 images, both of shape (batch, 3, height, width); the arithmetic is float32.
+
+        The images are resized on the CPU: elsewhere PyTorch resizes floats alone, which gives other pixels.
+        """
+        mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (self.mean, self.std))
+        return ((self.resized(images).to(device).float() * self.scale - mean) / std).to(dtype)
 
 
 def image_size(preprocessing: Preprocessing | None, config: Any) -> tuple[int, int]:
