@@ -18,9 +18,20 @@ from toastlib.runs.grid import read_grid
 from toastlib.runs.store import Run, read_json
 
 TABLES = {
+    "01": ("results", "accuracy_lost", "agreement", "metric_against_accuracy"),
+    "02": ("results", "accuracy_lost", "travel", "last_block"),
     "03": ("results", "accuracy_lost", "foreign_sources", "unseen"),
+    "04": ("results", "class_accuracy", "mcnemar", "served"),
+    "05": ("results", "accuracy_lost", "gains"),
+    "06": ("accuracy_lost", "gains", "fits", "cost"),
+    "07": ("results", "variance"),
+    "08": ("results", "timings", "fronts", "duels"),
+    "12": ("results", "predicted", "correlations", "choices", "controls", "distances"),
+    "14": ("results", "unknown", "duels", "block_0"),
+    "15": ("results", "beside"),
     "16": ("results", "closed_forms", "duels", "draws"),
     "16-confirmed": ("draws",),
+    "16-carried": ("better_maps", "travelling"),
 }
 """Grid -> the tables that are kept."""
 CARD = """# {grid}
@@ -28,8 +39,9 @@ CARD = """# {grid}
 {comment}
 
 - **Command**: `toast sweep grids/reference-{grid}.yaml`, then `python scripts/make_reference.py --grids {grid}`
-- **Runs**: {runs}, {minutes:.0f} minutes of one core in all, from {date} on; device {device}; {platform}
-- **Commit**: {commit}; {versions}
+- **Runs**: {runs}, {minutes:.0f} minutes in all, from {date} on
+- **Device**: {where}
+- **Commit**: {commit}
 - **Parameters** (alternatives behind semicolons):
 
 {parameters}
@@ -59,7 +71,6 @@ def gather(runs: list[Run], table: str) -> pd.DataFrame:
 def card(grid: str, runs: list[Run], hashes: list[str]) -> str:
     """How the runs of a grid were made."""
     manifests = [read_json(run.folder / "manifest.json") for run in runs]
-    first = manifests[0]
     text = (ROOT / "grids" / f"reference-{grid}.yaml").read_text().splitlines()
     chosen = pd.DataFrame([settings(run, {name for run in runs for name in run.overrides}) for run in runs])
     lines = []
@@ -72,10 +83,12 @@ def card(grid: str, runs: list[Run], hashes: list[str]) -> str:
         runs=len(runs),
         minutes=sum(manifest["seconds"] for manifest in manifests) / 60,
         date=min(manifest["started"] for manifest in manifests)[:10],
-        device=first["device"],
-        platform=first["platform"],
+        where="; ".join(
+            f"{manifest['device']}, {manifest['platform']}, "
+            + ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
+            for manifest in {manifest["device"]: manifest for manifest in manifests}.values()
+        ),
         commit=", ".join(sorted({manifest["commit"] for manifest in manifests})),
-        versions=", ".join(f"{name} {version}" for name, version in first["versions"].items()),
         parameters="\n".join(lines),
         hashes="\n".join(hashes),
     )
