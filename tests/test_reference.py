@@ -45,7 +45,8 @@ def test_a_grid_has_two_encoders_and_three_data_sets(grid):
     runs = [run.parameters for run in read_grid(ROOT / "grids" / f"reference-{grid}.yaml")]
     for model in ("vit-mini", "vit-s14-focus"):
         own = [run for run in runs if run["model"] == model]
-        assert len({name for run in own for name in run.get("datasets", [run.get("dataset")])}) >= 3
+        sets = {name for run in own for name in run.get("datasets", [run.get("dataset"), *run.get("others", [])])}
+        assert len(sets) >= 3
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
@@ -75,7 +76,7 @@ ROWS = {
     "the same, and CLS reads the patches' mean and standard deviation (`context`)": "context",
     "`context`, and the features aligned (`context+align`)": "context+align",
 }
-COLUMNS = [(m, d) for m in ("vit-mini", "vit-s14-focus") for d in ("mnist-mini", "fashion-mnist-mini", "cifar10")]
+COLUMNS = [(m, d) for m in ("vit-mini", "vit-s14-focus") for d in ("mnist", "fashion-mnist", "cifar10")]
 
 
 def readme_table() -> dict[str, list[str]]:
@@ -97,3 +98,16 @@ def test_the_table_of_the_readme_is_that_of_the_reference_runs():
         rows = [pooled.loc[(*key, ROWS[name]), ["lost", "lost_low", "lost_high"]] for key in COLUMNS]
         rounded = [row.astype(float).round(1) + 0 for row in rows]  # no -0.0
         assert cells == ["{:.1f} [{:.1f}, {:.1f}]".format(*row) for row in rounded], name
+
+
+def test_the_sentence_on_retrained_heads_is_that_of_the_reference_runs():
+    gains = toast.reference("05", "gains").query("model == 'vit-mini' and head == 'retrained'")
+    assert gains["plan"].nunique() == 20 and (gains["clear"] == "").all()
+    lost = toast.reference("05", "accuracy_lost").query(
+        "model == 'vit-s14-focus' and head == 'retrained' and plan == 'all plans'"
+    )
+    (dropped_least, dropped_most), (least, most) = (
+        lost.loc[lost["translator"] == name, "lost"].agg(["min", "max"]) for name in ("identity", "linear")
+    )
+    sentence = f"dropping loses {dropped_least:.1f} to {dropped_most:.1f} points, the map {least:.1f} to {most:.1f}"
+    assert sentence in " ".join((ROOT / "README.md").read_text().split())
