@@ -9,24 +9,14 @@ from torch import Tensor
 
 from toastlib.errors import InputError
 from toastlib.models.encoder import Encoder
-from toastlib.plan import Span
-from toastlib.statistics.moments import KFoldMoments
 from toastlib.translators.linear import Ridge
 
 
-def fit_alignment(features: Tensor, target: Tensor, folds: int = 5) -> Ridge:
-    """The map from features to a target, shape (images, width) each; image i is held out with fold ``i % folds``.
-
-    Raises
-    ------
-    InputError
-        If there are fewer images than folds.
-    """
-    if len(features) < folds:
-        raise InputError(f"{len(features)} calibration images are too few to align features on {folds} folds.")
-    pairs = [(0, 0), (0, 1)]
-    moments = KFoldMoments.of({0: features[:, None], 1: target[:, None]}, pairs, folds=folds)
-    return Ridge().fit_moments(moments, Span(0, 1))
+def fit_alignment(features: Tensor, target: Tensor) -> Ridge:
+    """The map from features to a target, shape (images, width) each, on five folds: `InputError` for fewer images."""
+    if len(features) < 5:
+        raise InputError(f"{len(features)} calibration images are too few to align features on 5 folds.")
+    return Ridge().fit(features, target)
 
 
 @torch.inference_mode()
@@ -50,8 +40,4 @@ def align_features(smaller: Encoder, original: Encoder, images, *, batch_size: i
     InputError
         If there are fewer images than folds, five.
     """
-    features, target = (
-        torch.cat([encoder(pixel_values) for pixel_values, _ in images.batches(batch_size)])
-        for encoder in (smaller, original)
-    )
-    return fit_alignment(features, target)
+    return fit_alignment(*(encoder.encode(images, batch_size) for encoder in (smaller, original)))

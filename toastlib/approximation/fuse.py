@@ -83,10 +83,7 @@ def fuse_spans(encoder: Encoder, plan: str | Plan, images, *, batch_size: int = 
 def down_projection(encoder: Encoder, block: int) -> nn.Linear:
     """The last layer of a block's MLP, known by its shape: the last linear layer from more values to the width.
 
-    Raises
-    ------
-    InputError
-        If the block has none.
+    An `InputError` if the block has none.
     """
     layers = [m for m in encoder.blocks[block].modules() if isinstance(m, nn.Linear)]
     found = [m for m in layers if m.out_features == encoder.width < m.in_features]

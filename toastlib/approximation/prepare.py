@@ -70,10 +70,7 @@ def prepare(
 def name_translators(translators: Iterable[str] | Mapping[str, Source]) -> dict[str, Source]:
     """Name -> source of its maps, for names or for a mapping.
 
-    Raises
-    ------
-    InputError
-        If a name is unknown, or ``"x+align"`` has another source than ``"x"``.
+    An `InputError` if a name is unknown, or ``"x+align"`` has another source than ``"x"``.
     """
     if isinstance(translators, str):
         translators = [translators]

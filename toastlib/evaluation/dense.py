@@ -50,10 +50,7 @@ def final_patches(encoder: Encoder, inputs: Inputs, hidden: Tensor | None = None
 def pixel_patches(pixel_values: Tensor, count: int) -> Tensor:
     """The pixels under each of `count` square patches, in the order of the tokens; shape (batch, count, 3 size^2).
 
-    Raises
-    ------
-    InputError
-        If so many squares do not fill the image.
+    An `InputError` if so many squares do not fill the image.
     """
     height, width = pixel_values.shape[2:]
     size = round((height * width / count) ** 0.5)

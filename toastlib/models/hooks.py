@@ -30,10 +30,7 @@ def capture_modules(modules: Mapping[Hashable, nn.Module]) -> Iterator[dict[Hash
 def capture_outputs(encoder: Encoder, blocks: Iterable[int]) -> Iterator[dict[int, Tensor]]:
     """Collect the latest ``h[k]``, shape (batch, tokens, width), for every `k` of `blocks` while the encoder runs.
 
-    Raises
-    ------
-    InputError
-        If the encoder has no such block.
+    An `InputError` if the encoder has no such block.
     """
     blocks, last = set(blocks), len(encoder.blocks) - 1
     if outside := [block for block in blocks if not -1 <= block <= last]:

@@ -67,12 +67,8 @@ def collect(runs: Sequence[Run], out: Path, title: str = "Runs") -> "pd.DataFram
 
     `out` gets ``results`` (of all complete runs) and ``runs`` (one row each, failures included), both as parquet and
     CSV; ``index.html``; and under ``runs/`` each executed notebook, also as a page, with its figures. An earlier
-    collection in it is replaced. Returns `run_states`.
-
-    Raises
-    ------
-    InputError
-        If the folder holds something else, or cannot be written.
+    collection in it is replaced. Returns `run_states`; an `InputError` if `out` holds something else, or cannot be
+    written.
     """
     _check_out(out, {run.root.resolve() for run in runs})
     states = run_states(runs)

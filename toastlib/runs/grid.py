@@ -27,11 +27,8 @@ def read_grid(path: str | Path, root: Path = Path("results")) -> list[Run]:
     - ``include``: a list of mappings that extend or replace ``parameters``, one for each further run;
     - ``exclude``: a list of mappings; combinations that agree with one of them are left out.
 
-    Raises
-    ------
-    InputError
-        If the file is not readable as such, a key, notebook, parameter or value is wrong, or two runs are the same;
-        the message names the line.
+    An `InputError` if the file is not readable as such, a key, notebook, parameter or value is wrong, or two runs are
+    the same; the message names the line.
     """
     path = Path(path)
     lines: dict[Path, int] = {}

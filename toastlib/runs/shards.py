@@ -45,12 +45,8 @@ def collect_shards(
 
     `folder` gets the shards, ``shard-0-of-4.safetensors`` and so on, and their sum, ``moments.safetensors``, which is
     returned; with features it also holds ``features``, float32, (images, width), and ``labels``, int64, (images,), in
-    the images' order. `run` executes joblib's delayed calls; by default in this process.
-
-    Raises
-    ------
-    InputError
-        If there are fewer images than shards, or the folder holds shards of another job.
+    the images' order. `run` executes joblib's delayed calls; by default in this process. An `InputError` if there are
+    fewer images than shards, or the folder holds shards of another job.
     """
     from joblib import Parallel, delayed
 

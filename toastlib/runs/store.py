@@ -111,10 +111,7 @@ class Run:
     def locked(self, wait: float = LOCK_TIMEOUT) -> Iterator[None]:
         """Hold the run's lock, which the system releases when the process dies; `wait` in seconds, -1 for no limit.
 
-        Raises
-        ------
-        Busy, InputError
-            If another process still has it; if nothing can be written there.
+        `Busy` if another process still has it, an `InputError` if nothing can be written there.
         """
         from filelock import FileLock, Timeout
 
