@@ -23,21 +23,7 @@ def fit_alignment(features: Tensor, target: Tensor) -> Ridge:
 def align_features(smaller: Encoder, original: Encoder, images, *, batch_size: int = 32) -> Ridge:
     """The map that takes the features of a smaller encoder to the original's, fitted on images without labels.
 
-    Parameters
-    ----------
-    smaller, original
-        From `approximate`, and what it was made from.
-    images, batch_size
-        Calibration images: `Images`, or anything with ``batches(size)``; and images per forward pass.
-
-    Returns
-    -------
-    Ridge
-        Fitted: ``weight_`` of shape (width, width) and ``bias_`` of shape (width,), float64.
-
-    Raises
-    ------
-    InputError
-        If there are fewer images than folds, five.
+    `smaller` is from `approximate`; calibration images are `Images`, or anything with ``batches(size)``, five at least.
+    The map has a ``weight_`` of shape (width, width) and a ``bias_`` of shape (width,), float64.
     """
     return fit_alignment(*(encoder.encode(images, batch_size) for encoder in (smaller, original)))

@@ -71,12 +71,10 @@ def fit_pixel_probe(encoder: Encoder, images: Images, folds: int = 5, *, batch_s
 
     Parameters
     ----------
-    encoder, images
-        The original, and training images.
+    encoder, images, batch_size
+        The original, training images, and their number per forward pass.
     folds
         The penalty is chosen on held-out images: image i belongs to fold ``i % folds``.
-    batch_size
-        Images per forward pass.
 
     Returns
     -------

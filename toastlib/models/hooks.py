@@ -55,15 +55,13 @@ def collect_activations(
 
     Parameters
     ----------
-    encoder, images
-        Any encoder; `Images`, `Texts`, or anything with ``batches(size)``.
+    encoder, images, batch_size
+        Any encoder; `Images`, `Texts`, or anything with ``batches(size)``; and their number per forward pass.
     blocks
         Blocks to keep, -1 being the input of block 0; all of them and -1 if `None`.
     tokens
         ``"cls"``, ``"last"`` or ``"mean"`` keep one row per image or text, ``"patch"`` and ``"all"`` one per token;
         see `select_tokens`.
-    batch_size
-        Images per forward pass.
 
     Returns
     -------

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from toastlib.errors import InputError
 from toastlib.runs.execute import Failure
-from toastlib.runs.store import Run, read_json
+from toastlib.runs.store import Results, Run, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,9 +73,7 @@ def collect(runs: Sequence[Run], out: Path, title: str = "Runs") -> "pd.DataFram
     _check_out(out, {run.root.resolve() for run in runs})
     states = run_states(runs)
     for name, frame in (("results", results_table(runs)), ("runs", states)):
-        frame = _one_type_each(frame)
-        frame.to_parquet(out / f"{name}.parquet", index=False)
-        frame.to_csv(out / f"{name}.csv", index=False)
+        Results(str(out)).table(_one_type_each(frame), name)
     rows, names = states.to_dict("records"), [name for name in states if name not in FIXED]
     figures = {row["run"]: _copy(row, out / "runs") for row in rows if row["path"]}
     counts = {state: (states["state"] == state).sum() for state in STATES}

@@ -155,7 +155,12 @@ def _check_value(name: str, value: Any) -> None:
         case "plan":
             Plan.parse(value)
         case "plans":
-            _check_plans(value)
+            from toastlib.paper import table_plans
+
+            if table := re.fullmatch(r"\s*table\s*(\w+)\s*", value):
+                table_plans(table[1])
+            elif value.strip() != "paper":
+                parse_plans(value.split(","))
         case "device":
             from toastlib.models.loading import resolve_device
 
@@ -170,15 +175,6 @@ def _check_value(name: str, value: Any) -> None:
             check_templates([value])
     if value not in CHOICES.get(name, [value]):
         raise unknown(name, value, CHOICES[name])
-
-
-def _check_plans(text: str) -> None:
-    from toastlib.paper import table_plans
-
-    if match := re.fullmatch(r"\s*table\s*(\w+)\s*", text):
-        table_plans(match[1])
-    elif text.strip() != "paper":
-        parse_plans(text.split(","))
 
 
 CHOICES = {

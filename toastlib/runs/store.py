@@ -117,8 +117,7 @@ class Run:
 
         try:
             self.staging.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.staging / "lock", timeout=wait)
-            lock.acquire()
+            held = FileLock(self.staging / "lock", timeout=wait).acquire()
         except Timeout:
             raise Busy(
                 f"Another process is making {self.folder}: wait for it, or name another --results-dir."
@@ -127,10 +126,8 @@ class Run:
             if error.errno in FULL:
                 raise
             raise InputError(f"Nothing can be written to {self.root}: {error.strerror}.") from error
-        try:
+        with held:
             yield
-        finally:
-            lock.release()
 
     def is_done(self) -> bool:
         """The folder holds this run, executed with the notebook's present code."""
