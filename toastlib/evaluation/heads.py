@@ -77,7 +77,7 @@ def aligned(head: Head, smaller: Encoder, original: Encoder, images: Images) -> 
 
     An `InputError` if there is no head, or the checkpoint's own is no linear layer on the features.
     """
-    layer = _first_layer(head, original)
+    layer = first_layer(head, original)
     if layer is None:
         raise InputError("Aligned features need a linear classifier that reads them: take a translator without +align.")
     alignment = align_features(smaller, original, images)
@@ -85,13 +85,8 @@ def aligned(head: Head, smaller: Encoder, original: Encoder, images: Images) -> 
     return head._replace(module=absorbed)
 
 
-def can_absorb(head: Head, original: Encoder) -> bool:
-    """Whether an alignment of the features can be folded into the head."""
-    return _first_layer(head, original) is not None
-
-
-def _first_layer(head: Head, original: Encoder) -> "Probe | nn.Linear | None":
-    """The probe, or the checkpoint's linear layer if it reads what the encoder gives."""
+def first_layer(head: Head, original: Encoder) -> "Probe | nn.Linear | None":
+    """What absorbs an alignment: the probe, or the checkpoint's linear layer if it reads what the encoder gives."""
     if isinstance(head.module, Probe):
         return head.module
     layer, example = getattr(head.module, "classifier", None), example_input(original)

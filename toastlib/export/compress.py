@@ -14,10 +14,10 @@ from toastlib.evaluation.heads import (
     MEASURES,
     Head,
     aligned,
-    can_absorb,
     choose_head,
     compare,
     device_name,
+    first_layer,
     form,
     measure_latency,
     percent,
@@ -135,7 +135,7 @@ def compress(
     _check(encoder, remove, max_drop, translator or RECOMMENDED)
     own_head = choose_head(encoder, data, classifier, seed)
     if translator is None:
-        translator = RECOMMENDED + ALIGN if can_absorb(own_head, encoder) else RECOMMENDED
+        translator = RECOMMENDED if first_layer(own_head, encoder) is None else RECOMMENDED + ALIGN
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
     held_out, fitting = (data.train[part] for part in order.tensor_split([len(data.train) // HELD_OUT]))
     drawn = fitting.sample(min(calibration + TRIED_ON, len(fitting)), seed)

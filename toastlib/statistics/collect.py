@@ -111,13 +111,9 @@ def _collect(
     if not totals:
         raise InputError("There are no images to collect moments from.")
     for moments in totals.values():
-        _check_finite(moments)
+        for block, total in zip(moments.blocks, moments.inner.diagonal(), strict=True):
+            if not torch.isfinite(total):
+                where = "The input of block 0" if block == -1 else f"The output of block {block}"
+                raise InputError(f"{where} holds NaN or infinity: check the checkpoint and its dtype.")
     kept = {f"{kind}/{name}": tensor for kind in kinds for name, tensor in totals[kind].tensors().items()}
     return kept | {f"summaries/{block}": torch.cat(rows) for block, rows in summaries.items()}
-
-
-def _check_finite(moments: Moments) -> None:
-    for block, total in zip(moments.blocks, moments.inner.diagonal(), strict=True):
-        if not torch.isfinite(total):
-            where = "The input of block 0" if block == -1 else f"The output of block {block}"
-            raise InputError(f"{where} holds NaN or infinity: check the checkpoint and its dtype.")
