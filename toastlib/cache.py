@@ -45,18 +45,11 @@ class Cache:
 
     def put(self, key: str | None, tensors: dict[str, Tensor]) -> None:
         """Keep tensors under a key; on a disk that is full or read-only, nothing is kept and nothing fails."""
-        from safetensors.torch import save_file
-
         if self.folder is None or key is None or sum(t.nbytes for t in tensors.values()) > self.limit / 10:
             return
-        part = self._path(key).with_suffix(f".{os.getpid()}.part")
-        try:
+        with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, part)
-            part.replace(self._path(key))
-        except OSError:
-            with contextlib.suppress(OSError):
-                part.unlink()
+            write_whole(self._path(key), tensors)
         self.trim(self.limit)
 
     def entries(self) -> list[tuple[Path, os.stat_result]]:
@@ -77,6 +70,18 @@ class Cache:
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
+
+
+def write_whole(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file aside, and rename it when it is complete."""
+    from safetensors.torch import save_file
+
+    part = file.with_suffix(f".{os.getpid()}.part")
+    try:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, part, metadata)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def default_cache() -> Cache:

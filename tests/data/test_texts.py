@@ -8,7 +8,7 @@ from tiny import TEXT_FAMILIES, letter_tokenizer, make_tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from toastlib.data.catalog import TEXTS, dataset_entry, text_entry
+from toastlib.data.catalog import TEXTS, dataset_entry
 from toastlib.data.images import load_images
 from toastlib.data.texts import BOOKS, EMBEDDED, Texts, books, chunked, load_texts, passages, tokenised
 from toastlib.data.tokens import Tokens
@@ -161,7 +161,7 @@ class TestLoadTexts:
     def test_an_unknown_set_is_refused_with_the_nearest_name(self, encoder):
         with pytest.raises(InputError, match="Unknown data set 'line': did you mean 'lines'"):
             load_texts("line", encoder, length=32)
-        assert text_entry("owner/name:stars").label == "stars"
+        assert dataset_entry("owner/name:stars", TEXTS).label == "stars"
         with pytest.raises(InputError):
             dataset_entry("lines")
 

@@ -11,11 +11,10 @@ from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, PATCHES, SIZES
 
 from toastlib.data.images import catalog, load_images
-from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
 from toastlib.evaluation.evaluate import evaluate_plans
 from toastlib.evaluation.probe import HeadConfig
-from toastlib.models.loading import DTYPES, _timm_settings, load_encoder, resolve_device, resolve_dtype
+from toastlib.models.loading import DTYPES, _timm_preprocessing, load_encoder, resolve_device, resolve_dtype
 
 PROCESSOR = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
 TEXT = SIZES | {"num_hidden_layers": 7, "vocab_size": 64}
@@ -137,8 +136,8 @@ def test_a_processor_that_needs_torchvision_is_read_from_its_file(tiny_model, sa
 )
 def test_timms_settings_resize_a_little_larger_and_crop(crop, resize):
     statistics = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-    settings = _timm_settings({"input_size": [3, 224, 224], "interpolation": "bicubic", **statistics, **crop})
-    preprocessing = Preprocessing.from_config(settings)
+    config = {"input_size": [3, 224, 224], "interpolation": "bicubic", **statistics, **crop}
+    preprocessing = _timm_preprocessing(config)
     assert (preprocessing.resize, preprocessing.crop, preprocessing.mode) == (resize, (224, 224), "bicubic")
     assert (preprocessing.mean, preprocessing.std) == tuple(map(tuple, statistics.values()))
 

@@ -142,17 +142,6 @@ def test_folds_part_images_and_kinds_of_tokens(tiny_encoder, tiny_images):
         assert_same(fold, collect_moments(tiny_encoder, images[k::5], folds=0), rtol=1e-5)
 
 
-def test_folds_of_two_workers_add_up():
-    first, second = (
-        {kind: tuple(Moments.of(rows(20, seed), PAIRS) for seed in seeds) for kind in ("special", "patch")}
-        for seeds in ((1, 2), (3, 4))
-    )
-    merged = KFoldMoments(first, 1).merge(KFoldMoments(second, 1))
-    for kind in first:
-        for ours, left, right in zip(merged.parts[kind], first[kind], second[kind], strict=True):
-            assert_same(ours, left.merge(right))
-
-
 def test_restricted_moments_are_those_of_the_blocks_alone():
     h = rows(20)
     restricted = Moments.of(h, PAIRS).restrict((-1, 1))

@@ -9,49 +9,21 @@ from torch import Tensor
 
 from toastlib.errors import InputError
 from toastlib.models.encoder import Encoder
-from toastlib.plan import Span
-from toastlib.statistics.moments import KFoldMoments
 from toastlib.translators.linear import Ridge
 
 
-def fit_alignment(features: Tensor, target: Tensor, folds: int = 5) -> Ridge:
-    """The map from features to a target, shape (images, width) each; image i is held out with fold ``i % folds``.
-
-    Raises
-    ------
-    InputError
-        If there are fewer images than folds.
-    """
-    if len(features) < folds:
-        raise InputError(f"{len(features)} calibration images are too few to align features on {folds} folds.")
-    pairs = [(0, 0), (0, 1)]
-    moments = KFoldMoments.of({0: features[:, None], 1: target[:, None]}, pairs, folds=folds)
-    return Ridge().fit_moments(moments, Span(0, 1))
+def fit_alignment(features: Tensor, target: Tensor) -> Ridge:
+    """The map from features to a target, shape (images, width) each, on five folds: `InputError` for fewer images."""
+    if len(features) < 5:
+        raise InputError(f"{len(features)} calibration images are too few to align features on 5 folds.")
+    return Ridge().fit(features, target)
 
 
 @torch.inference_mode()
 def align_features(smaller: Encoder, original: Encoder, images, *, batch_size: int = 32) -> Ridge:
     """The map that takes the features of a smaller encoder to the original's, fitted on images without labels.
 
-    Parameters
-    ----------
-    smaller, original
-        From `approximate`, and what it was made from.
-    images, batch_size
-        Calibration images: `Images`, or anything with ``batches(size)``; and images per forward pass.
-
-    Returns
-    -------
-    Ridge
-        Fitted: ``weight_`` of shape (width, width) and ``bias_`` of shape (width,), float64.
-
-    Raises
-    ------
-    InputError
-        If there are fewer images than folds, five.
+    `smaller` is from `approximate`; calibration images are `Images`, or anything with ``batches(size)``, five at least.
+    The map has a ``weight_`` of shape (width, width) and a ``bias_`` of shape (width,), float64.
     """
-    features, target = (
-        torch.cat([encoder(pixel_values) for pixel_values, _ in images.batches(batch_size)])
-        for encoder in (smaller, original)
-    )
-    return fit_alignment(features, target)
+    return fit_alignment(*(encoder.encode(images, batch_size) for encoder in (smaller, original)))

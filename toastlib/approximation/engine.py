@@ -84,14 +84,9 @@ def forward_plans(
     No block runs twice on the same hidden states: the plans form a trie over block outputs, and variants share their
     blocks until a span parts them.
 
-    Parameters
-    ----------
-    encoder, inputs, variants, maps
-        The original; pixel values, shape (batch, 3, height, width), or `Tokens`; and the maps of `fit_maps`.
-    pool
-        Called with the last block's output and the inputs; `Encoder.pool` if `None`, which gives features.
-    start
-        Block and its output ``h[block]`` that all variants share, computed before; -1 and ``h[-1]`` if `None`.
+    `inputs` are pixel values, shape (batch, 3, height, width), or `Tokens`, and `maps` those of `fit_maps`. `pool` is
+    called with the last block's output and the inputs; if `None` it is `Encoder.pool`, which gives features. `start` is
+    a block and its output ``h[block]`` that all variants share, computed before; -1 and ``h[-1]`` if `None`.
     """
     pool = pool or encoder.pool
     shared = encoder.embed(inputs)
@@ -123,48 +118,32 @@ def collect_features(
     """
     features = torch.empty(len(variants), len(images), encoder.width, device=encoder.device)
     cache = default_cache()
-    keys = _feature_keys(encoder, images, variants, maps, batch_size) if cache.folder else [None] * len(variants)
+    prefix = None  # of the keys of features before alignment; nothing is cached without one
+    if cache.folder:
+        pooling = (encoder.blocks_path, encoder.feature_kind, encoder.special_tokens)
+        prefix = fingerprint("features", encoder, pooling, *images.cache_key_parts, batch_size)
+    keys = [prefix and fingerprint(prefix, str(one.plan), *(maps[key] for key in one.map_keys)) for one in variants]
     missing = {}
     for row, (variant, key) in enumerate(zip(variants, keys, strict=True)):
         if (kept := cache.get(key)) is None:
             missing[row] = variant
         else:
             features[row] = kept["features"]
-    if missing:
-        _compute_features(encoder, images, missing, maps, batch_size, features)
+    done = 0
+    for inputs in visible_batches(images, batch_size, "features") if missing else ():
+        batch = forward_plans(encoder, inputs, list(missing.values()), maps)
+        for row, variant in missing.items():
+            features[row, done : done + len(inputs)] = batch[variant]
+        done += len(inputs)
+    for row, variant in missing.items():
+        if not torch.isfinite(features[row]).all():
+            raise InputError(f"Plan {variant.plan} with translator {variant.translator!r} gives NaN or infinity.")
     for row in missing:
         cache.put(keys[row], {"features": features[row]})
     for row, variant in enumerate(variants):
         if variant.aligned:
             features[row] = maps[variant](features[row])
     return features
-
-
-def _compute_features(
-    encoder: Encoder, images: Images, variants: dict[int, Variant], maps: Maps, batch_size: int, features: Tensor
-) -> None:
-    """Fill the given rows of `features`."""
-    done = 0
-    for inputs in visible_batches(images, batch_size, "features"):
-        batch = forward_plans(encoder, inputs, list(variants.values()), maps)
-        for row, variant in variants.items():
-            features[row, done : done + len(inputs)] = batch[variant]
-        done += len(inputs)
-    for row, variant in variants.items():
-        if not torch.isfinite(features[row]).all():
-            raise InputError(f"Plan {variant.plan} with translator {variant.translator!r} gives NaN or infinity.")
-
-
-def _feature_keys(
-    encoder: Encoder, images: Images, variants: Sequence[Variant], maps: Maps, batch_size: int
-) -> list[str | None]:
-    """Cache keys of the variants' features before alignment; `None` for what is not cached."""
-    pooling = (encoder.blocks_path, encoder.feature_kind, encoder.special_tokens)
-    prefix = fingerprint("features", encoder, pooling, *images.cache_key_parts, batch_size)
-    return [
-        prefix and fingerprint(prefix, str(variant.plan), *(maps[key] for key in variant.map_keys))
-        for variant in variants
-    ]
 
 
 def visible_batches(images: Any, batch_size: int, task: str, unit: str = "image") -> Iterator[Inputs]:

@@ -62,7 +62,12 @@ def fuse_spans(encoder: Encoder, plan: str | Plan, images, *, batch_size: int = 
     """
     if encoder.sublayer_split is not None:
         raise InputError("Sublayers cannot be folded, for the base architecture has none: fold the original's blocks.")
-    plan = _check(Plan.parse(plan).check(len(encoder.blocks)))
+    plan = Plan.parse(plan).check(len(encoder.blocks))
+    for span in plan:
+        if span.start == -1:
+            raise InputError(f"Span {span} cannot be folded: no block stands before it whose MLP could take its map.")
+        if span.start in plan.removed:
+            raise InputError(f"Span {span} cannot be folded: block {span.start} goes too; write the two as one span.")
     maps = _fit(encoder, plan, images, batch_size)
     kept = [k for k in range(len(encoder.blocks)) if k not in plan.removed]
     if not hasattr(getattr(encoder.model, "config", None), "num_hidden_layers"):
@@ -83,10 +88,7 @@ def fuse_spans(encoder: Encoder, plan: str | Plan, images, *, batch_size: int = 
 def down_projection(encoder: Encoder, block: int) -> nn.Linear:
     """The last layer of a block's MLP, known by its shape: the last linear layer from more values to the width.
 
-    Raises
-    ------
-    InputError
-        If the block has none.
+    An `InputError` if the block has none.
     """
     layers = [m for m in encoder.blocks[block].modules() if isinstance(m, nn.Linear)]
     found = [m for m in layers if m.out_features == encoder.width < m.in_features]
@@ -139,12 +141,3 @@ def _fold(layer: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
     layer.weight.data = (weight.mT @ layer.weight.double()).to(layer.weight.dtype)
     if bias is not None:
         layer.bias.data = (layer.bias.double() @ weight + bias).to(layer.bias.dtype)
-
-
-def _check(plan: Plan) -> Plan:
-    for span in plan:
-        if span.start == -1:
-            raise InputError(f"Span {span} cannot be folded: no block stands before it whose MLP could take its map.")
-        if span.start in plan.removed:
-            raise InputError(f"Span {span} cannot be folded: block {span.start} goes too; write the two as one span.")
-    return plan

@@ -51,7 +51,9 @@ def prepare(
     """
     plans = [plan.check(len(encoder.blocks)) for plan in parse_plans(plans)]
     named = name_translators(translators)
-    calibrations = calibration if _is_several(calibration) else {"": calibration}
+    # Activations are a mapping too, from blocks to tensors.
+    several = isinstance(calibration, Mapping) and all(isinstance(name, str) for name in calibration)
+    calibrations = calibration if several else {"": calibration}
     variants, maps = variants_of(plans, list(named), list(calibrations)), {}
     for name, given in calibrations.items():
         own = [variant for variant in variants if variant.plan and variant.calibration == name]
@@ -70,10 +72,7 @@ def prepare(
 def name_translators(translators: Iterable[str] | Mapping[str, Source]) -> dict[str, Source]:
     """Name -> source of its maps, for names or for a mapping.
 
-    Raises
-    ------
-    InputError
-        If a name is unknown, or ``"x+align"`` has another source than ``"x"``.
+    An `InputError` if a name is unknown, or ``"x+align"`` has another source than ``"x"``.
     """
     if isinstance(translators, str):
         translators = [translators]
@@ -134,8 +133,3 @@ def fitted_maps(name: str, maps: Mapping[Span, nn.Module], spans: Iterable[Span]
     if missing := [span for span in spans if span not in maps]:
         raise InputError(f"The maps of {name!r} have none for span {missing[0]}.")
     return {span: maps[span] for span in spans}
-
-
-def _is_several(calibration: Any) -> bool:
-    """Whether it maps names to calibration sets; activations map blocks to tensors."""
-    return isinstance(calibration, Mapping) and all(isinstance(name, str) for name in calibration)

@@ -65,13 +65,11 @@ def approximate(
     ----------
     encoder, plan
         The original encoder, which stays as it is; a `Plan`, ``"2->5 7->8"`` or ``[(2, 5), (7, 8)]``.
-    calibration
-        What the maps are fitted on: calibration images, or their moments or activations, see `fit_spans`. An empty
-        plan needs none.
+    calibration, batch_size
+        What the maps are fitted on: calibration images, and their number per forward pass; or their moments or
+        activations, see `fit_spans`. An empty plan needs none.
     translator
         A name, or a translator; ``"linear"`` is the paper's map.
-    batch_size
-        Images per forward pass, where `calibration` are images.
 
     Returns
     -------

@@ -29,11 +29,6 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def resolved(name: str) -> Path:
-    """Absolute path, for argparse."""
-    return Path(name).resolve()
-
-
 COUNT = {"type": positive, "metavar": "N"}
 ARGUMENTS = {
     "grid": {"help": "a YAML file, for example grids/demo.yaml"},
@@ -55,7 +50,11 @@ ARGUMENTS = {
     "--dask": {"metavar": "WHERE", "help": "a scheduler's address, local, or slurm"},
     "--dry-run": {"action": "store_true", "help": "say what would run; with --dask slurm, as which job"},
     "--timeout": {"type": positive, "default": TIMEOUT, "metavar": "S", "help": "seconds for a run (a day)"},
-    "--results-dir": {"type": resolved, "default": "results", "help": "where the runs lie (results)"},
+    "--results-dir": {
+        "type": lambda name: Path(name).resolve(),
+        "default": "results",
+        "help": "where the runs lie (results)",
+    },
     "export --out": {"type": Path, "help": "the file (model.onnx in the folder)"},
     "--out": {"type": Path, "required": True, "help": "the folder to write"},
     "--onnx": {"action": "store_true", "required": True, "help": "the format"},

@@ -84,17 +84,8 @@ def model_path(name: str) -> str:
     return MODELS[name] if name in MODELS else _folder_or_hub_id("model", name, MODELS)
 
 
-def dataset_entry(name: str) -> DatasetEntry:
-    """Path and columns of a set of images, as `model_path`; ``name:column`` names the label column."""
-    return _entry(name, DATASETS)
-
-
-def text_entry(name: str) -> DatasetEntry:
-    """Path and columns of a set of texts, as `dataset_entry`."""
-    return _entry(name, TEXTS)
-
-
-def _entry(name: str, entries: dict[str, DatasetEntry]) -> DatasetEntry:
+def dataset_entry(name: str, entries: dict[str, DatasetEntry] = DATASETS) -> DatasetEntry:
+    """Path and columns of a set of images, or of `TEXTS`, as `model_path`; ``name:column`` names the label column."""
     if name in entries:
         return entries[name]
     name, label = _split_label(name)

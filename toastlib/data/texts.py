@@ -120,7 +120,11 @@ def load_texts(
     longest = min(encoder.tokenizer.model_max_length, encoder.model.config.max_position_embeddings)
     if not 2 <= length <= longest:
         raise InputError(f"{encoder.name} reads texts of 2 to {longest} tokens, not of {length}.")
-    tables = EMBEDDED[name]() if name in EMBEDDED else open_texts(catalog.text_entry(name), text_column, seed)
+    tables = (
+        EMBEDDED[name]()
+        if name in EMBEDDED
+        else open_texts(catalog.dataset_entry(name, catalog.TEXTS), text_column, seed)
+    )
 
     def load(table: TextTable, split: str, size: int | None) -> Texts:
         if chunks:

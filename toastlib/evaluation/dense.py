@@ -50,10 +50,7 @@ def final_patches(encoder: Encoder, inputs: Inputs, hidden: Tensor | None = None
 def pixel_patches(pixel_values: Tensor, count: int) -> Tensor:
     """The pixels under each of `count` square patches, in the order of the tokens; shape (batch, count, 3 size^2).
 
-    Raises
-    ------
-    InputError
-        If so many squares do not fill the image.
+    An `InputError` if so many squares do not fill the image.
     """
     height, width = pixel_values.shape[2:]
     size = round((height * width / count) ** 0.5)
@@ -74,12 +71,10 @@ def fit_pixel_probe(encoder: Encoder, images: Images, folds: int = 5, *, batch_s
 
     Parameters
     ----------
-    encoder, images
-        The original, and training images.
+    encoder, images, batch_size
+        The original, training images, and their number per forward pass.
     folds
         The penalty is chosen on held-out images: image i belongs to fold ``i % folds``.
-    batch_size
-        Images per forward pass.
 
     Returns
     -------

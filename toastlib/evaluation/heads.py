@@ -60,43 +60,33 @@ def own_classifier(name: str, image_size: int | None = None) -> "PreTrainedModel
     return model
 
 
-def choose_head(
-    encoder: Encoder, dataset: ImageSet, classifier: "PreTrainedModel | None", seed: int, batch_size: int = 32
-) -> Head:
+def choose_head(encoder: Encoder, dataset: ImageSet, classifier: "PreTrainedModel | None", seed: int) -> Head:
     """The checkpoint's classifier if it fits, else a probe on the original's features if there are labels."""
     own = tuple(classifier.config.id2label[k] for k in range(classifier.config.num_labels)) if classifier else ()
     if dataset.train.labels is None or dataset.test.labels is None:
         return Head(classifier, own, "agreement" if classifier else "similarity")
     if classifier and {name.lower() for name in own} == {name.lower() for name in dataset.class_names}:
         return Head(classifier, own, "accuracy")
-    features = collect_features(encoder, dataset.train, [THE_ORIGINAL], {}, batch_size)
+    features = collect_features(encoder, dataset.train, [THE_ORIGINAL], {})
     probe = Probe(len(dataset.class_names), HeadConfig(seeds=[seed], min_steps=MIN_STEPS))
     return Head(probe.fit(features, dataset.train.labels), dataset.class_names, "accuracy")
 
 
-def aligned(head: Head, smaller: Encoder, original: Encoder, images: Images, batch_size: int = 32) -> Head:
+def aligned(head: Head, smaller: Encoder, original: Encoder, images: Images) -> Head:
     """The head for a smaller encoder, with the alignment of its features folded in.
 
-    Raises
-    ------
-    InputError
-        If there is no head, or the checkpoint's own is no linear layer on the features.
+    An `InputError` if there is no head, or the checkpoint's own is no linear layer on the features.
     """
-    layer = _first_layer(head, original)
+    layer = first_layer(head, original)
     if layer is None:
         raise InputError("Aligned features need a linear classifier that reads them: take a translator without +align.")
-    alignment = align_features(smaller, original, images, batch_size=batch_size)
+    alignment = align_features(smaller, original, images)
     absorbed = layer.absorb(alignment) if isinstance(layer, Probe) else absorb_alignment(layer, alignment)
     return head._replace(module=absorbed)
 
 
-def can_absorb(head: Head, original: Encoder) -> bool:
-    """Whether an alignment of the features can be folded into the head."""
-    return _first_layer(head, original) is not None
-
-
-def _first_layer(head: Head, original: Encoder) -> "Probe | nn.Linear | None":
-    """The probe, or the checkpoint's linear layer if it reads what the encoder gives."""
+def first_layer(head: Head, original: Encoder) -> "Probe | nn.Linear | None":
+    """What absorbs an alignment: the probe, or the checkpoint's linear layer if it reads what the encoder gives."""
     if isinstance(head.module, Probe):
         return head.module
     layer, example = getattr(head.module, "classifier", None), example_input(original)
@@ -120,9 +110,9 @@ def form(encoder: Encoder, head: Head) -> "PreTrainedModel":
 
 
 @torch.inference_mode()
-def answers(model: "PreTrainedModel", images: Images, batch_size: int = 32) -> Tensor:
+def answers(model: "PreTrainedModel", images: Images) -> Tensor:
     """Logits of a classifier, shape (images, classes), or features, shape (images, width); float32 on the CPU."""
-    outputs = [model(pixel_values) for pixel_values, _ in images.batches(batch_size)]
+    outputs = [model(pixel_values) for pixel_values, _ in images.batches()]
     found = [output.logits if "logits" in output else output.pooler_output for output in outputs]
     return torch.cat(found).float().cpu()
 
@@ -142,10 +132,10 @@ def labels_of(images: Images, head: Head) -> Tensor:
 
 
 def compare(
-    models: tuple["PreTrainedModel", "PreTrainedModel"], head: Head, images: Images, batch_size: int = 32
+    models: tuple["PreTrainedModel", "PreTrainedModel"], head: Head, images: Images
 ) -> tuple[tuple[np.ndarray, np.ndarray], pd.DataFrame | None]:
     """Scores of the original and of the smaller model for every image, and the table of classes."""
-    found = [answers(model, images, batch_size) for model in models]
+    found = [answers(model, images) for model in models]
     scores = tuple(score(one, found[0], images, head) for one in found)
     if head.measure != "accuracy":
         return scores, None

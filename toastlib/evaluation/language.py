@@ -64,12 +64,7 @@ class LanguageModel:
         """Continue each prompt, one text or several of any lengths; returned are the continuations alone.
 
         At most `new_tokens` are written, by default the likeliest each time; `options` are those of transformers'
-        ``generate``, for example ``do_sample=True``.
-
-        Raises
-        ------
-        InputError
-            If prompt and continuation are longer than the model reads.
+        ``generate``, for example ``do_sample=True``. An `InputError` if both are longer than the model reads.
         """
         tokenizer, prompts = self.encoder.tokenizer, [prompts] if isinstance(prompts, str) else list(prompts)
         longest = self.model.config.max_position_embeddings
@@ -88,11 +83,8 @@ class LanguageModel:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a model of the base architecture with fewer blocks, and its tokenizer: plain transformers opens it.
 
-        Raises
-        ------
-        InputError
-            If maps stand in for spans, or blocks were split into sublayers, for which the architecture has no place;
-            nothing has been written then.
+        An `InputError` if maps stand in for spans, or blocks were split into sublayers, for which the architecture has
+        no place; nothing has been written then.
         """
         if self.encoder.sublayer_split is not None:
             raise InputError(

@@ -85,10 +85,7 @@ def sample_size_curve(
 def cap_sizes(sizes: Iterable[int], available: int) -> list[int]:
     """The sizes in order, those beyond the available images replaced by all of them, without repetitions.
 
-    Raises
-    ------
-    InputError
-        If there is no size, or one is not positive.
+    An `InputError` if there is no size, or one is not positive.
     """
     capped = sorted({min(size, available) for size in sizes})
     if not capped or capped[0] < 1:

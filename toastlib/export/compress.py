@@ -14,10 +14,10 @@ from toastlib.evaluation.heads import (
     MEASURES,
     Head,
     aligned,
-    can_absorb,
     choose_head,
     compare,
     device_name,
+    first_layer,
     form,
     measure_latency,
     percent,
@@ -41,7 +41,6 @@ TRIED_ON = 200
 HELD_OUT = 5
 """One in five training images is held out: maps never see it, and the head only once the plan is fixed."""
 MAX_DROP = 1.0  # points
-BATCH_SIZE = 32  # images per forward pass
 
 
 @dataclass(frozen=True)
@@ -136,12 +135,12 @@ def compress(
     _check(encoder, remove, max_drop, translator or RECOMMENDED)
     own_head = choose_head(encoder, data, classifier, seed)
     if translator is None:
-        translator = RECOMMENDED + ALIGN if can_absorb(own_head, encoder) else RECOMMENDED
+        translator = RECOMMENDED if first_layer(own_head, encoder) is None else RECOMMENDED + ALIGN
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
     held_out, fitting = (data.train[part] for part in order.tensor_split([len(data.train) // HELD_OUT]))
     drawn = fitting.sample(min(calibration + TRIED_ON, len(fitting)), seed)
     fitted_on, tried_on = drawn[:calibration], drawn[calibration:]
-    moments = collect_moments(encoder, fitted_on, folds=0, batch_size=BATCH_SIZE)
+    moments = collect_moments(encoder, fitted_on, folds=0)
 
     def make(plan: Plan, head: Head) -> tuple[Encoder, Head]:
         """The smaller encoder, and the head that belongs to it."""
@@ -157,7 +156,7 @@ def compress(
         plan = Plan.parse(remove).check(len(encoder.blocks))
     else:
         trial = choose_head(encoder, replace(data, train=fitting), classifier, seed)
-        choose = make_selector(encoder, moments, fitted_on, tried_on, trial, translator, BATCH_SIZE)
+        choose = make_selector(encoder, moments, fitted_on, tried_on, trial, translator)
         if remove is not None:
             plan = choose(remove)
         else:

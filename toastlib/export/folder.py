@@ -35,10 +35,7 @@ HEADS = {
 def save_compressed(result: CompressionResult, folder: str | Path) -> Path:
     """Write model, card and ``report.html`` to a folder next to `folder`, which then takes its place and is returned.
 
-    Raises
-    ------
-    InputError
-        Unless the folder is missing, empty, or an earlier one of these, and can be written.
+    An `InputError` unless the folder is missing, empty, or an earlier one of these, and can be written.
     """
     folder = check_folder(folder)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

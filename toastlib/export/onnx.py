@@ -35,22 +35,15 @@ class _OneOutput(nn.Module):
 def export_onnx(folder: str | Path, target: str | Path | None = None) -> tuple[Path, float]:
     """Write a saved model as ONNX, with any batch size, and compare it with the model in onnxruntime.
 
+    Returned are the file, and the largest difference from eager torch over batches of 1 and 3, as a share of the
+    largest output. An `InputError` if a package is missing, the folder cannot be opened, or the difference exceeds
+    `TOLERANCE`; then no file is kept.
+
     Parameters
     ----------
     folder, target
         A folder of `Encoder.save_pretrained`, and the file, by default ``model.onnx`` in it: ``pixel_values`` of shape
         (batch, 3, height, width) to ``logits`` (batch, classes), or ``features`` (batch, width) without a classifier.
-
-    Returns
-    -------
-    tuple
-        The file, and the largest difference from eager torch over batches of 1 and 3, as a share of the largest output.
-
-    Raises
-    ------
-    InputError
-        If a package is missing, the folder cannot be opened, or the difference exceeds `TOLERANCE`; then no file is
-        kept.
     """
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise InputError(f"ONNX needs {', '.join(missing)}: pip install 'toastlib[onnx]'.")

@@ -30,10 +30,7 @@ def capture_modules(modules: Mapping[Hashable, nn.Module]) -> Iterator[dict[Hash
 def capture_outputs(encoder: Encoder, blocks: Iterable[int]) -> Iterator[dict[int, Tensor]]:
     """Collect the latest ``h[k]``, shape (batch, tokens, width), for every `k` of `blocks` while the encoder runs.
 
-    Raises
-    ------
-    InputError
-        If the encoder has no such block.
+    An `InputError` if the encoder has no such block.
     """
     blocks, last = set(blocks), len(encoder.blocks) - 1
     if outside := [block for block in blocks if not -1 <= block <= last]:
@@ -58,15 +55,13 @@ def collect_activations(
 
     Parameters
     ----------
-    encoder, images
-        Any encoder; `Images`, `Texts`, or anything with ``batches(size)``.
+    encoder, images, batch_size
+        Any encoder; `Images`, `Texts`, or anything with ``batches(size)``; and their number per forward pass.
     blocks
         Blocks to keep, -1 being the input of block 0; all of them and -1 if `None`.
     tokens
         ``"cls"``, ``"last"`` or ``"mean"`` keep one row per image or text, ``"patch"`` and ``"all"`` one per token;
         see `select_tokens`.
-    batch_size
-        Images per forward pass.
 
     Returns
     -------

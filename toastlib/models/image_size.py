@@ -13,20 +13,9 @@ INTERPOLATED = ("vit", "deit", "clip_vision_model", "siglip_vision_model")
 
 @torch.no_grad()
 def set_image_size(model: nn.Module, size: int) -> None:
-    """Let a model read square images of another size.
+    """Let a model read square images of another size, in pixels; its configuration follows, and saved folders do too.
 
-    Parameters
-    ----------
-    model
-        An encoder of images, of a type in `ANY_SIZE` or `INTERPOLATED`. Its configuration follows: saved folders
-        open at the new size.
-    size
-        Height and width in pixels, a multiple of the patch size.
-
-    Raises
-    ------
-    InputError
-        If the size is no multiple of the patch size, or the model is of another type.
+    An `InputError` if the size is no multiple of the patch size, or the type is not in `ANY_SIZE` or `INTERPOLATED`.
     """
     kind = model.config.model_type
     if kind not in ANY_SIZE + INTERPOLATED:

@@ -168,7 +168,7 @@ def _image_reader(path: str, tower: nn.Module, trust_remote_code: bool, image_si
 
 def _preprocessing(path: str, config: Any, trust_remote_code: bool) -> Preprocessing:
     if getattr(config, "pretrained_cfg", None):  # timm keeps it beside the architecture
-        return Preprocessing.from_config(_timm_settings(config.pretrained_cfg))
+        return _timm_preprocessing(config.pretrained_cfg)
     try:
         with quiet_transformers():
             return Preprocessing.from_config(_processor_settings(path, trust_remote_code))
@@ -192,17 +192,15 @@ def _processor_settings(path: str, trust_remote_code: bool) -> dict[str, Any]:
         return ImageProcessingMixin.get_image_processor_dict(path)[0]
 
 
-def _timm_settings(config: dict[str, Any]) -> dict[str, Any]:
+def _timm_preprocessing(config: dict[str, Any]) -> Preprocessing:
     """timm's preprocessing: images are resized a little larger than the input, then cropped."""
     height, width = config["input_size"][1:]
     share = config.get("crop_pct") or 0.875  # timm's own default
-    larger = {"height": int(height / share), "width": int(width / share)}
-    squash = config.get("crop_mode") == "squash"
-    return {
-        "size": larger if squash else {"shortest_edge": larger["height"]},
-        "do_center_crop": True,
-        "crop_size": {"height": height, "width": width},
-        "resample": {"nearest": 0, "bilinear": 2, "bicubic": 3}[config["interpolation"]],
-        "image_mean": config["mean"],
-        "image_std": config["std"],
-    }
+    larger = int(height / share), int(width / share)
+    return Preprocessing(
+        resize=larger if config.get("crop_mode") == "squash" else larger[0],
+        crop=(height, width),
+        mode={"nearest": "nearest-exact", "bilinear": "bilinear", "bicubic": "bicubic"}[config["interpolation"]],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )

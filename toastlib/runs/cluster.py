@@ -57,11 +57,8 @@ def connect(where: str, jobs: int, root: Path) -> Iterator[Any]:
     `where` is ``"local"`` for `jobs` workers here, ``"slurm"`` for `jobs` Slurm jobs as dask-jobqueue's configuration
     says, or the address of a scheduler, such as ``tcp://10.0.0.1:8786``.
 
-    Raises
-    ------
-    InputError
-        If Dask is not installed, the scheduler does not answer, a worker would run two notebooks in one process, or one
-        does not see the results folder `root`.
+    An `InputError` if Dask is not installed, the scheduler does not answer, a worker would run two notebooks in one
+    process, or one does not see the results folder `root`.
     """
     distributed = _import("distributed")
     if where in ("local", "slurm"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from toastlib.errors import InputError
 from toastlib.runs.execute import Failure
-from toastlib.runs.store import Run, read_json
+from toastlib.runs.store import Results, Run, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,19 +67,13 @@ def collect(runs: Sequence[Run], out: Path, title: str = "Runs") -> "pd.DataFram
 
     `out` gets ``results`` (of all complete runs) and ``runs`` (one row each, failures included), both as parquet and
     CSV; ``index.html``; and under ``runs/`` each executed notebook, also as a page, with its figures. An earlier
-    collection in it is replaced. Returns `run_states`.
-
-    Raises
-    ------
-    InputError
-        If the folder holds something else, or cannot be written.
+    collection in it is replaced. Returns `run_states`; an `InputError` if `out` holds something else, or cannot be
+    written.
     """
     _check_out(out, {run.root.resolve() for run in runs})
     states = run_states(runs)
     for name, frame in (("results", results_table(runs)), ("runs", states)):
-        frame = _one_type_each(frame)
-        frame.to_parquet(out / f"{name}.parquet", index=False)
-        frame.to_csv(out / f"{name}.csv", index=False)
+        Results(str(out)).table(_one_type_each(frame), name)
     rows, names = states.to_dict("records"), [name for name in states if name not in FIXED]
     figures = {row["run"]: _copy(row, out / "runs") for row in rows if row["path"]}
     counts = {state: (states["state"] == state).sum() for state in STATES}

@@ -42,10 +42,7 @@ def execute(
 ) -> None:
     """Execute a notebook into `target`, up to the cell that fails if one does; `progress` shows a bar over the cells.
 
-    Raises
-    ------
-    RunError
-        If a cell raises, the time is up, the kernel dies or the disk is full.
+    A `RunError` if a cell raises, the time is up, the kernel dies or the disk is full.
     """
     from zmq import ZMQError
 

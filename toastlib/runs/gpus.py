@@ -54,11 +54,9 @@ def _first_free(slots: list[tuple[str, int]]) -> Iterator[str]:
     while True:
         for gpu, lock in locks:
             try:
-                lock.acquire(timeout=WAIT / len(locks))
+                held = lock.acquire(timeout=WAIT / len(locks))
             except Timeout:
                 continue
-            try:
+            with held:
                 yield gpu
-            finally:
-                lock.release()
             return

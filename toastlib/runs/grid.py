@@ -1,7 +1,7 @@
 """Grids of runs: a YAML file is read into checked runs, and every mistake is named with its line."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,8 @@ def read_grid(path: str | Path, root: Path = Path("results")) -> list[Run]:
     - ``include``: a list of mappings that extend or replace ``parameters``, one for each further run;
     - ``exclude``: a list of mappings; combinations that agree with one of them are left out.
 
-    Raises
-    ------
-    InputError
-        If the file is not readable as such, a key, notebook, parameter or value is wrong, or two runs are the same;
-        the message names the line.
+    An `InputError` if the file is not readable as such, a key, notebook, parameter or value is wrong, or two runs are
+    the same; the message names the line.
     """
     path = Path(path)
     lines: dict[Path, int] = {}
@@ -59,12 +56,11 @@ def paper_grid(table: str | None = None, root: Path = Path("results")) -> list[R
 
 @dataclass(frozen=True)
 class _Mapping:
-    """A mapping of the file with its line and the lines of its keys."""
+    """A mapping of the file with its line: key -> the key's line and its value."""
 
     path: Path
     line: int
-    values: dict[str, yaml.Node]
-    lines: dict[str, int]
+    values: dict[str, tuple[int, yaml.Node]]
 
 
 def _entries(path: Path) -> Iterator[_Mapping]:
@@ -80,7 +76,7 @@ def _entries(path: Path) -> Iterator[_Mapping]:
     nodes = root.value if isinstance(root, yaml.SequenceNode) else [root] if root else []
     for node in nodes:
         entry = _mapping(path, node)
-        for key, line in entry.lines.items():
+        for key, (line, _) in entry.values.items():
             if key not in KEYS:
                 raise _error(path, line, unknown("key", key, KEYS))
         if "notebook" not in entry.values:
@@ -90,30 +86,28 @@ def _entries(path: Path) -> Iterator[_Mapping]:
 
 def _expand(entry: _Mapping) -> Iterator[tuple[int, Path, dict[str, Any]]]:
     """Line, notebook and overrides of each run of an entry."""
-    notebook, node = _notebook(entry), entry.values.get("parameters")
-    base = _Mapping(entry.path, entry.line, {}, {})
-    if node:
-        base = _with_full_names(notebook, _mapping(entry.path, node))
+    notebook, base = _notebook(entry), _Mapping(entry.path, entry.line, {})
+    if "parameters" in entry.values:
+        base = _with_full_names(notebook, _mapping(entry.path, entry.values["parameters"][1]))
     excluded = [_values(notebook, _with_full_names(notebook, mapping)) for mapping in _members(entry, "exclude")]
     for overrides in _combinations(notebook, base):
         if not any(all(overrides.get(name) in values for name, values in each.items()) for each in excluded):
             yield entry.line, notebook, overrides
     for member in _members(entry, "include"):
         extra = _with_full_names(notebook, member)
-        merged = _Mapping(entry.path, extra.line, base.values | extra.values, base.lines | extra.lines)
-        for overrides in _combinations(notebook, merged):
+        for overrides in _combinations(notebook, replace(extra, values=base.values | extra.values)):
             yield extra.line, notebook, overrides
 
 
 def _with_full_names(notebook: Path, mapping: _Mapping) -> _Mapping:
     """The same parameters, members of dictionaries by their full names."""
-    values, lines, names = {}, {}, defaults(notebook)
-    for name, node in mapping.values.items():
+    values, names = {}, defaults(notebook)
+    for name, (line, node) in mapping.values.items():
         full = full_name(name, names)
         if full in values:
-            raise _error(mapping.path, mapping.lines[name], f"{full!r} stands here twice.")
-        values[full], lines[full] = node, mapping.lines[name]
-    return _Mapping(mapping.path, mapping.line, values, lines)
+            raise _error(mapping.path, line, f"{full!r} stands here twice.")
+        values[full] = line, node
+    return replace(mapping, values=values)
 
 
 def _combinations(notebook: Path, mapping: _Mapping) -> Iterator[dict[str, Any]]:
@@ -123,7 +117,7 @@ def _combinations(notebook: Path, mapping: _Mapping) -> Iterator[dict[str, Any]]
 
 
 def _notebook(entry: _Mapping) -> Path:
-    line, node = entry.lines["notebook"], entry.values["notebook"]
+    line, node = entry.values["notebook"]
     if not isinstance(node, yaml.ScalarNode):
         raise _error(entry.path, line, "'notebook' takes a name, a number or a path.")
     try:
@@ -139,34 +133,34 @@ def _notebook(entry: _Mapping) -> Path:
 def _values(notebook: Path, mapping: _Mapping) -> dict[str, list[Any]]:
     """Parameter -> its checked values, one for each run."""
     default, values = defaults(notebook), {}
-    for name, node in mapping.values.items():
+    for name, (line, node) in mapping.values.items():
         if name == "results_dir":
-            raise _error(mapping.path, mapping.lines[name], "results_dir is for the command: --results-dir.")
+            raise _error(mapping.path, line, "results_dir is for the command: --results-dir.")
         is_axis = isinstance(node, yaml.SequenceNode)
         if is_axis and isinstance(default.get(name), list):
             is_axis = bool(node.value) and all(isinstance(member, yaml.SequenceNode) for member in node.value)
         members = node.value if is_axis else [node]
-        values[name] = [_value(notebook, mapping, name, member) for member in members]
+        values[name] = [_value(notebook, mapping.path, line, name, member) for member in members]
     return values
 
 
-def _value(notebook: Path, mapping: _Mapping, name: str, node: yaml.Node) -> Any:
-    line = max(mapping.lines[name], node.start_mark.line + 1)  # an alias stands later than its anchor
+def _value(notebook: Path, path: Path, line: int, name: str, node: yaml.Node) -> Any:
+    line = max(line, node.start_mark.line + 1)  # an alias stands later than its anchor
     try:
         value = yaml.SafeLoader("").construct_object(node, deep=True)
         return check_parameters(notebook, {name: value})[name]
     except InputError as error:
-        raise _error(mapping.path, line, error) from None
+        raise _error(path, line, error) from None
     except yaml.YAMLError as error:
-        raise _error(mapping.path, line, f"{getattr(error, 'problem', error)}.") from None
+        raise _error(path, line, f"{getattr(error, 'problem', error)}.") from None
 
 
 def _members(entry: _Mapping, key: str) -> list[_Mapping]:
-    node = entry.values.get(key)
-    if node is None:
+    if key not in entry.values:
         return []
+    line, node = entry.values[key]
     if not isinstance(node, yaml.SequenceNode):
-        raise _error(entry.path, entry.lines[key], f"{key!r} takes a list of mappings.")
+        raise _error(entry.path, line, f"{key!r} takes a list of mappings.")
     return [_mapping(entry.path, member) for member in node.value]
 
 
@@ -174,15 +168,15 @@ def _mapping(path: Path, node: yaml.Node) -> _Mapping:
     line = node.start_mark.line + 1
     if not isinstance(node, yaml.MappingNode):
         raise _error(path, line, "a mapping of names to values is needed here.")
-    values, lines = {}, {}
+    values = {}
     for key, value in node.value:
         key_line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
             raise _error(path, key_line, "a name is needed here.")
         if key.value in values:
             raise _error(path, key_line, f"{key.value!r} stands here twice.")
-        values[key.value], lines[key.value] = value, key_line
-    return _Mapping(path, line, values, lines)
+        values[key.value] = key_line, value
+    return _Mapping(path, line, values)
 
 
 def _error(path: Path, line: int, message: object) -> InputError:

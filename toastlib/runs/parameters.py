@@ -45,10 +45,7 @@ def find_notebook(name: str) -> Path:
 def notebook_parameters(notebook: Path) -> dict[str, Parameter]:
     """Read the parameters of a notebook, in order; a dictionary's members are named as in ``head.seeds``.
 
-    Raises
-    ------
-    InputError
-        If the notebook has no cell tagged ``parameters``.
+    An `InputError` if the notebook has no cell tagged ``parameters``.
     """
     cells = json.loads(notebook.read_text())["cells"]
     tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
@@ -103,10 +100,8 @@ def full_name(name: str, names: Iterable[str]) -> str:
 def check_parameters(notebook: Path, overrides: dict[str, Any]) -> dict[str, Any]:
     """Convert values to the types of the notebook's defaults, text included, and check that each can be used.
 
-    Raises
-    ------
-    InputError
-        If a name or a value, such as a model's, is unknown, a name is given twice, or a value has another type.
+    An `InputError` if a name or a value, such as a model's, is unknown, a name is given twice, or a value has another
+    type.
     """
     parameters = notebook_parameters(notebook)
     checked = {}
@@ -156,11 +151,16 @@ def _check_value(name: str, value: Any) -> None:
         case "dataset" | "datasets":
             catalog.dataset_entry(value)
         case "text" | "sentences":
-            catalog.text_entry(value)
+            catalog.dataset_entry(value, catalog.TEXTS)
         case "plan":
             Plan.parse(value)
         case "plans":
-            _check_plans(value)
+            from toastlib.paper import table_plans
+
+            if table := re.fullmatch(r"\s*table\s*(\w+)\s*", value):
+                table_plans(table[1])
+            elif value.strip() != "paper":
+                parse_plans(value.split(","))
         case "device":
             from toastlib.models.loading import resolve_device
 
@@ -175,15 +175,6 @@ def _check_value(name: str, value: Any) -> None:
             check_templates([value])
     if value not in CHOICES.get(name, [value]):
         raise unknown(name, value, CHOICES[name])
-
-
-def _check_plans(text: str) -> None:
-    from toastlib.paper import table_plans
-
-    if match := re.fullmatch(r"\s*table\s*(\w+)\s*", text):
-        table_plans(match[1])
-    elif text.strip() != "paper":
-        parse_plans(text.split(","))
 
 
 CHOICES = {

@@ -4,7 +4,6 @@ Shard (k, n) holds every n-th of the drawn images, from the k-th on. Existing sh
 and several machines may fill one shared folder.
 """
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from toastlib.approximation.engine import THE_ORIGINAL, collect_features
-from toastlib.cache import fingerprint
+from toastlib.cache import fingerprint, write_whole
 from toastlib.data.images import load_split
 from toastlib.errors import InputError
 from toastlib.models.loading import load_encoder
@@ -45,12 +44,8 @@ def collect_shards(
 
     `folder` gets the shards, ``shard-0-of-4.safetensors`` and so on, and their sum, ``moments.safetensors``, which is
     returned; with features it also holds ``features``, float32, (images, width), and ``labels``, int64, (images,), in
-    the images' order. `run` executes joblib's delayed calls; by default in this process.
-
-    Raises
-    ------
-    InputError
-        If there are fewer images than shards, or the folder holds shards of another job.
+    the images' order. `run` executes joblib's delayed calls; by default in this process. An `InputError` if there are
+    fewer images than shards, or the folder holds shards of another job.
     """
     from joblib import Parallel, delayed
 
@@ -61,7 +56,7 @@ def collect_shards(
     files = [folder / f"shard-{k}-of-{shards}.safetensors" for k in range(shards)]
     missing = [(k, file) for k, file in enumerate(files) if not _is_complete(file, job)]
     list((run or Parallel(n_jobs=1))(delayed(write_shard)(job, (k, shards), file) for k, file in missing))
-    _write(folder / "moments.safetensors", _merged(files), job)
+    write_whole(folder / "moments.safetensors", _merged(files), {"job": _key(job)})
     return folder / "moments.safetensors"
 
 
@@ -81,18 +76,7 @@ def write_shard(job: ShardedJob, shard: tuple[int, int], file: Path) -> None:
     if job.features:
         tensors[FEATURES] = collect_features(encoder, images, [THE_ORIGINAL], {}, job.batch_size)[0]
         tensors |= {} if images.labels is None else {LABELS: images.labels}
-    _write(file, tensors, job)
-
-
-def _write(file: Path, tensors: dict[str, Tensor], job: ShardedJob) -> None:
-    from safetensors.torch import save_file
-
-    temporary = file.with_suffix(f".{os.getpid()}.part")
-    try:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, {"job": _key(job)})
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(file, tensors, {"job": _key(job)})
 
 
 def _read(file: str | Path) -> dict[str, Tensor]:

@@ -111,17 +111,13 @@ class Run:
     def locked(self, wait: float = LOCK_TIMEOUT) -> Iterator[None]:
         """Hold the run's lock, which the system releases when the process dies; `wait` in seconds, -1 for no limit.
 
-        Raises
-        ------
-        Busy, InputError
-            If another process still has it; if nothing can be written there.
+        `Busy` if another process still has it, an `InputError` if nothing can be written there.
         """
         from filelock import FileLock, Timeout
 
         try:
             self.staging.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.staging / "lock", timeout=wait)
-            lock.acquire()
+            held = FileLock(self.staging / "lock", timeout=wait).acquire()
         except Timeout:
             raise Busy(
                 f"Another process is making {self.folder}: wait for it, or name another --results-dir."
@@ -130,10 +126,8 @@ class Run:
             if error.errno in FULL:
                 raise
             raise InputError(f"Nothing can be written to {self.root}: {error.strerror}.") from error
-        try:
+        with held:
             yield
-        finally:
-            lock.release()
 
     def is_done(self) -> bool:
         """The folder holds this run, executed with the notebook's present code."""

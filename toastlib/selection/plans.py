@@ -30,14 +30,10 @@ def select(
     ----------
     moments, criterion
         As for `span_costs`.
-    remove
-        The number of blocks to remove.
-    budget
-        Remove instead as many blocks as this total predicted cost allows.
-    rerank
-        Plans -> the cost of each when it is run, in their order, such as a column of `run_plans`.
-    candidates
-        The number of plans that are run.
+    remove, budget
+        The number of blocks to remove; or the total predicted cost that may be spent, on as many blocks as it allows.
+    rerank, candidates
+        Plans -> the cost of each when it is run, in their order, such as a column of `run_plans`; and how many are run.
 
     Returns
     -------

@@ -16,12 +16,7 @@ def random_map(linear: nn.Linear, center: str = "zero", seed: int = 0) -> nn.Lin
     """Draw a map with the singular values of a fitted map's matrix W, shape (width, width), and random directions.
 
     Uniform over all rotations and reflections. `center` is ``"zero"``, or ``"identity"`` for the singular values of
-    ``W - I``; a bias stays.
-
-    Raises
-    ------
-    InputError
-        If `center` is neither of the two.
+    ``W - I``, else an `InputError`; a bias stays.
     """
     if center not in ("zero", "identity"):
         raise unknown("center of a random map", center, ("zero", "identity"))
@@ -73,12 +68,8 @@ class Regret(NamedTuple):
 def regret(correct: pd.DataFrame, chosen: str, splits: int = 200, *, seed: int = 0) -> Regret:
     """Compare a chosen plan with the best of all plans of its size, found by the test labels.
 
-    Parameters
-    ----------
-    correct, chosen
-        Correctness of each test image in [0, 1], shape (images, plans); the column of the chosen plan.
-    splits, seed
-        Number of random halves of the test images, and their seed.
+    From the correctness of each test image in [0, 1], shape (images, plans), and the column of the chosen plan, over as
+    many random halves of the test images as `splits` says.
     """
     own = correct.columns.get_loc(chosen)
     leads = [second[first.argmax()] - second[own] for first, second in _halves(correct.to_numpy(), splits, seed)]
@@ -100,13 +91,7 @@ class WinRate(NamedTuple):
 
 
 def win_rate(correct: pd.DataFrame, chosen: str, splits: int = 200, *, seed: int = 0) -> WinRate:
-    """Compare a chosen plan with other plans of its size; parameters as for `regret`.
-
-    Raises
-    ------
-    InputError
-        If there is no other plan.
-    """
+    """Compare a chosen plan with other plans of its size, of which there must be one; parameters as for `regret`."""
     outcomes, own = correct.to_numpy(), correct.columns.get_loc(chosen)
     others = [plan for plan in range(outcomes.shape[1]) if plan != own]
     if not others:

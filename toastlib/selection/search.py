@@ -22,13 +22,7 @@ CANDIDATES = 10
 
 
 def make_selector(
-    encoder: Encoder,
-    moments: Moments,
-    calibration: Images,
-    trying: Images,
-    head: Head,
-    translator: str,
-    batch_size: int,
+    encoder: Encoder, moments: Moments, calibration: Images, trying: Images, head: Head, translator: str
 ) -> Callable[[int], Plan]:
     """Number of blocks -> of the plans that are predicted to cost least, the one that changes the answers least.
 
@@ -47,9 +41,7 @@ def make_selector(
         if len(plans) == 1 or not len(trying):
             return plans[0]
         maps = {"translator": "linear" if folded else translator, "calibration": calibration}
-        costs_when_run = run_plans(
-            encoder, trying, plans, head=probe, measures=[measure], batch_size=batch_size, **maps
-        )
+        costs_when_run = run_plans(encoder, trying, plans, head=probe, measures=[measure], **maps)
         return plans[int(costs_when_run[measure].argmin())]
 
     return choose
@@ -62,24 +54,18 @@ def largest_plan_within(
     head: Head,
     images: Images,
     max_drop: float,
-    batch_size: int = 32,
 ) -> tuple[Plan, pd.DataFrame]:
     """Remove one block more, and one more, until held-out images lose more than `max_drop` points.
 
     `choose` takes a number of blocks to the plan to try; `make` a plan and the original's head to the smaller encoder
     and its head. Returned are the last plan within the bound, and a table of all that were tried: ``removed``,
-    ``plan``, ``lost``.
-
-    Raises
-    ------
-    InputError
-        If one block alone loses more.
+    ``plan``, ``lost``. An `InputError` if one block alone loses more.
     """
-    original, best, rows = answers(form(encoder, head), images, batch_size), None, []
+    original, best, rows = answers(form(encoder, head), images), None, []
     before = score(original, original, images, head)
     for removed in range(1, len(encoder.blocks)):
         plan = choose(removed)
-        after = score(answers(form(*make(plan, head)), images, batch_size), original, images, head)
+        after = score(answers(form(*make(plan, head)), images), original, images, head)
         lost = 100 * float((before - after).mean())
         rows.append((removed, str(plan), lost))
         if lost > max_drop:

@@ -28,8 +28,9 @@ def collect_moments(
 
     Parameters
     ----------
-    encoder, images
-        The original; `Images`, `Texts`, or anything with ``batches(size)``: folds need slicing and a length as well.
+    encoder, images, batch_size
+        The original; `Images`, `Texts`, or anything with ``batches(size)`` (folds need slicing and a length as well);
+        and their number per forward pass.
     pairs
         Products to keep, all if `None`. `plan_pairs` gives those that a list of plans needs.
     folds
@@ -38,8 +39,6 @@ def collect_moments(
     tokens
         ``"all"`` and ``"patch"`` take every token as a row, ``"cls"``, ``"last"`` and ``"mean"`` one row per image
         or text. Padding is never a row. Only ``"all"`` comes in folds.
-    batch_size
-        Images per forward pass.
     augmentation
         Function of the images of a fold and the fold's number, such as `Augmentation`; all copies of an image stay in
         its fold.
@@ -112,13 +111,9 @@ def _collect(
     if not totals:
         raise InputError("There are no images to collect moments from.")
     for moments in totals.values():
-        _check_finite(moments)
+        for block, total in zip(moments.blocks, moments.inner.diagonal(), strict=True):
+            if not torch.isfinite(total):
+                where = "The input of block 0" if block == -1 else f"The output of block {block}"
+                raise InputError(f"{where} holds NaN or infinity: check the checkpoint and its dtype.")
     kept = {f"{kind}/{name}": tensor for kind in kinds for name, tensor in totals[kind].tensors().items()}
     return kept | {f"summaries/{block}": torch.cat(rows) for block, rows in summaries.items()}
-
-
-def _check_finite(moments: Moments) -> None:
-    for block, total in zip(moments.blocks, moments.inner.diagonal(), strict=True):
-        if not torch.isfinite(total):
-            where = "The input of block 0" if block == -1 else f"The output of block {block}"
-            raise InputError(f"{where} holds NaN or infinity: check the checkpoint and its dtype.")

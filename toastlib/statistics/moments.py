@@ -194,15 +194,6 @@ class KFoldMoments:
         summaries = tuple({block: fold[block] for block in blocks} for fold in self.summaries)
         return KFoldMoments(parts, self.special_tokens, summaries=summaries)
 
-    def merge(self, other: Self) -> Self:
-        """Moments of the union of two disjoint sets of images, fold by fold; activations are not kept."""
-        parts = {kind: tuple(map(Moments.merge, folds, other.parts[kind])) for kind, folds in self.parts.items()}
-        summaries = tuple(
-            {block: torch.cat([rows, second[block]]) for block, rows in first.items()}
-            for first, second in zip(self.summaries, other.summaries)
-        )
-        return KFoldMoments(parts, self.special_tokens, summaries=summaries)
-
 
 def all_pairs(block_count: int) -> list[Pair]:
     """Every (i, j) with -1 <= i <= j < `block_count`."""
@@ -228,10 +219,7 @@ def plan_pairs(plans: Iterable[Plan]) -> list[Pair]:
 def split_folds(images: Any, folds: int) -> list:
     """Image i goes to fold ``i % folds``.
 
-    Raises
-    ------
-    InputError
-        If the images cannot be sliced, there are fewer images than folds, or fewer folds than two.
+    An `InputError` if the images cannot be sliced, there are fewer images than folds, or fewer folds than two.
     """
     if not hasattr(images, "__len__"):
         raise InputError(f"A {type(images).__name__} cannot be split into folds: take folds=0, or Images or Texts.")

@@ -111,10 +111,7 @@ def split_align(translator: str) -> tuple[str, bool]:
 def make_translator(translator: str | Translator) -> Translator:
     """A fresh translator by name, with or without ``"+align"``; a translator is returned as it is.
 
-    Raises
-    ------
-    InputError
-        If there is no translator of that name, or its class does not extend `Translator`.
+    An `InputError` if there is no translator of that name, or its class does not extend `Translator`.
     """
     if isinstance(translator, str):
         name, _ = split_align(translator)

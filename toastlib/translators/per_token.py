@@ -64,8 +64,7 @@ class PooledContext(Translator):
     Parameters
     ----------
     alpha
-        Penalty in units of the mean eigenvalue of ``X'X``; if `None` the one of least held-out error, see `fit_ridge`,
-        for either type of token.
+        As for `Ridge`, for either type of token.
 
     Attributes
     ----------

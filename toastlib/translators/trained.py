@@ -5,7 +5,7 @@ The same rows and the same seed give the same map.
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Self
 
 import torch
@@ -53,7 +53,7 @@ class MLP(Translator):
             network = self.build(source.shape[1]).to(source.device)
             self.losses_ = torch.stack(self._train(network, source, target)).cpu()
         self.map_ = network.eval().requires_grad_(False)
-        self.residual_ = relative_residual(self.map_, source, target)
+        self.residual_ = ((target - self.map_(source)).square().sum() / target.square().sum()).item()
         return self
 
     def module(self) -> nn.Module:
@@ -150,12 +150,6 @@ class WarmStartMLP(MLP):
                     break
             network.load_state_dict(best)
         return losses
-
-
-def relative_residual(function: Callable[[Tensor], Tensor], source: Tensor, target: Tensor) -> float:
-    """Share of the target that a map leaves, ``|target - function(source)|^2 / |target|^2`` over all rows."""
-    with torch.no_grad():
-        return ((target - function(source)).square().sum() / target.square().sum()).item()
 
 
 @contextlib.contextmanager
