@@ -45,7 +45,7 @@ def fit_spans(
     if isinstance(translator, str) and split_align(translator)[1]:
         raise InputError(
             f"{translator!r} aligns features after the last block, where no span is: approximate with "
-            f"{split_align(translator)[0]!r} and give the result to toastlib.align."
+            f"{split_align(translator)[0]!r} and give the result to toastlib.approximation.align.align_features."
         )
     prototype = make_translator(translator)
     return {span: _fit(copy.copy(prototype), calibration, span) for span in spans}
