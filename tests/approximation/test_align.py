@@ -137,5 +137,7 @@ def test_trained_maps_folds_and_alignment_go_together(tiny_encoder, tiny_images)
 
 def test_approximate_says_where_alignment_belongs(tiny_encoder, tiny_images):
     moments = collect_moments(tiny_encoder, tiny_images.train[:5])
-    with pytest.raises(InputError, match=r"approximate with 'linear' and give the result to toastlib\.align"):
+    with pytest.raises(
+        InputError, match=r"approximate with 'linear' and give the result to toastlib\.approximation\.align"
+    ):
         approximate(tiny_encoder, "1->3", moments, translator="linear+align")
