@@ -9,6 +9,7 @@ from toastlib.selection.plans import best_plans, select
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import plan_pairs
 from toastlib.statistics.similarity import cka, cosine, mse
+from toastlib.translators.per_token import PerTokenType
 
 
 @pytest.fixture
@@ -59,11 +60,18 @@ def test_the_choice_is_the_same_whatever_the_labels(tiny_encoder, tiny_images):
     )
 
 
+def test_by_token_is_the_mean_of_the_held_out_errors_of_separate_maps(folds):
+    """Spans from one block share the decompositions of its rows; a fit for each span alone does not."""
+    for span, cost in span_costs(folds, "by-token").items():
+        fits = PerTokenType().fit_moments(folds, span).fits_.values()
+        assert cost == pytest.approx(sum(fit.cv_error_ for fit in fits) / len(fits), rel=1e-9)
+
+
 def test_criteria_and_moments_that_do_not_suit_are_refused(tiny_encoder, tiny_images, folds):
     images = tiny_images.train[:10]
     with pytest.raises(InputError, match="Unknown criterion 'mes': did you mean 'mse'"):
         span_costs(folds, "mes")
-    with pytest.raises(InputError, match="Criterion 'held-out' is a held-out error: collect moments with folds"):
+    with pytest.raises(InputError, match="Criterion 'by-token' is a held-out error: collect moments with folds"):
         span_costs(collect_moments(tiny_encoder, images, folds=0))
     with pytest.raises(InputError, match="do not hold the blocks"):
         span_costs(collect_moments(tiny_encoder, images, plan_pairs([Plan.parse("1->2 3->5")]), folds=5))

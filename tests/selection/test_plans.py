@@ -146,7 +146,7 @@ def test_what_cannot_be_chosen_is_refused(folds, options, says):
 
 def test_moments_of_the_wrong_kind_are_refused(tiny_encoder, tiny_images):
     images = tiny_images.train[:10]
-    with pytest.raises(InputError, match="Criterion 'held-out' is a held-out error: collect moments with folds"):
+    with pytest.raises(InputError, match="Criterion 'by-token' is a held-out error: collect moments with folds"):
         select(collect_moments(tiny_encoder, images, folds=0), remove=1)
     with pytest.raises(InputError, match="do not hold the blocks"):
         select(collect_moments(tiny_encoder, images, plan_pairs([Plan.parse("1->2 3->5")]), folds=5), remove=1)

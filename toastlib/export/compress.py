@@ -140,7 +140,7 @@ def compress(
     held_out, fitting = (data.train[part] for part in order.tensor_split([len(data.train) // HELD_OUT]))
     drawn = fitting.sample(min(calibration + TRIED_ON, len(fitting)), seed)
     fitted_on, tried_on = drawn[:calibration], drawn[calibration:]
-    moments = collect_moments(encoder, fitted_on, folds=0)
+    moments = collect_moments(encoder, fitted_on)
 
     def make(plan: Plan, head: Head) -> tuple[Encoder, Head]:
         """The smaller encoder, and the head that belongs to it."""

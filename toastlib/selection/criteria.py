@@ -1,20 +1,28 @@
 """Criteria that rank spans before anything is run, from the moments of calibration images: no label is seen."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from toastlib.errors import InputError, unknown
 from toastlib.plan import Span, all_spans
 from toastlib.statistics import similarity
 from toastlib.statistics.moments import KFoldMoments, Moments
+from toastlib.translators.least_squares import Sums, held_out_errors
 from toastlib.translators.linear import Affine, Ridge
-from toastlib.translators.per_token import PerTokenType
 
 Costs = dict[Span, float]
 
 
-def _by_token(moments: KFoldMoments, span: Span) -> float:
-    fits = PerTokenType().fit_moments(moments, span).fits_.values()
-    return sum(fit.cv_error_ for fit in fits) / len(fits)
+def _by_token(moments: KFoldMoments, spans: Iterable[Span]) -> Costs:
+    costs, shared = {}, {}
+    for span in spans:
+        if span.start not in shared:  # spans come by their starts, and those from one start share decompositions
+            shared = {span.start: {kind: [] for kind in moments.parts}}
+        errors = []
+        for kind, kept in shared[span.start].items():
+            folds = [Sums.of_span(fold, span) for fold in moments.parts[kind]]
+            errors.append(held_out_errors(folds, shared=kept).min() / sum(fold.square for fold in folds))
+        costs[span] = sum(errors).item() / len(errors)
+    return costs
 
 
 CRITERIA: dict[str, Callable[..., float]] = {
@@ -23,7 +31,7 @@ CRITERIA: dict[str, Callable[..., float]] = {
     "cka": lambda moments, span: 1 - similarity.cka(moments)[0, 1].item(),
     "fit": lambda moments, span: Affine().fit_moments(moments, span).residual_,
     "held-out": lambda moments, span: Ridge().fit_moments(moments, span).cv_error_,
-    "by-token": _by_token,
+    "by-token": lambda moments, span: _by_token(moments, [span])[span],
 }
 """Name -> (moments of the span's two blocks, span) -> its cost.
 
@@ -35,7 +43,7 @@ NEED_FOLDS = ("held-out", "by-token")
 """Criteria that hold images out: they need moments in folds."""
 
 
-def span_costs(moments: Moments | KFoldMoments, criterion: str = "held-out") -> Costs:
+def span_costs(moments: Moments | KFoldMoments, criterion: str = "by-token") -> Costs:
     """Predict the cost of removing every span of the encoder.
 
     Parameters
@@ -59,4 +67,7 @@ def span_costs(moments: Moments | KFoldMoments, criterion: str = "held-out") -> 
         moments = moments.whole
     elif not isinstance(moments, KFoldMoments):
         raise InputError(f"Criterion {criterion!r} is a held-out error: collect moments with folds.")
-    return {span: CRITERIA[criterion](moments.restrict(span), span) for span in all_spans(moments.blocks[-1] + 1)}
+    spans = all_spans(moments.blocks[-1] + 1)
+    if criterion == "by-token":
+        return _by_token(moments, spans)
+    return {span: CRITERIA[criterion](moments.restrict(span), span) for span in spans}

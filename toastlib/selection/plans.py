@@ -20,7 +20,7 @@ def select(
     remove: int | None = None,
     *,
     budget: float | None = None,
-    criterion: str = "held-out",
+    criterion: str = "by-token",
     rerank: Callable[[list[Plan]], Sequence[float]] | None = None,
     candidates: int = CANDIDATES,
 ) -> Plan:

@@ -30,7 +30,7 @@ def make_selector(
     their labels; without any image the best predicted plan is taken. Answers are compared if the head is a probe, else
     features. A folded span needs a block before it; folded plans are tried with linear maps, which come near them.
     """
-    costs, folded = span_costs(moments, "fit"), split_align(translator)[0] == FUSED
+    costs, folded = span_costs(moments), split_align(translator)[0] == FUSED
     if folded:
         costs = {span: float("inf") if span.start == -1 else cost for span, cost in costs.items()}
     probe = head.module if isinstance(head.module, Probe) else None

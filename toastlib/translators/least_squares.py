@@ -105,8 +105,7 @@ def fit_ridge(folds: Sequence[Sums], shrink_to: str = "identity", alpha: float |
     """
     cv_error = torch.tensor(torch.nan)
     if alpha is None:
-        others = [reduce(add, [*folds[:k], *folds[k + 1 :]]) for k in range(len(folds))]
-        errors = sum(_errors(*pair, shrink_to) for pair in zip(others, folds, strict=True))
+        errors = held_out_errors(folds, shrink_to)
         alpha, cv_error = ALPHAS[int(errors.argmin())].item(), errors.min()
     total = reduce(add, folds)
     centred, (x_mean, y_mean) = total.centred(), total.means
@@ -125,19 +124,34 @@ def inverse(values: Tensor, alpha: float | Tensor) -> Tensor:
     return torch.where(values > 0, 1 / (values + alpha * values.mean()), 0)
 
 
-def _errors(fitted_on: Sums, fold: Sums, shrink_to: str) -> Tensor:
-    """Squared error on `fold` of the maps of all `ALPHAS` fitted on the other folds.
+def held_out_errors(folds: Sequence[Sums], shrink_to: str = "identity", shared: list | None = None) -> Tensor:
+    """Squared error of the maps of all `ALPHAS`, shape (alphas,), every fold mapped by the fit on the others.
+
+    `shared`, a list that is empty at first, is passed again for other targets of the same inputs: it keeps the
+    decompositions, which depend on the inputs alone.
+    """
+    others = [reduce(add, [*folds[:k], *folds[k + 1 :]]) for k in range(len(folds))]
+    kept = [] if shared is None else shared
+    kept.extend([] for _ in folds[len(kept) :])
+    return sum(_errors(*one, shrink_to) for one in zip(others, folds, kept, strict=True))
+
+
+def _errors(fitted_on: Sums, fold: Sums, kept: list, shrink_to: str) -> Tensor:
+    """Squared error on `fold` of the maps fitted on the other folds.
 
     With ``X'X = V diag(l) V'`` every map is ``V diag(g) L``, ``g = 1 / (l + a)`` and ``L = V'X'Y``: its error is a
     quadratic in ``g`` whose coefficients are the same for all penalties.
     """
     fitted = _penalised(fitted_on.centred(), shrink_to)
     held_out = _penalised(fold.centred(about=fitted_on), shrink_to)
-    values, basis = fitted.spectrum()
+    if not kept:
+        values, basis = fitted.spectrum()
+        kept.extend((values, basis, basis.mT @ held_out.gram @ basis))
+    values, basis, gram = kept
     gains = inverse(values, ALPHAS[:, None].to(values.device))  # (alphas, inputs)
     loads = basis.mT @ fitted.cross
     linear = (loads * (basis.mT @ held_out.cross)).sum(1)
-    quadratic = (basis.mT @ held_out.gram @ basis) * (loads @ loads.mT)
+    quadratic = gram * (loads @ loads.mT)
     return held_out.square - 2 * gains @ linear + ((gains @ quadratic) * gains).sum(1)
 
 
