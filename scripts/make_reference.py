@@ -1,6 +1,6 @@
 """Gather the reference runs into data/reference: for each grid its tables as parquet, and a card that says how.
 
-    toast sweep grids/reference-16.yaml                  # an hour on 2 cores, resumable
+    toast sweep grids/reference-16.yaml                  # hours on 2 cores, resumable
     python scripts/make_reference.py --grids 16          # by default all grids
 
 If a run is missing, it is named, and nothing is written. Other grids stay as they are.
