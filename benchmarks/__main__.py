@@ -12,7 +12,7 @@ from benchmarks.table import HEADER, show
 def main() -> None:
     """Measure, print each row as it comes, and say how many targets are met."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dataset", default="", help="what the sweep runs on; drawn shapes if not given")
+    parser.add_argument("--dataset", default="", help="what the sweep runs on; coloured shapes if not given")
     options = parser.parse_args()
     os.environ |= {"TOAST_CACHE": "off", "TQDM_DISABLE": "1"}
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}\n")

@@ -1,15 +1,15 @@
-"""What the benchmarks run on: the embedded encoder, and as many drawn shapes as asked for, or a data set by name."""
+"""What the benchmarks run on: the embedded encoder, and as many drawn images as asked for, or a data set by name."""
 
 import torch
 
 import toastlib as toast
-from toastlib.data.builtin import shapes
+from toastlib.data.builtin import coloured_shapes
 
 
 def load(
     train_size: int, test_size: int, dataset: str = "", dtype: str = "float32"
 ) -> tuple[toast.Encoder, toast.ImageSet]:
-    """vit-mini on the CPU, and images: those of a data set, or shapes drawn by the library where none is named."""
+    """vit-mini on the CPU, and images: of a data set, or as many coloured shapes as asked for where none is named."""
     encoder = toast.load_encoder("vit-mini", device="cpu", dtype=dtype)
     if dataset:
         return encoder, toast.load_images(dataset, encoder, train_size=train_size, test_size=test_size)
@@ -20,6 +20,6 @@ def load(
             table.class_names,
             encoder.preprocessing,
         )
-        for table in shapes(train_size, test_size)
+        for table in coloured_shapes(train_size, test_size)
     ]
-    return encoder, toast.ImageSet("shapes", *splits)
+    return encoder, toast.ImageSet("coloured-shapes", *splits)

@@ -168,7 +168,7 @@ def test_comparison_matches_the_source_where_ours_has_one(source):
 
 def test_comparison_keeps_sources_apart():
     row = ("vit-s", "cifar10", "frozen", "linear", "3->5", 0, 50.0)
-    frame = pd.concat([ours(row).assign(calibration="mnist"), ours(row).assign(calibration="shapes", accuracy=10.0)])
+    frame = pd.concat([ours(row).assign(calibration="mnist"), ours(row).assign(calibration="digits", accuracy=10.0)])
     both = paper.compare_with_paper(frame).set_index("calibration")
     assert both["ours"].to_dict() == {"mnist": 50.0}
 

@@ -46,9 +46,6 @@ class DatasetEntry:
 
 DATASETS = {
     "digits": DatasetEntry(),
-    "digits-parity": DatasetEntry(),
-    "digits-inverted": DatasetEntry(),
-    "shapes": DatasetEntry(),
     "coloured-shapes": DatasetEntry(),
     "mnist-mini": DatasetEntry(str(DATA / "images" / "mnist-mini"), "image", "label", "test"),
     "fashion-mnist-mini": DatasetEntry(str(DATA / "images" / "fashion-mnist-mini"), "image", "label", "test"),

@@ -107,7 +107,7 @@ def load_images(
     Parameters
     ----------
     name
-        An alias of `DATASETS`, such as ``"digits"`` or ``"shapes"`` (embedded), a Hub id, or a folder that
+        An alias of `DATASETS`, such as ``"digits"`` or ``"mnist-mini"`` (embedded), a Hub id, or a folder that
         `datasets.load_dataset` reads. ``name:column`` names the label column.
     encoder
         Encoder that the images are for: its preprocessing, device and dtype are used.
