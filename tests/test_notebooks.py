@@ -97,9 +97,9 @@ def test_claims_about_the_default_run_were_checked_when_it_was_executed(cells):
 AWAY = {
     "00": "plan=7->8 train_size=300 test_size=60 calibration_size=100 head.seeds=1 head.min_steps=100",
     "02": "plans=2->5 train_size=200 test_size=60 calibration_size=100 head.seeds=1 head.min_steps=100",
-    "03": "datasets=digits,digits-inverted plans=2->5 train_size=200 test_size=60 calibration_size=100 head.seeds=1",
-    "05": "dataset=shapes plans=2->5,7->8 train_size=200 test_size=60 calibration_size=100 head.seeds=1",
-    "08": "dataset=shapes plans=2->5,7->8 test_size=60 calibration_size=100 head.seeds=1 repeats=2",
+    "03": "datasets=digits,mnist-mini plans=2->5 train_size=200 test_size=60 calibration_size=100 head.seeds=1",
+    "05": "dataset=digits plans=2->5,7->8 train_size=200 test_size=60 calibration_size=100 head.seeds=1",
+    "08": "dataset=digits plans=2->5,7->8 test_size=60 calibration_size=100 head.seeds=1 repeats=2",
     "12": "removed=4 sizes.train_size=200 sizes.test_size=60 calibration.images=100 calibration.rerank=20 "
     "calibration.draws=2 translator=linear+align choice.measure=features head.seeds=1 head.min_steps=100",
     "14": "removed=4 train_size=200 test_size=60 calibration_size=100 head.seeds=1 head.min_steps=100",

@@ -97,7 +97,7 @@ def test_the_same_figure_is_the_same_file(tmp_path):
 def swept(plan: str, accuracy=(95.7, 84.6, 95.4), parameters=(1.35e6, 1.02e6, 1.03e6)) -> pd.DataFrame:
     """As from `sweep` with a frozen head."""
     names = {"translator": ["original", "identity", "linear"], "plan": ["original", plan, plan]}
-    where = {"model": "vit-mini", "dataset": "digits", "head": "frozen", "images": 600}
+    where = {"model": "vit-mini", "dataset": "mnist-mini", "head": "frozen", "images": 1000}
     return pd.DataFrame(names | {"accuracy": accuracy, "parameters": parameters}).assign(**where)
 
 
