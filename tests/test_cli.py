@@ -117,6 +117,15 @@ def test_a_study_that_fails_keeps_what_is_finished(study, capfd):
     assert [path.name for path in runs(study)] == ["00_first", "07_small.failed"]
 
 
+def test_the_study_ends_with_the_chapter_that_looks_up_the_others(study, monkeypatch):
+    for name in ("10_paper", "11_after"):
+        write_notebook(parameters.NOTEBOOKS / f"{name}.ipynb", "size")
+    started = []
+    monkeypatch.setattr(commands, "_execute", lambda runs, options, force: started.extend(runs) or 0)
+    assert main(["study"]) == 0
+    assert [run.notebook.stem for run in started] == ["11_after", "00_first", "07_small", "10_paper"]
+
+
 def test_run_says_where_the_results_lie(study, capfd):
     assert main(["run", "00", "-p", "size=9", "--device", "cpu", "--results-dir", "mine"]) == 0
     out, err = capfd.readouterr()
