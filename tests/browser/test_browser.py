@@ -78,7 +78,7 @@ def lab(tmp_path):
 
 
 def test_the_quickstart_runs_in_jupyterlab_and_its_panel_reacts(browser, lab):
-    page = _run_all(browser, f"{lab}/00_quickstart.ipynb", figures=2)
+    page = _run_all(browser, lab, "00_quickstart")
     panel = page.locator(".jp-OutputArea-output .jupyter-widgets.widget-vbox").first
     panel.scroll_into_view_if_needed()
     answer = panel.locator(".widget-html-content").last
@@ -103,7 +103,7 @@ def test_the_quickstart_runs_in_jupyterlab_and_its_panel_reacts(browser, lab):
 
 
 def test_the_similarity_notebook_runs_in_jupyterlab(browser, lab):
-    page = _run_all(browser, f"{lab}/01_similarity.ipynb", figures=5)
+    page = _run_all(browser, lab, "01_similarity")
     page.context.close()
 
 
@@ -138,23 +138,29 @@ def test_a_page_of_the_site_opens_from_its_file_alone(browser, site, scheme, nam
     context.close()
 
 
-def _run_all(browser, address, figures):
+def _figures(name) -> int:
+    """How many figures the notebook was committed with."""
+    notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def _run_all(browser, lab, name):
     """A page in which all cells of a notebook have run without an error; both are photographed."""
     context = browser.new_context(viewport={"width": 1280, "height": 1000})
     page = context.new_page()
-    page.goto(address)
+    page.goto(f"{lab}/{name}.ipynb")
     page.wait_for_selector(".jp-Notebook", timeout=2 * MINUTES * 1000)
     # Before its kernel has started, a notebook that is told to run asks which kernel it should take.
     page.locator("#jp-bottom-panel", has_text=re.compile(r"Python 3.*\| Idle")).wait_for(timeout=2 * MINUTES * 1000)
     page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
     page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
-    name = re.search(r"(\w+)\.ipynb", address)[1]
     try:
         _wait_until(lambda: _is_done(page), seconds=10 * MINUTES, pause=1)
     finally:
         page.screenshot(path=_screenshot(name))
     pictures = page.locator(".jp-RenderedImage img")
-    _wait_until(lambda: pictures.count() == figures, seconds=20)
+    _wait_until(lambda: pictures.count() == _figures(name), seconds=20)
     assert _broken_images(page) == []
     pictures.last.scroll_into_view_if_needed()
     page.screenshot(path=_screenshot(f"{name}_figure"))
