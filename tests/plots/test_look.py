@@ -113,7 +113,7 @@ def test_the_idea_draws_every_block_and_map(plan, blocks, maps):
         assert written.count(str(block)) in (1, 3)
     assert {"95.7 %", "84.6 %", "95.4 %", "1.35 M parameters", "1.02 M parameters"} <= set(written)
     title = ax.get_title(loc="left")
-    assert title.startswith("On handwritten digits (vit-mini, 1.35 M parameters):")
+    assert title.startswith("On MNIST (vit-mini, 1.35 M parameters):")
     assert f"without {gone} of {blocks} blocks, accuracy is 84.6 % instead of 95.7 %" in title
 
 
