@@ -28,7 +28,7 @@ TABLES = {
     "08": ("results", "timings", "fronts", "duels"),
     "12": ("results", "predicted", "correlations", "choices", "controls", "distances"),
     "14": ("results", "unknown", "duels", "block_0"),
-    "15": ("results", "beside"),
+    "15": ("results", "patches_and_class"),
     "16": ("results", "closed_forms", "duels", "draws"),
     "16-confirmed": ("draws",),
     "16-carried": ("better_maps", "travelling"),

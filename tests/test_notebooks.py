@@ -94,6 +94,11 @@ def test_claims_about_the_default_run_were_checked_when_it_was_executed(cells):
     assert tagged(printed, "nbval-check-output"), "nbval compares no printed sentence"
 
 
+def test_the_table_of_the_paper_s_numbers_is_written_by_its_helper_alone(cells):
+    """10 reads the table `beside` of every run: under this name nothing else may lie."""
+    assert not any('"beside"' in cell.source for cell in code(cells))
+
+
 AWAY = {
     "00": "plan=7->8 train_size=300 test_size=60 calibration_size=100 head.seeds=1 head.min_steps=100",
     "02": "plans=2->5 train_size=200 test_size=60 calibration_size=100 head.seeds=1 head.min_steps=100",
