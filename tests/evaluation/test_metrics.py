@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from toastlib.evaluation.metrics import accuracy_interval, exact_mcnemar, holm, paired_difference
+from toastlib.evaluation.metrics import accuracy_interval, exact_mcnemar, holm, paired_difference, paired_interval
 
 
 def test_the_interval_is_wilsons():
@@ -65,3 +65,34 @@ def test_holm_rejects_as_the_closed_test_does():
             others = [k for k in range(5) if k != i]
             sets = [(i, *extra) for size in range(5) for extra in itertools.combinations(others, size)]
             assert adjusted[i] == pytest.approx(min(1, max(len(s) * min(p[list(s)]) for s in sets)))
+
+
+@pytest.mark.parametrize(("lost", "won", "images"), [(12, 2, 50), (5, 5, 200), (1, 0, 54), (30, 4, 40), (0, 7, 60)])
+def test_the_ends_of_the_paired_interval_are_those_that_the_score_test_just_rejects(lost, won, images):
+    """The test by its definition: with the share that only the second has right where the likelihood is largest."""
+    for end in paired_interval(lost, won, images):
+        shares = np.linspace(max(0, -end), (1 - end) / 2, 2_000_001)[1:-1]
+        same = images - lost - won
+        likelihood = lost * np.log(shares + end) + won * np.log(shares) + same * np.log(1 - end - 2 * shares)
+        variance = images * (2 * shares[likelihood.argmax()] + end * (1 - end))
+        z = (lost - won - images * end) / math.sqrt(variance)
+        assert abs(z) == pytest.approx(stats.norm.ppf(0.975), abs=1e-4)  # the grid's step
+
+
+def test_images_that_never_change_leave_room_for_some_that_would():
+    z = stats.norm.ppf(0.975)
+    assert paired_interval(0, 0, 100) == pytest.approx((-(z**2) / (100 + z**2), z**2 / (100 + z**2)))
+    assert paired_interval(100, 0, 100) == pytest.approx(((100 - z**2) / (100 + z**2), 1))
+    assert paired_interval(3, 8, 50) == pytest.approx([-end for end in paired_interval(8, 3, 50)[::-1]])
+
+
+def test_the_paired_interval_covers_where_students_does_not():
+    """200 images, a hundredth of which turn wrong: the share of draws whose true difference lies above the end."""
+    draws = np.random.default_rng(0).multinomial(200, [0.01, 0.0, 0.99], size=2000)
+    ends = {(lost, won): paired_interval(lost, won, 200)[1] for lost, won, _ in np.unique(draws, axis=0)}
+    missed = np.mean([ends[lost, won] < 0.01 for lost, won, _ in draws])
+    students = np.mean(
+        [paired_difference(np.repeat([1.0, 0], [lost, 200 - lost]), np.zeros(200))[2] < 1 for lost, _, _ in draws]
+    )
+    assert missed <= 0.025 + 0.01  # three standard errors of 2,000 draws
+    assert students > 0.1
