@@ -89,6 +89,7 @@ def test_the_checkpoint_computes_what_the_graph_does(index, graph):
     folder, difference = fetch(NAME)
     assert 0 < difference < 1e-5
     assert sorted(path.name for path in folder.iterdir()) == [
+        ".toastlib.json",
         "README.md",
         "config.json",
         "model.safetensors",

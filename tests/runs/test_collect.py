@@ -66,7 +66,7 @@ def test_the_table_is_tidy_and_names_its_run(runs, tmp_path):
 def test_a_collection_holds_tables_pages_and_pictures(runs, tmp_path):
     out = tmp_path / "all"
     for _ in range(2):  # the second replaces the first
-        states = collect(runs, out, "Mine & yours")
+        states = collect(runs, out, title="Mine & yours")
     assert len(pd.read_parquet(out / "results.parquet")) == len(pd.read_csv(out / "results.csv")) == 2
     assert list(pd.read_csv(out / "runs.csv")["state"]) == list(states["state"]) == list(SIZES)
     pages = {page: page.read_text() for page in out.rglob("*.html")}
@@ -90,12 +90,3 @@ def test_columns_of_two_types_are_written_as_text(tmp_path, runs, monkeypatch):
     monkeypatch.setattr(module, "results_table", lambda *_: pd.DataFrame({"a": [1, "x", None]}))
     collect(runs, tmp_path / "all")
     assert pd.read_parquet(tmp_path / "all" / "results.parquet")["a"].tolist()[:2] == ["1", "x"]
-
-
-def test_a_folder_with_something_else_is_refused(runs, tmp_path):
-    (tmp_path / "all").mkdir()
-    (tmp_path / "all" / "precious.txt").touch()
-    with pytest.raises(InputError, match=r"holds more than a collection of runs \(precious\.txt\)"):
-        collect(runs, tmp_path / "all")
-    with pytest.raises(InputError, match="holds more than a collection of runs"):
-        collect(runs, tmp_path / "results")

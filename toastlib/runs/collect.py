@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toastlib.errors import InputError
+from toastlib.output import writing
 from toastlib.runs.execute import Failure
 from toastlib.runs.store import Results, Run, read_json
 
@@ -17,7 +17,6 @@ RECORD = ("seconds", "host", "started")
 FAILURE = tuple(Failure.__dataclass_fields__)
 FIXED = ("run", "notebook", "state", *RECORD, "ran_on", *FAILURE, "path")
 PICTURES = (".png", ".svg")
-OUTPUTS = ("index.html", "runs", "results.parquet", "results.csv", "runs.parquet", "runs.csv")
 
 
 def run_states(runs: Sequence[Run]) -> "pd.DataFrame":
@@ -62,37 +61,25 @@ def failure_of(row: Mapping[str, Any]) -> Failure:
     return Failure(**fields | {"cell": None if pd.isna(row["cell"]) else int(row["cell"])})
 
 
-def collect(runs: Sequence[Run], out: Path, title: str = "Runs") -> "pd.DataFrame":
+def collect(runs: Sequence[Run], out: Path, force: bool = False, title: str = "Runs") -> "pd.DataFrame":
     """Gather the results of a grid's runs in one folder, which can be moved or served as it is.
 
     `out` gets ``results`` (of all complete runs) and ``runs`` (one row each, failures included), both as parquet and
     CSV; ``index.html``; and under ``runs/`` each executed notebook, also as a page, with its figures. An earlier
-    collection in it is replaced. Returns `run_states`; an `InputError` if `out` holds something else, or cannot be
-    written.
+    collection is replaced. Returns `run_states`; an `InputError` if `out` holds something else and `force` is not set,
+    or cannot be written.
     """
-    _check_out(out, {run.root.resolve() for run in runs})
-    states = run_states(runs)
-    for name, frame in (("results", results_table(runs)), ("runs", states)):
-        Results(str(out)).table(_one_type_each(frame), name)
-    rows, names = states.to_dict("records"), [name for name in states if name not in FIXED]
-    figures = {row["run"]: _copy(row, out / "runs") for row in rows if row["path"]}
-    counts = {state: (states["state"] == state).sum() for state in STATES}
-    facts = {"counts": counts, "names": names, "figures": figures, "failure_of": failure_of}
-    _write_page(out, "index.html", title=title, rows=rows, **facts)
+    with writing(out, {run.root for run in runs}, force) as folder:
+        (folder / "runs").mkdir(parents=True)
+        states = run_states(runs)
+        for name, frame in (("results", results_table(runs)), ("runs", states)):
+            Results(str(folder)).table(_one_type_each(frame), name)
+        rows, names = states.to_dict("records"), [name for name in states if name not in FIXED]
+        figures = {row["run"]: _copy(row, folder / "runs") for row in rows if row["path"]}
+        counts = {state: (states["state"] == state).sum() for state in STATES}
+        facts = {"counts": counts, "names": names, "figures": figures, "failure_of": failure_of}
+        _write_page(folder, "index.html", title=title, rows=rows, **facts)
     return states
-
-
-def _check_out(out: Path, roots: set[Path]) -> None:
-    if out.exists():
-        foreign = sorted({path.name for path in out.iterdir()} - {*OUTPUTS}) if out.is_dir() else [out.name]
-        if foreign:
-            raise InputError(f"{out} holds more than a collection of runs ({foreign[0]}): name another --out.")
-    if out.resolve() in roots:
-        raise InputError("--out must not be the results folder itself.")
-    try:
-        (out / "runs").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"Nothing can be written to {out}: {error.strerror}.") from error
 
 
 def results_table(runs: Sequence[Run]) -> "pd.DataFrame":
@@ -122,8 +109,7 @@ def _copy(row: Mapping[str, Any], runs: Path) -> list[str]:
     from nbconvert import HTMLExporter
 
     source, target = Path(row["path"]), runs / row["run"]
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
+    target.mkdir()
     for path in source.iterdir():
         if path.suffix in (*PICTURES, ".ipynb"):
             shutil.copy(path, target)

@@ -55,6 +55,7 @@ def collect_shards(
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"shard-{k}-of-{shards}.safetensors" for k in range(shards)]
     missing = [(k, file) for k, file in enumerate(files) if not _is_complete(file, job)]
+    _is_complete(folder / "moments.safetensors", job)  # another job's is not replaced
     list((run or Parallel(n_jobs=1))(delayed(write_shard)(job, (k, shards), file) for k, file in missing))
     write_whole(folder / "moments.safetensors", _merged(files), {"job": _key(job)})
     return folder / "moments.safetensors"
