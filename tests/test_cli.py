@@ -238,13 +238,12 @@ def test_approximate_writes_a_model_and_a_report(tmp_path, capsys):
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert err == ""
-    assert lines[0] == f"plan 2->5 (3 blocks, {RECOMMENDED}+align)"
-    assert lines[1].startswith("parameters ")
-    assert lines[2].startswith("accuracy ")
+    assert lines[0] == "A new linear classifier is trained on 60 training images."
+    assert lines[1] == f"Removed: blocks 3, 4 and 5 (plan 2->5); in their place: {RECOMMENDED}+align."
     assert lines[-1].strip() == str(tmp_path / "smaller")
     assert (tmp_path / "smaller" / "report.html").is_file()
     assert main([*command, "--out", str(tmp_path)]) == 2
-    assert "holds more than a smaller model" in capsys.readouterr().err
+    assert "which toastlib did not write" in capsys.readouterr().err
     assert main(["approximate", "vit-mini", "--data", str(tmp_path), "--out", str(tmp_path / "smaller")]) == 2
     assert "which is read" in capsys.readouterr().err
     assert main(["approximate", "vit-mimi", "--data", "digits", "--out", str(tmp_path / "other")]) == 2
@@ -257,7 +256,8 @@ def test_approximate_counts_sublayers_where_it_is_told_to(tmp_path, capsys):
     sizes = ["--train-size", "60", "--test-size", "30", "--calibration-size", "30", "--device", "cpu"]
     command = ["approximate", "vit-mini", "--data", "digits", "--sublayers", "--plan", "4->5 6->7", *sizes]
     assert main([*command, "--out", str(tmp_path / "smaller")]) == 0
-    assert capsys.readouterr().out.startswith(f"plan 4->5 6->7 (2 sublayers, {RECOMMENDED}+align)\n")
+    out = capsys.readouterr().out
+    assert f"Removed: the MLP of block 2 and the MLP of block 3 (plan 4->5 6->7); in their place: {RECOMMENDED}" in out
     assert "2k is the attention of block k" in (tmp_path / "smaller" / "report.html").read_text()
 
 

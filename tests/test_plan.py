@@ -60,6 +60,8 @@ def test_spans_may_touch():
         ("-2->1", "Span '-2->1' starts before the model: the input of block 0 is -1."),
         ("2-5", "'2-5' is not a span: write it as start->end, for example '2->5'."),
         ("1->2->3", "'1->2->3' is not a span"),
+        ("2-", "(a shell takes > for itself: write '2->5' in quotes, or 2..5)"),
+        ("1...3", "'1...3' is not a span"),
         ("0->-1", "'0->-1' is not a span"),
         ("1.5->2", "'1.5->2' is not a span"),
         ("1->4 2->5", "Spans 1->4 and 2->5 overlap: both remove block 3; start the second at 4 or later."),
@@ -163,3 +165,7 @@ def test_neighbouring_blocks_make_one_span(span):
 def test_blocks_apart_make_spans_of_their_own():
     assert str(plan_of([9, 0, 4, 5])) == "-1->0 3->5 8->9"
     assert plan_of([]) == Plan()
+
+
+def test_dots_are_an_arrow_that_a_shell_leaves_alone():
+    assert Plan.parse("-1..0 2 .. 5") == Plan.parse("-1->0 2->5")

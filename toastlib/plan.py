@@ -30,16 +30,17 @@ class Span(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``"s->e"``.
+        """Read ``"s->e"``, or ``"s..e"``, which needs no quotes in a shell.
 
         Raises
         ------
         InputError
             If the text is not of that form, or the span runs backwards, is empty or starts before ``h[-1]``.
         """
-        match = re.fullmatch(r"(-?\d+)->(\d+)", text.strip())
+        match = re.fullmatch(r"(-?\d+)(?:->|\.\.)(\d+)", text.strip())
         if match is None:
-            raise InputError(f"{text!r} is not a span: write it as start->end, for example '2->5'.")
+            shell = " (a shell takes > for itself: write '2->5' in quotes, or 2..5)" if text.endswith("-") else ""
+            raise InputError(f"{text!r} is not a span: write it as start->end, for example '2->5'{shell}.")
         start, end = span = cls(int(match[1]), int(match[2]))
         if end < start:
             raise InputError(
@@ -96,7 +97,9 @@ class Plan:
 
     @classmethod
     def parse(cls, plan: "str | Plan | Iterable[tuple[int, int]]") -> "Plan":
-        """Read ``"1->2 4->5"``, ``[(1, 2), (4, 5)]`` or a plan; ``"original"``, ``""`` and ``[]`` give the empty plan.
+        """Read ``"1->2 4->5"``, ``"1..2 4..5"``, ``[(1, 2), (4, 5)]`` or a plan.
+
+        ``"original"``, ``""`` and ``[]`` give the empty plan.
 
         Raises
         ------
@@ -111,7 +114,7 @@ class Plan:
             plan = " ".join(map(_span_text, plan))
         if plan.strip() in ("", ORIGINAL):
             return cls()
-        return cls(tuple(map(Span.parse, re.sub(r"\s*->\s*", "->", plan).split())))
+        return cls(tuple(map(Span.parse, re.sub(r"\s*(->|\.\.)\s*", r"\1", plan).split())))
 
     def check(self, block_count: int) -> Self:
         """The plan itself, if it fits a model of `block_count` blocks.

@@ -1,18 +1,22 @@
 """One call from a checkpoint and images to a folder: what it reports is what the folder computes."""
 
+import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from toastlib.approximation.align import align_features
 from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
-from toastlib.evaluation.heads import choose_head, own_classifier
+from toastlib.evaluation.heads import choose_head
 from toastlib.evaluation.probe import Probe
 from toastlib.export.compress import compress
-from toastlib.plan import Plan
+from toastlib.models.classifier import match_labels, own_classifier
+from toastlib.models.loading import load_encoder
 from toastlib.translators.base import RECOMMENDED
 
 
@@ -100,7 +104,7 @@ def test_without_labels_a_classifier_must_agree_with_itself(
 ):
     from transformers import AutoModelForImageClassification
 
-    settings = {"remove": "0->1", "classifier": classifier, "translator": translator, "calibration": 40}
+    settings = {"remove": "0->1", "head": classifier, "translator": translator, "calibration": 40}
     taken = compress(tiny_encoder, unlabelled(tiny_images), **settings)
     assert (taken.head.measure, taken.card.before[0]) == ("agreement", 100)
     taken.save(tmp_path / "smaller")
@@ -115,14 +119,12 @@ def test_a_classifier_of_the_same_names_is_kept_in_its_own_order(tiny_encoder, t
         found = torch.cat([classifier(x).logits.argmax(1) for x, _ in tiny_images.test.batches()])
     names = [head.class_names[k].lower() for k in found]
     expected = [tiny_images.class_names[k] for k in tiny_images.test.labels]
-    taken = compress(tiny_encoder, tiny_images, remove="0->1", classifier=classifier, calibration=40)
+    taken = compress(tiny_encoder, tiny_images, remove="0->1", head=classifier, calibration=40)
     assert taken.card.before[0] == pytest.approx(100 * sum(map(str.__eq__, names, expected)) / len(names))
-    classifier.config.id2label = {0: "cat", 1: "dog", 2: "cow"}
-    assert isinstance(choose_head(tiny_encoder, tiny_images, classifier, seed=0).module, Probe)
 
 
 def test_a_feature_alignment_is_absorbed_by_the_checkpoints_classifier(tiny_encoder, tiny_images, classifier):
-    settings = {"remove": "0->2", "classifier": classifier, "translator": "identity+align", "calibration": 40}
+    settings = {"remove": "0->2", "head": classifier, "translator": "identity+align", "calibration": 40}
     taken = compress(tiny_encoder, tiny_images, **settings)
     assert taken.head.class_names == ("Two", "one", "three")
     order = torch.randperm(len(tiny_images.train), generator=torch.Generator().manual_seed(0))
@@ -140,7 +142,7 @@ def test_a_feature_alignment_needs_a_head_that_reads_the_features(tiny_encoder, 
         compress(tiny_encoder, unlabelled(tiny_images), **settings)
     classifier.classifier = torch.nn.Sequential(classifier.classifier)
     with pytest.raises(InputError, match="take a translator without"):
-        compress(tiny_encoder, tiny_images, classifier=classifier, **settings)
+        compress(tiny_encoder, tiny_images, head=classifier, **settings)
 
 
 def test_a_checkpoints_classifier_is_found(classifier, tiny_model, tmp_path):
@@ -172,7 +174,141 @@ def test_a_smaller_encoder_is_not_made_smaller_again(taken, tiny_images):
 
 
 def test_the_summary_says_what_went_and_what_it_cost(taken):
-    text = taken.summary()
-    assert text.startswith(f"plan {Plan.parse('0->2 3->4')} (3 blocks, {RECOMMENDED}+align)\n")
-    assert f"-> {taken.card.sizes.parameters[1]:,}" in text
-    assert "accuracy" in text
+    lines = taken.summary().splitlines()
+    assert lines[0] == "A new linear classifier is trained on 90 training images."
+    assert lines[1] == f"Removed: blocks 1, 2 and 4 (plan 0->2 3->4); in their place: {RECOMMENDED}+align."
+    assert [line.split("  ")[0] for line in lines[-5:]] == [
+        "accuracy before",
+        "accuracy after",
+        "difference",
+        "size",
+        "time",
+    ]
+    before, after = taken.card.sizes.parameters
+    assert f"{before:,} to {after:,} parameters ({100 * (after / before - 1):+.0f} %)" in lines[-2]
+    assert f"{4 * after / 1e6:.3g} MB on disk" in lines[-2]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "places"),
+    [
+        (["Ankle boot", "T-shirt/top", "Bag"], ["ankle_boot", "t-shirt/top", "bag"], [0, 1, 2]),
+        (["ankle-boot", "Bag"], ["Bag", "Ankle Boot"], [1, 0]),
+        (["tench, Tinca tinca", "goldfish, Carassius auratus"], ["tinca_tinca", "goldfish"], [0, 1]),
+        (["crane", "crane", "Bag"], ["crane", "bag"], [None, 2]),  # two birds and machines of one name
+        (["Cat", "cat"], ["cat", "Cat", "CAT"], [1, 0, None]),
+        (["cat", "dog"], ["cat", "Cat"], [None, None]),  # two folders for one label
+        (["cat", "dog"], ["cats", "LABEL_0"], [None, None]),
+        (["c", "c++", "c#"], ["C++", "c", "C#"], [1, 0, 2]),
+    ],
+)
+def test_a_class_is_a_label_by_name(labels, names, places):
+    from transformers import ViTConfig
+
+    config = ViTConfig(id2label=dict(enumerate(labels)))
+    config.label2id = {label: k for k, label in enumerate(labels)}
+    assert match_labels(config, names) == places
+
+
+def test_other_names_of_a_label_are_in_label2id():
+    from transformers import ViTConfig
+
+    config = ViTConfig(id2label={0: "sneaker", 1: "bag"})
+    config.label2id = {"sneaker": 0, "Running shoe": 0, "bag": 1}
+    assert match_labels(config, ["running_shoe", "bag"]) == [0, 1]
+
+
+def named(images, *names):
+    """The images' first classes alone, under other names."""
+    parts = []
+    for part in (images.train, images.test):
+        some = part[(part.labels < len(names)).nonzero().flatten()]
+        parts.append(replace(some, class_names=names))
+    return ImageSet(images.name, *parts)
+
+
+def test_a_classifier_is_kept_for_some_of_its_labels_and_tested_on_those(tiny_encoder, tiny_images, classifier):
+    taken = compress(tiny_encoder, named(tiny_images, "ONE", "t_w o"), remove="0->1", head=classifier, calibration=40)
+    assert taken.head.class_names == ("Two", "one", "three")
+    assert taken.card.head == "The checkpoint's own classifier is kept, and tested on 2 of its 3 labels."
+    assert list(taken.classes["class"]) == ["ONE", "t_w o"]
+    part = named(tiny_images, "ONE", "t_w o").test
+    with torch.no_grad():
+        found = torch.cat([classifier(x).logits.argmax(1) for x, _ in part.batches()])
+    right = (found == torch.tensor([1, 0])[part.labels]).double().mean().item()
+    assert taken.card.before[0] == pytest.approx(100 * right)
+    assert taken.summary().startswith("The checkpoint's own classifier is kept")
+
+
+def test_a_classifier_that_does_not_know_a_class_stops_and_says_which(tiny_encoder, tiny_images, classifier):
+    strange = named(tiny_images, "one", "zebra", "three")
+    for wanted in (None, "own"):
+        with pytest.raises(InputError, match=r"no label for 'zebra' of the 3 classes .* 'Two', 'one', 'three'.*new"):
+            choose_head(tiny_encoder, strange, classifier, 0, wanted)
+    head = choose_head(tiny_encoder, strange, classifier, 0, "new")
+    assert (type(head.module), head.class_names, head.own) == (Probe, ("one", "zebra", "three"), False)
+
+
+def test_a_head_that_cannot_be_had_is_refused(tiny_encoder, tiny_images, classifier):
+    with pytest.raises(InputError, match="no classifier of its own"):
+        compress(tiny_encoder, tiny_images, remove=1, head="own")
+    with pytest.raises(InputError, match="needs labels"):
+        choose_head(tiny_encoder, unlabelled(tiny_images), classifier, 0, "new")
+    with pytest.raises(InputError, match="Unknown head 'mine'"):
+        compress(tiny_encoder, tiny_images, remove=1, head="mine")
+
+
+@pytest.fixture
+def tuned(tiny_model, tiny_images, tmp_path):
+    """The folder of a fine-tuned classifier, as people have it."""
+    from transformers import ViTForImageClassification
+
+    torch.manual_seed(0)
+    config = tiny_model("vit").config
+    config.id2label, config.label2id = {0: "one", 1: "two", 2: "three"}, {"one": 0, "two": 1, "three": 2}
+    ViTForImageClassification(config).save_pretrained(tmp_path / "tuned")
+    (tmp_path / "tuned" / "preprocessor_config.json").write_text(json.dumps(tiny_images.test.preprocessing.to_config()))
+    return tmp_path / "tuned"
+
+
+@pytest.mark.parametrize("translator", ["linear", "fused"])
+def test_a_smaller_model_of_a_classifier_is_saved_as_a_classifier(tuned, tiny_images, tmp_path, translator):
+    from transformers import AutoModelForImageClassification
+
+    encoder = load_encoder(str(tuned), device="cpu")
+    taken = compress(encoder, tiny_images, remove="0->2", translator=translator, calibration=40)
+    assert taken.card.head == "The checkpoint's own classifier is kept."
+    taken.encoder.save_pretrained(tmp_path / "smaller")
+    opened = AutoModelForImageClassification.from_pretrained(tmp_path / "smaller").eval()
+    assert opened.config.id2label == {0: "one", 1: "two", 2: "three"}
+    pixels = torch.randn(2, 3, *tiny_images.test.preprocessing.resize)
+    with torch.no_grad():
+        torch.testing.assert_close(opened(pixels).logits, taken.head.module.classifier(taken.encoder(pixels)))
+    taken.encoder.save_pretrained(tmp_path / "features", head=None)
+    assert "head" not in (tmp_path / "features" / "README.md").read_text()
+    new = compress(encoder, tiny_images, remove="0->2", head="new", calibration=40)
+    assert (
+        new.card.head == "A new linear classifier is trained on 90 training images, in place of the checkpoint's own."
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("translator", ["linear", "fused", "context+align"])
+def test_a_checkpoint_of_half_precision_stays_one(tuned, tiny_images, tmp_path, dtype, translator):
+    from transformers import AutoModelForImageClassification
+
+    precision = getattr(torch, dtype)
+    AutoModelForImageClassification.from_pretrained(tuned).to(precision).save_pretrained(tmp_path / "half")
+    shutil.copy(tuned / "preprocessor_config.json", tmp_path / "half")
+    encoder = load_encoder(str(tmp_path / "half"), device="cpu")
+    taken = compress(encoder, tiny_images, remove="0->2", translator=translator, calibration=40)
+    folder = taken.save(tmp_path / "smaller")
+    weights = load_file(folder / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {precision}
+    assert taken.card.sizes.bytes[1] == sum(weight.nbytes for weight in weights.values())
+    whole = load_file(tmp_path / "half" / "model.safetensors")
+    assert taken.card.sizes.bytes[0] == sum(weight.nbytes for weight in whole.values())
+    opened = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        found = torch.cat([opened(x).logits.argmax(1) for x, _ in tiny_images.test.batches()])
+    assert taken.card.after[0] == pytest.approx(100 * (found == tiny_images.test.labels).double().mean().item())

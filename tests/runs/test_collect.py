@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from small_notebook import write_notebook
 
-from toastlib.errors import InputError
 from toastlib.runs import run as run_module
 from toastlib.runs.collect import collect, failure_of, results_table, run_states
 from toastlib.runs.execute import Failure, RunError

@@ -80,7 +80,7 @@ def fuse_spans(encoder: Encoder, plan: str | Plan, images, *, batch_size: int = 
     )
     for span, fit in maps.items():
         _fold(down_projection(folded, kept.index(span.start)), fit.weight_, fit.bias_)
-    folded.plan = plan
+    folded.plan, folded.checkpoint = plan, encoder.checkpoint
     folded.original = (parameter_count(encoder), flops(encoder, example_input(encoder)))
     return folded
 

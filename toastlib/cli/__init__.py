@@ -29,6 +29,11 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def blocks(text: str) -> list[int]:
+    """Numbers of blocks, for argparse."""
+    return sorted({int(number) for number in text.split(",")})
+
+
 COUNT = {"type": positive, "metavar": "N"}
 ARGUMENTS = {
     "grid": {"help": "a YAML file, for example grids/demo.yaml"},
@@ -60,13 +65,15 @@ ARGUMENTS = {
     "--force": {"action": "store_true", "help": "replace what toastlib did not write, or what has changed since"},
     "--onnx": {"action": "store_true", "required": True, "help": "the format"},
     "--remove": COUNT | {"metavar": "K", "help": "number of blocks to remove; which, is chosen"},
-    "--plan": {"help": 'spans to remove, for example "2->5"'},
+    "--plan": {"help": 'spans to remove, for example 2..5 or "2->5": blocks 3, 4 and 5'},
+    "--remove-blocks": {"type": blocks, "metavar": "K,K", "help": "the blocks to remove, for example 2,3,7"},
     "--max-drop": {
         "type": float,
         "metavar": "POINTS",
         "help": "remove as many blocks as lose at most this many points on held-out training images (1, the default)",
     },
     "--translator": {"help": "the map: context+align (context where no linear head can absorb it), linear, fused, ..."},
+    "--head": {"choices": ["own", "new"], "help": "the checkpoint's classifier, or a new one (own if there is one)"},
     "--sublayers": {"action": "store_true", "help": "count attentions (2k for block k) and MLPs (2k+1), not blocks"},
     "moments --features": {"action": "store_true", "help": "keep the original's features and the labels too"},
     "--features": {"help": "cls, mean or pooler (cls)"},
@@ -91,8 +98,8 @@ COMMANDS = {
     commands.collect: "grid --results-dir --out --force",
     commands.params: "notebook",
     commands.doctor: "",
-    commands.approximate: "model --data --remove|--plan|--max-drop --translator --sublayers --features --image-size"
-    " --train-size --test-size --calibration-size --device --seed --out --force",
+    commands.approximate: "model --data --remove|--remove-blocks|--plan|--max-drop --translator --head --sublayers"
+    " --features --image-size --train-size --test-size --calibration-size --device --seed --out --force",
     commands.fetch: "name",
     commands.moments: "model data --shards --jobs --dask --split --size --seed --tokens --features --batch-size"
     " --device --out",

@@ -124,10 +124,10 @@ def approximate(options: argparse.Namespace) -> int:
     out = check_output(options.out, _read_by(options), options.force)  # before anything is downloaded or computed
 
     from toastlib.data.images import load_images
-    from toastlib.evaluation.heads import own_classifier
     from toastlib.export.compress import compress
     from toastlib.models.loading import load_encoder
     from toastlib.models.sublayers import split_blocks
+    from toastlib.plan import plan_of
 
     size = options.image_size
     encoder = load_encoder(options.model, features=options.features, device=options.device, image_size=size)
@@ -136,10 +136,10 @@ def approximate(options: argparse.Namespace) -> int:
     result = compress(
         split_blocks(encoder) if options.sublayers else encoder,
         images,
-        remove=options.remove if options.plan is None else options.plan,
+        remove=plan_of(options.remove_blocks) if options.remove_blocks else options.plan or options.remove,
         max_drop=options.max_drop,
         translator=options.translator,
-        classifier=own_classifier(options.model, size),
+        head=options.head,
         calibration=options.calibration_size,
         seed=options.seed,
     )

@@ -1,6 +1,7 @@
 """What a model answers, and how good that is: its accuracy, or its agreement with the original where labels lack."""
 
 import platform
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,17 +11,16 @@ from torch import Tensor, nn
 
 from toastlib.approximation.align import align_features
 from toastlib.approximation.engine import THE_ORIGINAL, collect_features
-from toastlib.data.images import Images, ImageSet, catalog
-from toastlib.errors import InputError
+from toastlib.data.images import Images, ImageSet
+from toastlib.errors import InputError, unknown
 from toastlib.evaluation.costs import relative_throughput
 from toastlib.evaluation.metrics import CONFIDENCE, accuracy_interval
 from toastlib.evaluation.probe import HeadConfig, Probe, absorb_alignment
+from toastlib.models.classifier import match_labels
 from toastlib.models.costs import example_input
 from toastlib.models.encoder import Encoder
-from toastlib.models.image_size import set_image_size
 from toastlib.models.model_card import Accuracy
-from toastlib.models.quiet import quiet_transformers
-from toastlib.models.saving import saved_form
+from toastlib.models.saving import as_stored, saved_form
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,45 +31,91 @@ MEASURES = {
     "similarity": "cosine similarity with the original's features",
 }
 MIN_STEPS = 1000  # of the head
+HEADS = (None, "own", "new")
 
 
 class Head(NamedTuple):
     """What turns features into classes: a probe or linear layer, the checkpoint's own classifier, or `None`.
 
     `measure` is what its answers are judged by: ``"accuracy"``; ``"agreement"`` with the original's answers; or
-    ``"similarity"``, the cosine between features and the original's.
+    ``"similarity"``, the cosine between features and the original's. `places` are the data set's classes among
+    `class_names`; `own` says that it is the checkpoint's classifier, an alignment folded in or not.
     """
 
     module: "Probe | nn.Linear | PreTrainedModel | None"
     class_names: tuple[str, ...]
     measure: str
+    places: tuple[int, ...] = ()
+    own: bool = False
 
 
-def own_classifier(name: str, image_size: int | None = None) -> "PreTrainedModel | None":
-    """The classifier of a checkpoint, whole, or `None` if it has none; the arguments are as for `load_encoder`."""
-    from transformers import AutoConfig, AutoModelForImageClassification
+def choose_head(
+    encoder: Encoder,
+    dataset: ImageSet,
+    classifier: "PreTrainedModel | None",
+    seed: int,
+    wanted: str | None = None,
+) -> Head:
+    """The checkpoint's classifier if it has one, else a probe on the original's features if there are labels.
 
-    path = catalog.model_path(name)
-    kinds = AutoConfig.from_pretrained(path).architectures or []
-    if not any("ForImageClassification" in kind and not kind.startswith("Toast") for kind in kinds):
-        return None
-    with quiet_transformers():
-        model = AutoModelForImageClassification.from_pretrained(path, dtype=torch.float32, use_safetensors=True).eval()
-    if image_size:
-        set_image_size(getattr(model, "vision_model", model.base_model), image_size)
-    return model
+    Parameters
+    ----------
+    encoder, dataset, classifier
+        The original, images with or without labels, and the checkpoint's own classifier, or `None`.
+    seed
+        Of a new head.
+    wanted
+        ``"own"``, ``"new"``, or `None` for the own one if there is any.
 
-
-def choose_head(encoder: Encoder, dataset: ImageSet, classifier: "PreTrainedModel | None", seed: int) -> Head:
-    """The checkpoint's classifier if it fits, else a probe on the original's features if there are labels."""
+    Raises
+    ------
+    InputError
+        If the checkpoint's classifier does not know all classes, or the head that is wanted cannot be had.
+    """
+    if wanted not in HEADS:
+        raise unknown("head", wanted, HEADS[1:])
+    if wanted == "own" and classifier is None:
+        raise InputError(f"{encoder.name} has no classifier of its own: --head new trains one.")
+    labelled = dataset.train.labels is not None and dataset.test.labels is not None
+    if wanted == "new" and not labelled:
+        raise InputError(f"A new head needs labels, and {dataset.name} has none.")
     own = tuple(classifier.config.id2label[k] for k in range(classifier.config.num_labels)) if classifier else ()
-    if dataset.train.labels is None or dataset.test.labels is None:
-        return Head(classifier, own, "agreement" if classifier else "similarity")
-    if classifier and {name.lower() for name in own} == {name.lower() for name in dataset.class_names}:
-        return Head(classifier, own, "accuracy")
+    if not labelled:
+        return Head(classifier, own, "agreement" if classifier else "similarity", own=bool(classifier))
+    names = dataset.class_names
+    if classifier and wanted != "new":
+        places = match_labels(classifier.config, names)
+        strange = [name for name, place in zip(names, places, strict=True) if place is None]
+        if strange:
+            raise InputError(
+                f"{encoder.name}'s classifier has no label for {_some(strange)} of the {len(names)} classes of "
+                f"{dataset.name}; its labels are {_some(own)}. Name the classes as the labels are named, or "
+                "--head new trains another classifier."
+            )
+        return Head(classifier, own, "accuracy", tuple(places), own=True)
     features = collect_features(encoder, dataset.train, [THE_ORIGINAL], {})
-    probe = Probe(len(dataset.class_names), HeadConfig(seeds=[seed], min_steps=MIN_STEPS))
-    return Head(probe.fit(features, dataset.train.labels), dataset.class_names, "accuracy")
+    probe = Probe(len(names), HeadConfig(seeds=[seed], min_steps=MIN_STEPS))
+    return Head(probe.fit(features, dataset.train.labels), names, "accuracy", tuple(range(len(names))))
+
+
+def describe(head: Head, dataset: ImageSet, classifier: "PreTrainedModel | None") -> str:
+    """One sentence: which head a model has been measured with, and is saved with."""
+    if head.measure == "similarity":
+        return "No classifier: there are no labels, and the features of both models are compared."
+    if head.measure == "agreement":
+        return "The checkpoint's own classifier is kept: there are no labels, and the answers of both are compared."
+    if head.own:
+        part = len(head.places) < len(head.class_names)
+        tested = f", and tested on {len(head.places)} of its {len(head.class_names)} labels" if part else ""
+        return f"The checkpoint's own classifier is kept{tested}."
+    instead = ", in place of the checkpoint's own" if classifier else ""
+    return f"A new linear classifier is trained on {len(dataset.train)} training images{instead}."
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    """Names, the first few if there are many."""
+    more = f" and {len(names) - most} others" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
 
 
 def aligned(head: Head, smaller: Encoder, original: Encoder, images: Images) -> Head:
@@ -105,8 +151,8 @@ def names_of(head: Head) -> tuple[str, ...] | None:
 
 
 def form(encoder: Encoder, head: Head) -> "PreTrainedModel":
-    """The model as it is saved; so what is measured is what is taken away."""
-    return saved_form(encoder, head.module, names_of(head))
+    """The model as it is saved, its weights rounded alike; so what is measured is what is taken away."""
+    return as_stored(saved_form(encoder, head.module, names_of(head)), encoder).to(encoder.dtype)
 
 
 @torch.inference_mode()
@@ -121,14 +167,8 @@ def score(found: Tensor, original: Tensor, images: Images, head: Head) -> np.nda
     """How good each image's answer is, in [0, 1], by the head's measure; shape (images,)."""
     if head.measure == "similarity":
         return torch.cosine_similarity(found, original).clamp(min=0).double().numpy()
-    expected = labels_of(images, head) if head.measure == "accuracy" else original.argmax(1)
+    expected = torch.tensor(head.places)[images.labels.cpu()] if head.measure == "accuracy" else original.argmax(1)
     return (found.argmax(1) == expected).double().numpy()
-
-
-def labels_of(images: Images, head: Head) -> Tensor:
-    """The images' labels in the head's order of classes, int64, shape (images,)."""
-    place = {name.lower(): k for k, name in enumerate(head.class_names)}
-    return torch.tensor([place[name.lower()] for name in images.class_names])[images.labels.cpu()]
 
 
 def compare(

@@ -16,6 +16,7 @@ from toastlib.evaluation.heads import (
     aligned,
     choose_head,
     compare,
+    describe,
     device_name,
     first_layer,
     form,
@@ -24,9 +25,11 @@ from toastlib.evaluation.heads import (
 )
 from toastlib.evaluation.metrics import paired_difference
 from toastlib.export.folder import save_compressed
+from toastlib.models.classifier import own_classifier
 from toastlib.models.costs import example_input, flops, parameter_count
 from toastlib.models.encoder import Encoder
-from toastlib.models.model_card import Accuracy, ModelCardData, Sizes
+from toastlib.models.model_card import Accuracy, ModelCardData, Sizes, removed_in_words
+from toastlib.models.saving import OWN, stored_dtype
 from toastlib.plan import Plan
 from toastlib.selection.search import largest_plan_within, make_selector
 from toastlib.statistics.collect import collect_moments
@@ -77,14 +80,25 @@ class CompressionResult:
         return split_align(self.translator)[0] == FUSED
 
     def summary(self) -> str:
-        """Plan, parameters and measure in three lines."""
-        removed = "blocks" if self.encoder.sublayer_split is None else "sublayers"
-        before, after = self.card.before, self.card.after
+        """What was done, in two lines, and what it costs, in five."""
+        card, (lost, low, high) = self.card, self.lost
+        removed = removed_in_words(self.plan.removed, self.encoder.sublayer_split is not None)
+        size = "{:,} to {:,} parameters ({}), {:.3g} to {:.3g} MB on disk"
+        (before, after), megabytes = card.sizes.parameters, [count / 1e6 for count in card.sizes.bytes]
+        times = [
+            f"{old:.3g} to {new:.3g} ms ({change(old, new)}) at batch {batch}"
+            for batch, (old, new) in card.latency.items()
+        ]
         return "\n".join(
             [
-                f"plan {self.plan} ({len(self.plan.removed)} {removed}, {self.translator})",
-                "parameters {:,} -> {:,}".format(*self.card.sizes.parameters),
-                "{} {:.1f} % -> {:.1f} % [{:.1f}, {:.1f}]".format(self.card.measure, before[0], *after),
+                card.head,
+                f"Removed: {removed} (plan {self.plan}); in their place: {self.translator}.",
+                "",
+                f"{card.measure} before  {{:.1f}} % [{{:.1f}}, {{:.1f}}]".format(*card.before),
+                f"{card.measure} after   {{:.1f}} % [{{:.1f}}, {{:.1f}}]".format(*card.after),
+                f"difference  {-lost:+z.1f} points [{-high:+z.1f}, {-low:+z.1f}], paired over {card.evaluation}",
+                f"size  {size.format(before, after, change(before, after), *megabytes)}",
+                f"time  {', '.join(times)}, on {card.device}",
             ]
         )
 
@@ -98,7 +112,7 @@ def compress(
     remove: int | str | Plan | None = None,
     max_drop: float | None = None,
     translator: str | None = None,
-    classifier: "PreTrainedModel | None" = None,
+    head: "PreTrainedModel | str | None" = None,
     calibration: int = 500,
     seed: int = 0,
 ) -> CompressionResult:
@@ -115,9 +129,10 @@ def compress(
     translator
         A name of `TRANSLATORS`, or ``"fused"``; ``"+align"`` behind it adds feature alignment, which the head absorbs.
         `None` is ``"context+align"`` where there is a linear head, else ``"context"``.
-    classifier
-        The checkpoint's own. It is kept where the data have no labels or labels of the same names; else a linear
-        head is trained on the original's features and frozen.
+    head
+        ``"own"``, the checkpoint's classifier, which must know all classes of the data by name (case, spaces, ``_`` and
+        ``-`` aside); ``"new"``, a linear one that is trained on the original's features and frozen; `None` is the own
+        one if there is any. Or the checkpoint as ``AutoModelForImageClassification`` loads it.
     calibration, seed
         Number of training images that maps are fitted on; seed of their draw and of the head.
 
@@ -129,11 +144,14 @@ def compress(
     Raises
     ------
     InputError
-        If both `remove` and `max_drop` are given, a name is unknown, the encoder cannot be saved, or not even one
-        block can be removed.
+        If both `remove` and `max_drop` are given, a name is unknown, the encoder cannot be saved, its classifier does
+        not know all classes, or not even one block can be removed.
     """
     _check(encoder, remove, max_drop, translator or RECOMMENDED)
-    own_head = choose_head(encoder, data, classifier, seed)
+    classifier, wanted = (None, head) if head is None or isinstance(head, str) else (head, OWN)
+    if classifier is None and encoder.checkpoint:
+        classifier = own_classifier(*encoder.checkpoint[:2])
+    own_head = choose_head(encoder, data, classifier, seed, wanted)
     if translator is None:
         translator = RECOMMENDED if first_layer(own_head, encoder) is None else RECOMMENDED + ALIGN
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
@@ -155,22 +173,23 @@ def compress(
     if isinstance(remove, str | Plan):
         plan = Plan.parse(remove).check(len(encoder.blocks))
     else:
-        trial = choose_head(encoder, replace(data, train=fitting), classifier, seed)
+        trial = choose_head(encoder, replace(data, train=fitting), classifier, seed, wanted)
         choose = make_selector(encoder, moments, fitted_on, tried_on, trial, translator)
         if remove is not None:
             plan = choose(remove)
         else:
             bound = MAX_DROP if max_drop is None else max_drop
             plan, search = largest_plan_within(encoder, make, choose, trial, held_out, bound)
-    smaller, head = make(plan, own_head)
-    models = form(encoder, own_head), form(smaller, head)
-    scores, classes = compare(models, head, data.test)
-    before, after = (percent(score, head.measure) for score in scores)
+    smaller, new_head = make(plan, own_head)
+    models = form(encoder, own_head), form(smaller, new_head)
+    scores, classes = compare(models, new_head, data.test)
+    before, after = (percent(score, new_head.measure) for score in scores)
     card = ModelCardData(
         base=encoder.name,
         calibration=f"{len(fitted_on)} training images of {data.name}, seed {seed}",
         evaluation=f"{len(data.test)} test images of {data.name}",
-        measure=MEASURES[head.measure],
+        measure=MEASURES[new_head.measure],
+        head=describe(own_head, data, classifier),
         before=before,
         after=after,
         latency=measure_latency(models, data.test),
@@ -178,10 +197,16 @@ def compress(
         sizes=Sizes(
             tuple(parameter_count(model) for model in models),
             tuple(flops(one, example_input(one)) for one in (encoder, smaller)),
+            tuple(parameter_count(model) * stored_dtype(encoder).itemsize for model in models),
         ),
     )
     lost, matrix = paired_difference(*scores), similarity(moments, "cka")
-    return CompressionResult(plan, translator, smaller, head, card, lost, classes, matrix, search)
+    return CompressionResult(plan, translator, smaller, new_head, card, lost, classes, matrix, search)
+
+
+def change(before: float, after: float) -> str:
+    """A relative change in percent, in words of a table."""
+    return f"{100 * (after / before - 1):+z.0f} %"
 
 
 def _check(encoder: Encoder, remove: int | str | Plan | None, max_drop: float | None, translator: str) -> None:

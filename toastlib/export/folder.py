@@ -15,12 +15,6 @@ from toastlib.translators.base import split_align
 if TYPE_CHECKING:
     from toastlib.export.compress import CompressionResult
 
-HEADS = {
-    "accuracy": "The checkpoint's own classifier was kept.",
-    "agreement": "The images have no labels: agreement is the share of images that both models call alike.",
-    "similarity": "There are neither labels nor a classifier: the features of both models are compared.",
-}
-
 
 def save_compressed(result: CompressionResult, folder: str | Path, *, force: bool = False) -> Path:
     """Write model, card and ``report.html`` to a folder, whole or not at all, and return its path.
@@ -38,9 +32,6 @@ def save_compressed(result: CompressionResult, folder: str | Path, *, force: boo
 def report(result: CompressionResult) -> str:
     """The text of ``report.html``, a page that fetches nothing; names that came from outside are escaped."""
     count, with_head = len(result.plan.removed), result.head.module is not None
-    head = HEADS[result.head.measure]
-    if type(result.head.module).__name__ == "Probe":
-        head = "A linear head was trained on the original's features of the training images and then frozen."
     matrix = result.similarity.pivot(index="first", columns="second", values="value").fillna(0)
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     return templates.get_template("report.html").render(
@@ -54,7 +45,6 @@ def report(result: CompressionResult) -> str:
         least=float(matrix.min().min()),
         code=loading_code("THIS-FOLDER", with_head, result.fused),
         classes=result.classes,
-        head=head,
     )
 
 

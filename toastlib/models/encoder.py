@@ -32,6 +32,14 @@ class BlockInput(NamedTuple):
     kwargs: dict[str, Any]
 
 
+class Checkpoint(NamedTuple):
+    """What an encoder was loaded from: folder or Hub id, the image size that was asked for, and the weights' dtype."""
+
+    path: str
+    image_size: int | None
+    dtype: torch.dtype
+
+
 class Encoder(nn.Module):
     """A transformer without its head: pixels or token ids to features.
 
@@ -76,6 +84,7 @@ class Encoder(nn.Module):
         self.is_causal = self.reads_text and is_causal(model)
         self.special_tokens = count_special_tokens(model)
         self.sublayer_split: SublayerSplit | None = None  # set by split_blocks
+        self.checkpoint: Checkpoint | None = None  # set by load_encoder
         if features not in FEATURES:
             raise unknown("features", features, FEATURES)
         if features == "cls" and hasattr(model, "config") and not self.special_tokens:

@@ -10,7 +10,7 @@ from toastlib.data import catalog
 from toastlib.data.catalog import not_loaded
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError, unknown
-from toastlib.models.encoder import WITHOUT_MASK, Encoder, is_causal, reads_text
+from toastlib.models.encoder import WITHOUT_MASK, Checkpoint, Encoder, is_causal, reads_text
 from toastlib.models.image_size import set_image_size
 from toastlib.models.quiet import quiet_transformers
 from toastlib.models.sublayer_split import SublayerSplit
@@ -83,7 +83,9 @@ def load_encoder(
         raise InputError(f"{alias} reads texts: image_size is for encoders of images.")
     else:
         reader = {"tokenizer": load_tokenizer(path, name)}
-    return Encoder(tower, blocks, features, name=alias, **reader).to(target, precision)
+    encoder = Encoder(tower, blocks, features, name=alias, **reader).to(target, precision)
+    encoder.checkpoint = Checkpoint(path, image_size, _stored_dtype(path, trust_remote_code))
+    return encoder
 
 
 def resolve_device(device: str) -> torch.device:
@@ -127,6 +129,14 @@ def load_checkpoint(path: str, trust_remote_code: bool, auto: str = "AutoModel")
     except Exception as error:  # each part of a checkpoint that can be broken raises another kind
         raise not_loaded("model", path, error, embedded="vit-mini") from error
     return model, [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+
+
+def _stored_dtype(path: str, trust_remote_code: bool) -> torch.dtype:
+    """The dtype that a checkpoint's configuration names; float32 if it names none."""
+    from transformers import AutoConfig
+
+    dtype = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).dtype
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
 def load_tokenizer(path: str, name: str) -> Any:

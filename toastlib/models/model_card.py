@@ -1,5 +1,6 @@
 """The model card: the ``README.md`` of a saved model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +15,11 @@ Accuracy = tuple[float, float, float]
 
 
 class Sizes(NamedTuple):
-    """Parameters, and FLOPs of one image, each of the original and of the smaller model."""
+    """Parameters, FLOPs of one image, and bytes of the weights, each of the original and of the smaller model."""
 
     parameters: tuple[int, int]
     flops: tuple[int, int]
+    bytes: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class ModelCardData:
         Hub id or name of the original model; the encoder's name if `None`.
     calibration, evaluation
         The calibration set, ``"500 training images of digits, seed 0"``, and the test set.
+    head
+        One sentence about the classifier.
     measure, before, after
         The measure, and its percent of the original and of this model, with the ends of the 95 % interval.
     latency, device
@@ -41,6 +45,7 @@ class ModelCardData:
     base: str | None = None
     calibration: str | None = None
     evaluation: str | None = None
+    head: str | None = None
     measure: str = "accuracy"
     before: Accuracy | None = None
     after: Accuracy | None = None
@@ -53,6 +58,7 @@ class ModelCardData:
         rows = []
         if self.sizes:
             rows.append(("parameters", *(f"{count:,}" for count in self.sizes.parameters)))
+            rows.append(("MB on disk", *(f"{count / 1e6:.3g}" for count in self.sizes.bytes)))
             rows.append(("GFLOPs per image", *(f"{count / 1e9:.3g}" for count in self.sizes.flops)))
         if self.before or self.after:
             texts = (
@@ -74,6 +80,13 @@ MAPS = {
     "ByToken": "a map for special tokens beside one for patches",
     "InContext": "a map that also reads the patches of the image as a whole",
 }
+
+
+def removed_in_words(removed: Sequence[int], sublayers: bool) -> str:
+    """The removed blocks in a text: ``"blocks 2 and 3"``, ``"the MLP of block 3"``, or ``"no block"``."""
+    kind = "" if sublayers else "block " if len(removed) == 1 else "blocks "
+    names = [block_name(block, True) if sublayers else str(block) for block in removed] or ["no block"]
+    return kind * bool(removed) + (", ".join(names[:-1]) + " and " if names[1:] else "") + names[-1]
 
 
 def in_words(description: list) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from toastlib.errors import InputError
+from toastlib.errors import InputError, unknown
 from toastlib.models.base_architecture import (
     base_config,
     labels_of,
@@ -22,6 +22,7 @@ from toastlib.models.base_architecture import (
     tower_path,
     with_tower,
 )
+from toastlib.models.classifier import own_classifier
 from toastlib.models.costs import example_input, flops, parameter_count
 from toastlib.models.hooks import capture_outputs
 from toastlib.models.layers import describe_map
@@ -35,12 +36,15 @@ if TYPE_CHECKING:
     from toastlib.models.encoder import Encoder
     from toastlib.models.modeling_toast import ToastConfig
 
+OWN = "own"
+"""The head that a checkpoint has itself."""
+
 
 def save_pretrained(
     encoder: Encoder,
     folder: str | Path,
     *,
-    head: Any = None,
+    head: Any = OWN,
     class_names: Sequence[str] | None = None,
     card: ModelCardData | None = None,
 ) -> None:
@@ -53,8 +57,9 @@ def save_pretrained(
     folder
         Made if it is missing.
     head
-        A classifier: a `Probe` with one head, a linear layer, or the original checkpoint as
-        ``AutoModelForImageClassification`` loads it, whose own classifier is kept.
+        ``"own"`` keeps the classifier of the checkpoint that `load_encoder` read, and its labels, if it has one;
+        `None` saves features alone. Or a `Probe` with one head, a linear layer, or the original checkpoint as
+        ``AutoModelForImageClassification`` loads it.
     class_names
         One for each class of a probe or a linear layer.
     card
@@ -64,7 +69,13 @@ def save_pretrained(
     ------
     InputError
         If this encoder or head cannot be saved; nothing has been written then.
+
+    Weights are saved in the encoder's dtype, or in the checkpoint's where that is of half precision.
     """
+    if isinstance(head, str):
+        if head != OWN:
+            raise unknown("head", head, [OWN])
+        head = own_classifier(*encoder.checkpoint[:2]) if encoder.checkpoint else None
     model, card = saved_form(encoder, head, class_names), card or ModelCardData()
     plain = is_fused(encoder)
     if plain:
@@ -82,7 +93,7 @@ def save_pretrained(
         plain=plain,
     )
     with quiet_transformers():
-        model.save_pretrained(folder)
+        as_stored(model, encoder).save_pretrained(folder)
     (Path(folder) / "README.md").write_text(text, encoding="utf-8")
     if encoder.preprocessing is not None:
         settings = json.dumps(encoder.preprocessing.to_config(), indent=2)
@@ -140,7 +151,21 @@ def count(encoder: Encoder, model: PreTrainedModel) -> Sizes:
             original = type(encoder)(ToastModel(config).tower, config.blocks, encoder.feature_kind)
         parameters, operations = parameter_count(original), flops(original, example)
     removed = parameters - parameter_count(encoder)
-    return Sizes((smaller + removed, smaller), (operations, flops(encoder, example)))
+    before, size = smaller + removed, stored_dtype(encoder).itemsize
+    return Sizes((before, smaller), (operations, flops(encoder, example)), (before * size, smaller * size))
+
+
+def stored_dtype(encoder: Encoder) -> torch.dtype:
+    """The dtype of the weights in a folder: a checkpoint of half precision stays one."""
+    checkpoint = encoder.checkpoint
+    half = checkpoint is not None and checkpoint.dtype.itemsize < encoder.dtype.itemsize
+    return checkpoint.dtype if half else encoder.dtype
+
+
+def as_stored(model: PreTrainedModel, encoder: Encoder) -> PreTrainedModel:
+    """The model with its weights in the dtype that they are saved in; a copy if that is another one."""
+    dtype = stored_dtype(encoder)
+    return model if dtype == encoder.dtype else copy.deepcopy(model).to(dtype)
 
 
 def _config(

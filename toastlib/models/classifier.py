@@ -1,0 +1,59 @@
+"""A checkpoint's own classifier, and which of its labels a data set's classes are."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import torch
+
+from toastlib.data import catalog
+from toastlib.models.image_size import set_image_size
+from toastlib.models.quiet import quiet_transformers
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+SPELLINGS: tuple[Callable[[str], str], ...] = (
+    str,
+    str.casefold,
+    lambda name: re.sub(r"[\s_-]+", "", name.casefold()),
+)
+"""Names are compared as they are; else without case; else without spaces, ``_`` and ``-`` too."""
+
+
+def own_classifier(name: str, image_size: int | None = None) -> "PreTrainedModel | None":
+    """The classifier of a checkpoint, whole, or `None` if it has none; the arguments are as for `load_encoder`."""
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    path = catalog.model_path(name)
+    kinds = AutoConfig.from_pretrained(path).architectures or []
+    if not any("ForImageClassification" in kind and not kind.startswith("Toast") for kind in kinds):
+        return None
+    with quiet_transformers():
+        model = AutoModelForImageClassification.from_pretrained(path, dtype=torch.float32, use_safetensors=True).eval()
+    if image_size:
+        set_image_size(getattr(model, "vision_model", model.base_model), image_size)
+    return model
+
+
+def match_labels(config: "PretrainedConfig", names: Iterable[str]) -> list[int | None]:
+    """The index of the label that each name stands for, or `None` where none fits, or more than one.
+
+    A label is known by itself, by its other names in ``label2id``, and by each of its names between commas, as in
+    ImageNet's ``"tench, Tinca tinca"``. A label that two names stand for fits neither.
+    """
+    known = [(label, index) for index, label in config.id2label.items()]
+    known += [(label, index) for label, index in config.label2id.items() if index in config.id2label]
+    known += [(part, index) for label, index in known for part in label.split(", ") if part != label]
+    tables = []
+    for spell in SPELLINGS:
+        table: dict[str, set[int]] = defaultdict(set)
+        for label, index in known:
+            table[spell(label)].add(index)
+        tables.append((spell, table))
+    found: list[int | None] = []
+    for name in names:
+        candidates = next((table[spell(name)] for spell, table in tables if spell(name) in table), set())
+        found.append(min(candidates) if len(candidates) == 1 else None)
+    return [index if found.count(index) == 1 else None for index in found]
