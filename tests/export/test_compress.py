@@ -56,17 +56,42 @@ def test_the_default_map_is_aligned_where_a_head_can_absorb_it(tiny_encoder, tin
 def test_remove_takes_a_number_of_blocks(tiny_encoder, tiny_images, translator):
     taken = compress(tiny_encoder, tiny_images, remove=3, translator=translator, calibration=40)
     assert len(taken.plan.removed) == 3
-    assert taken.search.empty
     if translator == "fused":
         assert all(span.start >= 0 for span in taken.plan)
 
 
-def test_max_drop_bounds_the_number_of_blocks(tiny_encoder, tiny_images):
-    taken = compress(tiny_encoder, tiny_images, max_drop=100, calibration=40)
+def test_max_drop_bounds_the_upper_end_of_the_interval(tiny_encoder, tiny_images):
+    taken = compress(tiny_encoder, tiny_images, max_drop=99, calibration=40)
     assert len(taken.plan.removed) == 5
     assert list(taken.search["removed"]) == [1, 2, 3, 4, 5]
-    with pytest.raises(InputError, match=r"Removing one block .* more than -200"):
-        compress(tiny_encoder, tiny_images, max_drop=-200, calibration=40)
+    assert (taken.search["high"] > taken.search["lost"]).all()
+    assert (taken.search["high"] <= 99).all()
+    assert set(taken.search["held_out"]) == {30}
+    assert list(taken.search["tried"]) == [6, 10, 10, 10, 6]
+    assert set(taken.search["tried_on"]) == {20}
+    assert "30 other training images" in taken.summary()
+    assert "the promise is " in taken.summary()
+    for wrong in (-1, 0, 100, float("nan")):
+        with pytest.raises(InputError, match="between 0 and 100"):
+            compress(tiny_encoder, tiny_images, max_drop=wrong, calibration=40)
+
+
+def test_too_few_images_for_a_promise_are_told(tiny_encoder, tiny_images):
+    """Where no block is worth anything, nothing is lost, and still 30 images cannot tell one point."""
+    with torch.no_grad():
+        for block in tiny_encoder.blocks:
+            for weight in block.parameters():
+                weight.mul_(1e-3)
+    with pytest.raises(InputError, match=r"cannot be told from 30 held-out .* Some 3[89]\d held-out images would tell"):
+        compress(tiny_encoder, tiny_images, max_drop=1, translator="identity", calibration=40)
+
+
+def test_trial_images_are_never_none(tiny_encoder, tiny_images):
+    taken = compress(tiny_encoder, tiny_images, remove=2, calibration=500)
+    row = taken.search.iloc[0]
+    assert (row["tried"], row["tried_on"], len(taken.search)) == (10, 30, 1)
+    assert "60 training images" in taken.card.calibration
+    assert "Of 10 plans that were run on 30 training images" in taken.summary()
 
 
 @pytest.mark.slow
@@ -128,7 +153,7 @@ def test_a_feature_alignment_is_absorbed_by_the_checkpoints_classifier(tiny_enco
     taken = compress(tiny_encoder, tiny_images, **settings)
     assert taken.head.class_names == ("Two", "one", "three")
     order = torch.randperm(len(tiny_images.train), generator=torch.Generator().manual_seed(0))
-    calibration = tiny_images.train[order[len(order) // 5 :]].sample(40, 0)
+    calibration = tiny_images.train[order].sample(90, 0)[:40]
     fit = align_features(taken.encoder, tiny_encoder, calibration)
     pixel_values, _ = next(tiny_images.test.batches())
     with torch.no_grad():

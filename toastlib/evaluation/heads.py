@@ -14,7 +14,7 @@ from toastlib.approximation.engine import THE_ORIGINAL, collect_features
 from toastlib.data.images import Images, ImageSet
 from toastlib.errors import InputError, unknown
 from toastlib.evaluation.costs import relative_throughput
-from toastlib.evaluation.metrics import CONFIDENCE, accuracy_interval
+from toastlib.evaluation.metrics import CONFIDENCE, accuracy_interval, paired_difference, paired_interval
 from toastlib.evaluation.probe import HeadConfig, Probe, absorb_alignment
 from toastlib.models.classifier import match_labels
 from toastlib.models.costs import example_input
@@ -184,6 +184,23 @@ def compare(
     table[["before", "after"]] *= 100
     table.insert(0, "class", [images.class_names[label] for label in table.index])
     return scores, table.reset_index(drop=True)
+
+
+def points_lost(before: np.ndarray, after: np.ndarray, head: Head) -> Accuracy:
+    """Points that the scores lose over the same images, with the 95 % interval.
+
+    It is the score interval of `paired_interval` for answers that are right or wrong, and Student's for similarities.
+    """
+    if head.measure == "similarity":
+        return paired_difference(before, after)
+    lost, won = changes(before, after)
+    ends = paired_interval(lost, won, len(before))
+    return tuple(100 * value for value in ((lost - won) / len(before), *ends))
+
+
+def changes(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
+    """Numbers of images that turn wrong, and that turn right."""
+    return int((before > after).sum()), int((before < after).sum())
 
 
 def percent(scores: np.ndarray, measure: str) -> Accuracy:

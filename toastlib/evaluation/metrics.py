@@ -1,5 +1,7 @@
 """Accuracies and differences with their intervals; every difference is paired over the same test images."""
 
+import math
+
 import numpy as np
 
 CONFIDENCE = 0.95
@@ -39,26 +41,7 @@ def paired_difference(
     return float(difference.mean()), float(interval.low), float(interval.high)
 
 
-def exact_mcnemar(lost: int, won: int) -> float:
-    """Two-sided p-value of McNemar's exact test (1947): do as many images turn wrong (`lost`) as turn right (`won`)?"""
-    from scipy.stats import binomtest
-
-    return float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
-
-
-def holm(p: np.ndarray) -> np.ndarray:
-    """p-values adjusted for their number by Holm's step-down method (1979), in the order given.
-
-    Rejecting those below 0.05 keeps the chance of a single false rejection at 5 % or less.
-    """
-    order = np.argsort(p, kind="stable")
-    stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * np.asarray(p)[order])
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(stepped, 1)
-    return adjusted
-
-
-def paired_interval(lost: int, won: int, images: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def paired_interval(lost: float, won: float, images: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Score interval of ``(lost - won) / images`` (Tango 1998, equations 11 and 14), as two numbers in [-1, 1].
 
     It keeps its coverage where few images change, and is no point where none does, as Student's would be.
@@ -77,7 +60,7 @@ def paired_interval(lost: int, won: int, images: int, confidence: float = CONFID
 
     z = norm.ppf((1 + confidence) / 2)
 
-    def upper(lost: int, won: int) -> float:
+    def upper(lost: float, won: float) -> float:
         def excess(difference: float) -> float:
             b = (2 * images - lost + won) * difference - lost - won
             c = -won * difference * (1 - difference)
@@ -88,3 +71,35 @@ def paired_interval(lost: int, won: int, images: int, confidence: float = CONFID
         return brentq(excess, (lost - won) / images + 1e-12, 1) if lost < images else 1.0
 
     return -upper(won, lost), upper(lost, won)
+
+
+def images_needed(lost: int, won: int, images: int, bound: float) -> int | None:
+    """Images that would put the upper end of `paired_interval` at `bound`, if they changed as these do.
+
+    `None` if no number would: the share lost is not below `bound`, a number in (0, 1).
+    """
+    if (lost - won) / images >= bound:
+        return None
+    factor = 1.0
+    while paired_interval(factor * lost, factor * won, factor * images)[1] > bound:
+        factor *= 1.05
+    return math.ceil(factor * images)
+
+
+def exact_mcnemar(lost: int, won: int) -> float:
+    """Two-sided p-value of McNemar's exact test (1947): do as many images turn wrong (`lost`) as turn right (`won`)?"""
+    from scipy.stats import binomtest
+
+    return float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """p-values adjusted for their number by Holm's step-down method (1979), in the order given.
+
+    Rejecting those below 0.05 keeps the chance of a single false rejection at 5 % or less.
+    """
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * np.asarray(p)[order])
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(stepped, 1)
+    return adjusted

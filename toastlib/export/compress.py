@@ -22,8 +22,8 @@ from toastlib.evaluation.heads import (
     form,
     measure_latency,
     percent,
+    points_lost,
 )
-from toastlib.evaluation.metrics import paired_difference
 from toastlib.export.folder import save_compressed
 from toastlib.models.classifier import own_classifier
 from toastlib.models.costs import example_input, flops, parameter_count
@@ -31,7 +31,7 @@ from toastlib.models.encoder import Encoder
 from toastlib.models.model_card import Accuracy, ModelCardData, Sizes, removed_in_words
 from toastlib.models.saving import OWN, stored_dtype
 from toastlib.plan import Plan
-from toastlib.selection.search import largest_plan_within, make_selector
+from toastlib.selection.search import HELD_OUT, TESTED, largest_plan_within, make_selector
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.similarity import similarity
 from toastlib.translators.base import ALIGN, RECOMMENDED, make_translator, split_align
@@ -40,9 +40,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TRIED_ON = 200
-"""Training images on which candidate plans are compared; disjoint from the calibration set and the held-out images."""
-HELD_OUT = 5
-"""One in five training images is held out: maps never see it, and the head only once the plan is fixed."""
+"""Training images on which candidate plans are compared, reserved before the calibration images are drawn."""
 MAX_DROP = 1.0  # points
 
 
@@ -61,7 +59,10 @@ class CompressionResult:
     similarity
         Linear CKA of all blocks on the calibration set, from `similarity`.
     search
-        One row per number of blocks tried: ``removed``, ``plan``, ``lost`` in points on held-out training images.
+        One row per number of blocks that was tried, with the columns `TESTED`; ``lost``, ``low`` and ``high`` are NaN
+        where the number was given, and there is no row where the plan was.
+    max_drop
+        The promise, in points; `None` where a plan or a number of blocks was given.
     """
 
     plan: Plan
@@ -73,6 +74,7 @@ class CompressionResult:
     classes: pd.DataFrame | None
     similarity: pd.DataFrame
     search: pd.DataFrame
+    max_drop: float | None = None
 
     @property
     def fused(self) -> bool:
@@ -93,6 +95,7 @@ class CompressionResult:
             [
                 card.head,
                 f"Removed: {removed} (plan {self.plan}); in their place: {self.translator}.",
+                *self.choice(),
                 "",
                 f"{card.measure} before  {{:.1f}} % [{{:.1f}}, {{:.1f}}]".format(*card.before),
                 f"{card.measure} after   {{:.1f}} % [{{:.1f}}, {{:.1f}}]".format(*card.after),
@@ -101,6 +104,26 @@ class CompressionResult:
                 f"time  {', '.join(times)}, on {card.device}",
             ]
         )
+
+    def choice(self) -> list[str]:
+        """How the blocks were chosen, in a sentence or two; nothing where the plan was given."""
+        if self.search.empty:
+            return []
+        row = self.search[self.search["plan"] == str(self.plan)].iloc[-1]
+        text = [
+            f"Of {row['tried']} plans that were run on {row['tried_on']:,} training images, this one changes least."
+            if row["tried"]
+            else "There is one plan only that removes so many blocks."
+        ]
+        if self.max_drop is not None:
+            lost, low, high = self.lost
+            text += [
+                f"On {row['held_out']:,} other training images it loses {row['lost']:.1f} [{row['low']:.1f}, "
+                f"{row['high']:.1f}] points, and at most {self.max_drop:g} was asked for.",
+                f"On the test images the promise is {'kept' if lost <= self.max_drop else 'NOT kept'}: "
+                f"{lost:.1f} [{low:.1f}, {high:.1f}].",
+            ]
+        return text
 
     save = save_compressed
 
@@ -125,7 +148,8 @@ def compress(
     remove
         A plan, or a number of blocks: then the best plans by calibration images are compared on other training images.
     max_drop
-        Points that may be lost on held-out training images; as many blocks go as that allows (1 if both are `None`).
+        Points that may be lost (1 if both are `None`): the upper end of the 95 % interval on a third of the training
+        images, which neither maps, head nor choice have seen. As many blocks go as that allows.
     translator
         A name of `TRANSLATORS`, or ``"fused"``; ``"+align"`` behind it adds feature alignment, which the head absorbs.
         `None` is ``"context+align"`` where there is a linear head, else ``"context"``.
@@ -154,10 +178,13 @@ def compress(
     own_head = choose_head(encoder, data, classifier, seed, wanted)
     if translator is None:
         translator = RECOMMENDED if first_layer(own_head, encoder) is None else RECOMMENDED + ALIGN
+    max_drop = MAX_DROP if remove is None and max_drop is None else max_drop
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
-    held_out, fitting = (data.train[part] for part in order.tensor_split([len(data.train) // HELD_OUT]))
+    held_out_count = 0 if max_drop is None else len(data.train) // HELD_OUT
+    held_out, fitting = (data.train[part] for part in order.tensor_split([held_out_count]))
     drawn = fitting.sample(min(calibration + TRIED_ON, len(fitting)), seed)
-    fitted_on, tried_on = drawn[:calibration], drawn[calibration:]
+    tried_on_count = 0 if isinstance(remove, str | Plan) else min(TRIED_ON, len(drawn) // 3)
+    tried_on, fitted_on = drawn[:tried_on_count], drawn[tried_on_count:][:calibration]
     moments = collect_moments(encoder, fitted_on)
 
     def make(plan: Plan, head: Head) -> tuple[Encoder, Head]:
@@ -166,20 +193,20 @@ def compress(
         if kind == FUSED:
             smaller = fuse_spans(encoder, plan, fitted_on)
         else:
-            smaller = approximate(encoder, plan, fitted_on, translator=kind)
+            smaller = approximate(encoder, plan, moments, translator=kind)
         return smaller, aligned(head, smaller, encoder, fitted_on) if align else head
 
-    search = pd.DataFrame(columns=["removed", "plan", "lost"])
+    search = pd.DataFrame(columns=TESTED)
     if isinstance(remove, str | Plan):
         plan = Plan.parse(remove).check(len(encoder.blocks))
     else:
         trial = choose_head(encoder, replace(data, train=fitting), classifier, seed, wanted)
-        choose = make_selector(encoder, moments, fitted_on, tried_on, trial, translator)
-        if remove is not None:
-            plan = choose(remove)
+        choose = make_selector(encoder, moments, tried_on, trial, translator)
+        if max_drop is None:
+            plan, tried, images = choose(remove)
+            search.loc[0] = (remove, str(plan), tried, images, *(float("nan"),) * 3, 0)
         else:
-            bound = MAX_DROP if max_drop is None else max_drop
-            plan, search = largest_plan_within(encoder, make, choose, trial, held_out, bound)
+            plan, search = largest_plan_within(encoder, make, choose, trial, held_out, max_drop)
     smaller, new_head = make(plan, own_head)
     models = form(encoder, own_head), form(smaller, new_head)
     scores, classes = compare(models, new_head, data.test)
@@ -200,8 +227,8 @@ def compress(
             tuple(parameter_count(model) * stored_dtype(encoder).itemsize for model in models),
         ),
     )
-    lost, matrix = paired_difference(*scores), similarity(moments, "cka")
-    return CompressionResult(plan, translator, smaller, new_head, card, lost, classes, matrix, search)
+    lost, matrix = points_lost(*scores, new_head), similarity(moments, "cka")
+    return CompressionResult(plan, translator, smaller, new_head, card, lost, classes, matrix, search, max_drop)
 
 
 def change(before: float, after: float) -> str:
@@ -218,5 +245,7 @@ def _check(encoder: Encoder, remove: int | str | Plan | None, max_drop: float | 
         )
     if split_align(translator)[0] != FUSED:
         make_translator(translator)
+    if max_drop is not None and not 0 < max_drop < 100:
+        raise InputError(f"max_drop is a number of points between 0 and 100, not {max_drop:g}.")
     if isinstance(remove, int) and not 0 < remove < len(encoder.blocks):
         raise InputError(f"{remove} blocks cannot be removed: the model has {len(encoder.blocks)}, and keeps one.")
