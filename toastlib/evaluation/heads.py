@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from toastlib.approximation.align import align_features
+from toastlib.approximation.align import fit_alignment
 from toastlib.approximation.engine import THE_ORIGINAL, collect_features
 from toastlib.data.images import Images, ImageSet
 from toastlib.errors import InputError, unknown
@@ -118,15 +118,15 @@ def _some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(map(repr, names[:most])) + more
 
 
-def aligned(head: Head, smaller: Encoder, original: Encoder, images: Images) -> Head:
-    """The head for a smaller encoder, with the alignment of its features folded in.
+def aligned(head: Head, original: Encoder, features: Tensor, target: Tensor) -> Head:
+    """The head for a smaller encoder, with the alignment of its features to the original's folded in.
 
     An `InputError` if there is no head, or the checkpoint's own is no linear layer on the features.
     """
     layer = first_layer(head, original)
     if layer is None:
         raise InputError("Aligned features need a linear classifier that reads them: take a translator without +align.")
-    alignment = align_features(smaller, original, images)
+    alignment = fit_alignment(features, target)
     absorbed = layer.absorb(alignment) if isinstance(layer, Probe) else absorb_alignment(layer, alignment)
     return head._replace(module=absorbed)
 

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from toastlib.approximation.fuse import FUSED, fuse_spans
-from toastlib.approximation.replace import approximate
+from toastlib.approximation.fuse import FUSED
 from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
 from toastlib.evaluation.heads import (
     MEASURES,
     Head,
-    aligned,
     choose_head,
     compare,
     describe,
@@ -24,6 +22,7 @@ from toastlib.evaluation.heads import (
     percent,
     points_lost,
 )
+from toastlib.evaluation.smaller import Workshop
 from toastlib.export.folder import save_compressed
 from toastlib.models.classifier import own_classifier
 from toastlib.models.costs import example_input, flops, parameter_count
@@ -31,8 +30,7 @@ from toastlib.models.encoder import Encoder
 from toastlib.models.model_card import Accuracy, ModelCardData, Sizes, removed_in_words
 from toastlib.models.saving import OWN, stored_dtype
 from toastlib.plan import Plan
-from toastlib.selection.search import HELD_OUT, TESTED, largest_plan_within, make_selector
-from toastlib.statistics.collect import collect_moments
+from toastlib.selection.search import HELD_OUT, TESTED, larger_and_larger, largest_plan_within, make_selector
 from toastlib.statistics.similarity import similarity
 from toastlib.translators.base import ALIGN, RECOMMENDED, make_translator, split_align
 
@@ -183,37 +181,28 @@ def compress(
     held_out_count = 0 if max_drop is None else len(data.train) // HELD_OUT
     held_out, fitting = (data.train[part] for part in order.tensor_split([held_out_count]))
     drawn = fitting.sample(min(calibration + TRIED_ON, len(fitting)), seed)
-    tried_on_count = 0 if isinstance(remove, str | Plan) else min(TRIED_ON, len(drawn) // 3)
-    tried_on, fitted_on = drawn[:tried_on_count], drawn[tried_on_count:][:calibration]
-    moments = collect_moments(encoder, fitted_on)
-
-    def make(plan: Plan, head: Head) -> tuple[Encoder, Head]:
-        """The smaller encoder, and the head that belongs to it."""
-        kind, align = split_align(translator)
-        if kind == FUSED:
-            smaller = fuse_spans(encoder, plan, fitted_on)
-        else:
-            smaller = approximate(encoder, plan, moments, translator=kind)
-        return smaller, aligned(head, smaller, encoder, fitted_on) if align else head
-
+    reserved = 0 if isinstance(remove, str | Plan) else min(TRIED_ON, len(drawn) // 3)
+    workshop = Workshop(encoder, drawn[: min(calibration, len(drawn) - reserved)])
+    tried_on = drawn[len(workshop.images) :][:TRIED_ON]
     search = pd.DataFrame(columns=TESTED)
     if isinstance(remove, str | Plan):
         plan = Plan.parse(remove).check(len(encoder.blocks))
     else:
         trial = choose_head(encoder, replace(data, train=fitting), classifier, seed, wanted)
-        choose = make_selector(encoder, moments, tried_on, trial, translator)
+        choose = make_selector(workshop, tried_on, trial, translator)
         if max_drop is None:
             plan, tried, images = choose(remove)
             search.loc[0] = (remove, str(plan), tried, images, *(float("nan"),) * 3, 0)
         else:
-            plan, search = largest_plan_within(encoder, make, choose, trial, held_out, max_drop)
-    smaller, new_head = make(plan, own_head)
+            tested = larger_and_larger(workshop, choose, translator, trial, held_out)
+            plan, search = largest_plan_within(tested, trial, max_drop)
+    smaller, new_head = workshop.make(plan, translator, own_head)
     models = form(encoder, own_head), form(smaller, new_head)
     scores, classes = compare(models, new_head, data.test)
     before, after = (percent(score, new_head.measure) for score in scores)
     card = ModelCardData(
         base=encoder.name,
-        calibration=f"{len(fitted_on)} training images of {data.name}, seed {seed}",
+        calibration=f"{len(workshop.images)} training images of {data.name}, seed {seed}",
         evaluation=f"{len(data.test)} test images of {data.name}",
         measure=MEASURES[new_head.measure],
         head=describe(own_head, data, classifier),
@@ -227,7 +216,7 @@ def compress(
             tuple(parameter_count(model) * stored_dtype(encoder).itemsize for model in models),
         ),
     )
-    lost, matrix = points_lost(*scores, new_head), similarity(moments, "cka")
+    lost, matrix = points_lost(*scores, new_head), similarity(workshop.moments, "cka")
     return CompressionResult(plan, translator, smaller, new_head, card, lost, classes, matrix, search, max_drop)
 
 

@@ -1,8 +1,9 @@
 """Which blocks go where a model is made smaller: the best few plans of a size are run, and sizes are tried in turn."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from toastlib.approximation.fuse import FUSED
@@ -11,12 +12,11 @@ from toastlib.errors import InputError
 from toastlib.evaluation.heads import Head, answers, changes, form, points_lost, score
 from toastlib.evaluation.metrics import images_needed
 from toastlib.evaluation.probe import Probe
-from toastlib.models.encoder import Encoder
+from toastlib.evaluation.smaller import Workshop
 from toastlib.plan import Plan
 from toastlib.selection.criteria import span_costs
 from toastlib.selection.plans import best_plans
 from toastlib.selection.rerank import run_plans
-from toastlib.statistics.moments import KFoldMoments
 from toastlib.translators.base import split_align
 
 CANDIDATES = 10
@@ -35,19 +35,15 @@ class Choice(NamedTuple):
     images: int
 
 
-def make_selector(
-    encoder: Encoder, moments: KFoldMoments, trying: Images, head: Head, translator: str
-) -> Callable[[int], Choice]:
+def make_selector(workshop: Workshop, trying: Images, head: Head, translator: str) -> Callable[[int], Choice]:
     """Number of blocks -> of the plans that are predicted to cost least, the one that changes the answers least.
 
-    Moments, of all pairs of blocks, are those of the calibration images. Plans are run on the images `trying`, without
-    their labels and without feature alignment, which takes a pass over the calibration images for each. Answers are
-    compared if the head is a probe, else features. A fused span needs a block before it; fused plans are tried with
-    linear maps, which come near them.
+    Plans are run on the images `trying`, without their labels, and without feature alignment, which takes a pass over
+    the calibration images for each. Answers are compared if the head is a probe, else features. A fused span needs a
+    block before it; fused plans are tried with linear maps, which come near them.
     """
-    costs, kind = span_costs(moments), split_align(translator)[0]
-    folded = kind == FUSED
-    if folded:
+    costs, kind = span_costs(workshop.moments), split_align(translator)[0]
+    if kind == FUSED:
         costs = {span: float("inf") if span.start == -1 else cost for span, cost in costs.items()}
     probe = head.module if isinstance(head.module, Probe) else None
     measure = "divergence" if probe else "features"
@@ -56,20 +52,27 @@ def make_selector(
         plans = best_plans(costs, CANDIDATES, remove)
         if len(plans) == 1:
             return Choice(plans[0], 0, 0)
-        maps = {"translator": "linear" if folded else kind, "calibration": moments}
-        costs_when_run = run_plans(encoder, trying, plans, head=probe, measures=[measure], **maps)
+        maps = {"translator": "linear" if kind == FUSED else kind, "calibration": workshop.moments}
+        costs_when_run = run_plans(workshop.encoder, trying, plans, head=probe, measures=[measure], **maps)
         return Choice(plans[int(costs_when_run[measure].argmin())], len(plans), len(trying))
 
     return choose
 
 
+def larger_and_larger(
+    workshop: Workshop, choose: Callable[[int], Choice], translator: str, head: Head, images: Images
+) -> Iterator[tuple[Choice, np.ndarray, np.ndarray]]:
+    """Remove one block, two, and so on: the plan, and the scores of every image before and after."""
+    original = answers(form(workshop.encoder, head), images)
+    before = score(original, original, images, head)
+    for removed in range(1, len(workshop.encoder.blocks)):
+        choice = choose(removed)
+        smaller = form(*workshop.make(choice.plan, translator, head))
+        yield choice, before, score(answers(smaller, images), original, images, head)
+
+
 def largest_plan_within(
-    encoder: Encoder,
-    make: Callable[[Plan, Head], tuple[Encoder, Head]],
-    choose: Callable[[int], Choice],
-    head: Head,
-    images: Images,
-    max_drop: float,
+    tested: Iterable[tuple[Choice, np.ndarray, np.ndarray]], head: Head, max_drop: float
 ) -> tuple[Plan, pd.DataFrame]:
     """Remove one block more, and one more, while held-out images say that at most `max_drop` points are lost.
 
@@ -79,14 +82,10 @@ def largest_plan_within(
 
     Parameters
     ----------
-    encoder
-        The original.
-    make
-        A plan and the original's head -> the smaller encoder and its head.
-    choose
-        A number of blocks -> the plan to test.
-    head, images
-        The original's head, and images that neither maps, head nor `choose` have seen.
+    tested
+        `larger_and_larger`, on images that neither maps, head nor choice have seen.
+    head
+        The original's.
     max_drop
         Points, above 0 and below 100.
 
@@ -100,13 +99,11 @@ def largest_plan_within(
     InputError
         If removing one block may lose more; it says how many images would tell.
     """
-    original, best, rows = answers(form(encoder, head), images), None, []
-    before = score(original, original, images, head)
-    for removed in range(1, len(encoder.blocks)):
-        choice = choose(removed)
-        after = score(answers(form(*make(choice.plan, head)), images), original, images, head)
+    best, rows = None, []
+    for choice, before, after in tested:
         lost = points_lost(before, after, head)
-        rows.append((removed, str(choice.plan), choice.tried, choice.images, *lost, len(images)))
+        removed = len(choice.plan.removed)
+        rows.append((removed, str(choice.plan), choice.tried, choice.images, *lost, len(before)))
         if lost[2] > max_drop:
             break
         best = choice.plan
