@@ -85,6 +85,15 @@ def fuse_spans(encoder: Encoder, plan: str | Plan, images, *, batch_size: int = 
     return folded
 
 
+def can_fuse(encoder: Encoder) -> bool:
+    """Whether the encoder has whole blocks with an MLP, and a configuration that counts them."""
+    whole = encoder.sublayer_split is None and hasattr(getattr(encoder.model, "config", None), "num_hidden_layers")
+    try:
+        return whole and down_projection(encoder, 0) is not None
+    except InputError:
+        return False
+
+
 def down_projection(encoder: Encoder, block: int) -> nn.Linear:
     """The last layer of a block's MLP, known by its shape: the last linear layer from more values to the width.
 

@@ -72,7 +72,11 @@ ARGUMENTS = {
         "metavar": "POINTS",
         "help": "remove as many blocks as lose at most this many points on held-out training images (1, the default)",
     },
-    "--translator": {"help": "the map: context+align (context where no linear head can absorb it), linear, fused, ..."},
+    "--translator": {"help": "one map alone: linear, context, fused, ..., with +align behind it or without"},
+    "--prefer": {
+        "choices": ["accuracy", "size", "speed"],
+        "help": "compare context, linear and fused maps, and take the first or the last (accuracy; size for sublayers)",
+    },
     "--head": {"choices": ["own", "new"], "help": "the checkpoint's classifier, or a new one (own if there is one)"},
     "--sublayers": {"action": "store_true", "help": "count attentions (2k for block k) and MLPs (2k+1), not blocks"},
     "moments --features": {"action": "store_true", "help": "keep the original's features and the labels too"},
@@ -98,8 +102,9 @@ COMMANDS = {
     commands.collect: "grid --results-dir --out --force",
     commands.params: "notebook",
     commands.doctor: "",
-    commands.approximate: "model --data --remove|--remove-blocks|--plan|--max-drop --translator --head --sublayers"
-    " --features --image-size --train-size --test-size --calibration-size --device --seed --out --force",
+    commands.approximate: "model --data --remove|--remove-blocks|--plan|--max-drop --translator|--prefer"
+    " --head --sublayers --features --image-size --train-size --test-size --calibration-size --device --seed --out"
+    " --force",
     commands.fetch: "name",
     commands.moments: "model data --shards --jobs --dask --split --size --seed --tokens --features --batch-size"
     " --device --out",

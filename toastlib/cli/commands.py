@@ -138,7 +138,7 @@ def approximate(options: argparse.Namespace) -> int:
         images,
         remove=plan_of(options.remove_blocks) if options.remove_blocks else options.plan or options.remove,
         max_drop=options.max_drop,
-        translator=options.translator,
+        translator=options.translator or options.prefer,
         head=options.head,
         calibration=options.calibration_size,
         seed=options.seed,

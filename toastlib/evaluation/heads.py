@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -171,21 +170,6 @@ def score(found: Tensor, original: Tensor, images: Images, head: Head) -> np.nda
     return (found.argmax(1) == expected).double().numpy()
 
 
-def compare(
-    models: tuple["PreTrainedModel", "PreTrainedModel"], head: Head, images: Images
-) -> tuple[tuple[np.ndarray, np.ndarray], pd.DataFrame | None]:
-    """Scores of the original and of the smaller model for every image, and the table of classes."""
-    found = [answers(model, images) for model in models]
-    scores = tuple(score(one, found[0], images, head) for one in found)
-    if head.measure != "accuracy":
-        return scores, None
-    frame = pd.DataFrame({"label": images.labels.cpu().numpy(), "before": scores[0], "after": scores[1]})
-    table = frame.groupby("label").agg(images=("after", "size"), before=("before", "mean"), after=("after", "mean"))
-    table[["before", "after"]] *= 100
-    table.insert(0, "class", [images.class_names[label] for label in table.index])
-    return scores, table.reset_index(drop=True)
-
-
 def points_lost(before: np.ndarray, after: np.ndarray, head: Head) -> Accuracy:
     """Points that the scores lose over the same images, with the 95 % interval.
 
@@ -216,15 +200,18 @@ def percent(scores: np.ndarray, measure: str) -> Accuracy:
 
 
 def measure_latency(
-    models: tuple["PreTrainedModel", "PreTrainedModel"], images: Images, sizes: tuple[int, ...] = (1, 32)
-) -> dict[int, tuple[float, float]]:
-    """Batch size -> median milliseconds per batch of both models, timed in turns; no size beyond the images."""
+    models: Sequence["PreTrainedModel"], images: Images, sizes: tuple[int, ...] = (1, 32)
+) -> dict[int, list[tuple[float, float, float]]]:
+    """Batch size -> milliseconds per batch of every model, timed in turns: median and quartiles of the rounds.
+
+    No size is larger than the number of images.
+    """
     latency = {}
     for size in (size for size in sizes if size <= len(images)):
         inputs, _ = next(images[:size].batches(size))
         timed = relative_throughput(dict(enumerate(models)), inputs, repeats=9 if size > 1 else 25)
-        seconds = (1000 * size / timed["images_per_second"]).groupby(timed["encoder"]).median()
-        latency[size] = (seconds[0], seconds[1])
+        seconds = (1000 * size / timed["images_per_second"]).groupby(timed["encoder"]).quantile([0.5, 0.25, 0.75])
+        latency[size] = [tuple(seconds[index]) for index in range(len(models))]
     return latency
 
 

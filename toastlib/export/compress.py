@@ -1,19 +1,21 @@
 """Compression: blocks chosen, removed and replaced, and the cost measured, in one call."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import torch
 
-from toastlib.approximation.fuse import FUSED
+from toastlib.approximation.fuse import FUSED, can_fuse
 from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
 from toastlib.evaluation.heads import (
     MEASURES,
     Head,
+    answers,
+    changes,
     choose_head,
-    compare,
     describe,
     device_name,
     first_layer,
@@ -21,15 +23,17 @@ from toastlib.evaluation.heads import (
     measure_latency,
     percent,
     points_lost,
+    score,
 )
 from toastlib.evaluation.smaller import Workshop
-from toastlib.export.folder import save_compressed
+from toastlib.export.changes import by_class, flips
+from toastlib.export.result import CompressionResult
 from toastlib.models.classifier import own_classifier
 from toastlib.models.costs import example_input, flops, parameter_count
 from toastlib.models.encoder import Encoder
-from toastlib.models.model_card import Accuracy, ModelCardData, Sizes, removed_in_words
+from toastlib.models.model_card import ModelCardData, Sizes
 from toastlib.models.saving import OWN, stored_dtype
-from toastlib.plan import Plan
+from toastlib.plan import ORIGINAL, Plan
 from toastlib.selection.search import HELD_OUT, TESTED, larger_and_larger, largest_plan_within, make_selector
 from toastlib.statistics.similarity import similarity
 from toastlib.translators.base import ALIGN, RECOMMENDED, make_translator, split_align
@@ -40,90 +44,7 @@ if TYPE_CHECKING:
 TRIED_ON = 200
 """Training images on which candidate plans are compared, reserved before the calibration images are drawn."""
 MAX_DROP = 1.0  # points
-
-
-@dataclass(frozen=True)
-class CompressionResult:
-    """A smaller encoder, and what it costs.
-
-    Attributes
-    ----------
-    plan, translator, encoder, head
-        The removed spans, the translator that replaces them, the smaller encoder and its head.
-    card, lost
-        Facts about both models; points lost, paired over the test images, with their 95 % interval.
-    classes
-        One row per class: ``class``, ``images``, ``before``, ``after`` in percent; `None` without labels.
-    similarity
-        Linear CKA of all blocks on the calibration set, from `similarity`.
-    search
-        One row per number of blocks that was tried, with the columns `TESTED`; ``lost``, ``low`` and ``high`` are NaN
-        where the number was given, and there is no row where the plan was.
-    max_drop
-        The promise, in points; `None` where a plan or a number of blocks was given.
-    """
-
-    plan: Plan
-    translator: str
-    encoder: Encoder
-    head: Head
-    card: ModelCardData
-    lost: Accuracy
-    classes: pd.DataFrame | None
-    similarity: pd.DataFrame
-    search: pd.DataFrame
-    max_drop: float | None = None
-
-    @property
-    def fused(self) -> bool:
-        """True if the maps are in the weights of other blocks, and the architecture is the original's."""
-        return split_align(self.translator)[0] == FUSED
-
-    def summary(self) -> str:
-        """What was done, in two lines, and what it costs, in five."""
-        card, (lost, low, high) = self.card, self.lost
-        removed = removed_in_words(self.plan.removed, self.encoder.sublayer_split is not None)
-        size = "{:,} to {:,} parameters ({}), {:.3g} to {:.3g} MB on disk"
-        (before, after), megabytes = card.sizes.parameters, [count / 1e6 for count in card.sizes.bytes]
-        times = [
-            f"{old:.3g} to {new:.3g} ms ({change(old, new)}) at batch {batch}"
-            for batch, (old, new) in card.latency.items()
-        ]
-        return "\n".join(
-            [
-                card.head,
-                f"Removed: {removed} (plan {self.plan}); in their place: {self.translator}.",
-                *self.choice(),
-                "",
-                f"{card.measure} before  {{:.1f}} % [{{:.1f}}, {{:.1f}}]".format(*card.before),
-                f"{card.measure} after   {{:.1f}} % [{{:.1f}}, {{:.1f}}]".format(*card.after),
-                f"difference  {-lost:+z.1f} points [{-high:+z.1f}, {-low:+z.1f}], paired over {card.evaluation}",
-                f"size  {size.format(before, after, change(before, after), *megabytes)}",
-                f"time  {', '.join(times)}, on {card.device}",
-            ]
-        )
-
-    def choice(self) -> list[str]:
-        """How the blocks were chosen, in a sentence or two; nothing where the plan was given."""
-        if self.search.empty:
-            return []
-        row = self.search[self.search["plan"] == str(self.plan)].iloc[-1]
-        text = [
-            f"Of {row['tried']} plans that were run on {row['tried_on']:,} training images, this one changes least."
-            if row["tried"]
-            else "There is one plan only that removes so many blocks."
-        ]
-        if self.max_drop is not None:
-            lost, low, high = self.lost
-            text += [
-                f"On {row['held_out']:,} other training images it loses {row['lost']:.1f} [{row['low']:.1f}, "
-                f"{row['high']:.1f}] points, and at most {self.max_drop:g} was asked for.",
-                f"On the test images the promise is {'kept' if lost <= self.max_drop else 'NOT kept'}: "
-                f"{lost:.1f} [{low:.1f}, {high:.1f}].",
-            ]
-        return text
-
-    save = save_compressed
+PREFERENCES = ("accuracy", "size", "speed")
 
 
 def compress(
@@ -150,7 +71,9 @@ def compress(
         images, which neither maps, head nor choice have seen. As many blocks go as that allows.
     translator
         A name of `TRANSLATORS`, or ``"fused"``; ``"+align"`` behind it adds feature alignment, which the head absorbs.
-        `None` is ``"context+align"`` where there is a linear head, else ``"context"``.
+        Or a preference, ``"accuracy"``, ``"size"`` or ``"speed"``: ``"context"``, ``"linear"`` and ``"fused"`` are
+        compared, aligned where there is a linear head, and for accuracy the first is taken, else the last. `None` is
+        ``"accuracy"`` for blocks; for sublayers ``"size"``, as a ``"context"`` map is no smaller than a sublayer.
     head
         ``"own"``, the checkpoint's classifier, which must know all classes of the data by name (case, spaces, ``_`` and
         ``-`` aside); ``"new"``, a linear one that is trained on the original's features and frozen; `None` is the own
@@ -169,13 +92,12 @@ def compress(
         If both `remove` and `max_drop` are given, a name is unknown, the encoder cannot be saved, its classifier does
         not know all classes, or not even one block can be removed.
     """
-    _check(encoder, remove, max_drop, translator or RECOMMENDED)
+    _check(encoder, remove, max_drop, RECOMMENDED if translator is None or translator in PREFERENCES else translator)
     classifier, wanted = (None, head) if head is None or isinstance(head, str) else (head, OWN)
     if classifier is None and encoder.checkpoint:
         classifier = own_classifier(*encoder.checkpoint[:2])
     own_head = choose_head(encoder, data, classifier, seed, wanted)
-    if translator is None:
-        translator = RECOMMENDED if first_layer(own_head, encoder) is None else RECOMMENDED + ALIGN
+    names = _translators(translator, encoder, own_head)
     max_drop = MAX_DROP if remove is None and max_drop is None else max_drop
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
     held_out_count = 0 if max_drop is None else len(data.train) // HELD_OUT
@@ -189,40 +111,101 @@ def compress(
         plan = Plan.parse(remove).check(len(encoder.blocks))
     else:
         trial = choose_head(encoder, replace(data, train=fitting), classifier, seed, wanted)
-        choose = make_selector(workshop, tried_on, trial, translator)
+        choose = make_selector(workshop, tried_on, trial, names[0])
         if max_drop is None:
             plan, tried, images = choose(remove)
             search.loc[0] = (remove, str(plan), tried, images, *(float("nan"),) * 3, 0)
         else:
-            tested = larger_and_larger(workshop, choose, translator, trial, held_out)
+            tested = larger_and_larger(workshop, choose, names[0], trial, held_out)
             plan, search = largest_plan_within(tested, trial, max_drop)
-    smaller, new_head = workshop.make(plan, translator, own_head)
-    models = form(encoder, own_head), form(smaller, new_head)
-    scores, classes = compare(models, new_head, data.test)
-    before, after = (percent(score, new_head.measure) for score in scores)
+    made, reasons = _make_all(workshop, plan, names, own_head)
+    models = [form(encoder, own_head), *(form(*pair) for pair in made.values())]
+    found = [answers(model, data.test) for model in models]
+    scores = [score(one, found[0], data.test, own_head) for one in found]
+    latency = measure_latency(models, data.test)
+    weights = [parameter_count(model) for model in models]
+    (smaller, new_head), size = next(iter(made.values())), stored_dtype(encoder).itemsize
+    before, after = (percent(one, own_head.measure) for one in scores[:2])
     card = ModelCardData(
         base=encoder.name,
         calibration=f"{len(workshop.images)} training images of {data.name}, seed {seed}",
         evaluation=f"{len(data.test)} test images of {data.name}",
-        measure=MEASURES[new_head.measure],
+        measure=MEASURES[own_head.measure],
         head=describe(own_head, data, classifier),
         before=before,
         after=after,
-        latency=measure_latency(models, data.test),
+        latency={batch: (times[0][0], times[1][0]) for batch, times in latency.items()},
         device=device_name(encoder.device),
         sizes=Sizes(
-            tuple(parameter_count(model) for model in models),
+            (weights[0], weights[1]),
             tuple(flops(one, example_input(one)) for one in (encoder, smaller)),
-            tuple(parameter_count(model) * stored_dtype(encoder).itemsize for model in models),
+            (weights[0] * size, weights[1] * size),
         ),
     )
-    lost, matrix = points_lost(*scores, new_head), similarity(workshop.moments, "cka")
-    return CompressionResult(plan, translator, smaller, new_head, card, lost, classes, matrix, search, max_drop)
+    measured = _maps(made, reasons, scores, [count * size / 1e6 for count in weights], latency, own_head)
+    with_labels = own_head.measure == "accuracy"
+    return CompressionResult(
+        plan=plan,
+        translator=next(iter(made)),
+        encoder=smaller,
+        head=new_head,
+        card=card,
+        lost=points_lost(*scores[:2], own_head),
+        maps=measured,
+        classes=by_class(data.test, *scores[:2], own_head) if with_labels else None,
+        flips=[] if own_head.measure == "similarity" else flips(data.test, found[:2], scores[:2], own_head),
+        similarity=similarity(workshop.moments, "cka"),
+        search=search,
+        max_drop=max_drop,
+    )
 
 
-def change(before: float, after: float) -> str:
-    """A relative change in percent, in words of a table."""
-    return f"{100 * (after / before - 1):+z.0f} %"
+def _translators(translator: str | None, encoder: Encoder, head: Head) -> list[str]:
+    """The translators to compare, the one that is taken first: a name alone, or those that a preference names."""
+    if translator is not None and translator not in PREFERENCES:
+        return [translator]
+    align = ALIGN if first_layer(head, encoder) is not None else ""
+    names = [FUSED, "linear", RECOMMENDED]
+    if not can_fuse(encoder):
+        names.remove(FUSED)
+    if translator == "accuracy" or (translator is None and encoder.sublayer_split is None):
+        names.reverse()
+    return [name + align for name in names]
+
+
+def _make_all(
+    workshop: Workshop, plan: Plan, names: list[str], head: Head
+) -> tuple[dict[str, tuple[Encoder, Head]], dict[str, str]]:
+    """Translator -> smaller encoder and head; and for those that this plan does not allow, why."""
+    made, reasons = {}, {}
+    for name in names:
+        try:
+            made[name] = workshop.make(plan, name, head)
+        except InputError as error:
+            if len(names) == 1:
+                raise
+            reasons[name] = str(error)
+    return made, reasons
+
+
+def _maps(
+    made: dict, reasons: dict[str, str], scores: list[np.ndarray], megabytes: list[float], latency: dict, head: Head
+) -> pd.DataFrame:
+    """A row for each translator, the original's first."""
+    rows = []
+    for index, name in enumerate((ORIGINAL, *made)):
+        lost = points_lost(scores[0], scores[index], head) if index else (0.0,) * 3
+        worse, better = changes(scores[0], scores[index])
+        times = {
+            f"{column}_{batch}": value
+            for batch, models in latency.items()
+            for column, value in zip(("ms", "ms_low", "ms_high"), models[index], strict=True)
+        }
+        row = {"translator": name, "lost": lost[0], "low": lost[1], "high": lost[2], "worse": worse, "better": better}
+        opens = "transformers" if name == ORIGINAL or split_align(name)[0] == FUSED else "transformers with toastlib"
+        rows.append(row | {"megabytes": megabytes[index], **times, "opens": opens, "why": ""})
+    rows += [{"translator": name, "why": why} for name, why in reasons.items()]
+    return pd.DataFrame(rows)
 
 
 def _check(encoder: Encoder, remove: int | str | Plan | None, max_drop: float | None, translator: str) -> None:

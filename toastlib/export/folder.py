@@ -13,7 +13,7 @@ from toastlib.output import writing
 from toastlib.translators.base import split_align
 
 if TYPE_CHECKING:
-    from toastlib.export.compress import CompressionResult
+    from toastlib.export.result import CompressionResult
 
 
 def save_compressed(result: CompressionResult, folder: str | Path, *, force: bool = False) -> Path:

@@ -1,0 +1,128 @@
+"""What a compression has made, what it costs, and whether it is worth it."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from toastlib.approximation.fuse import FUSED
+from toastlib.evaluation.heads import Head
+from toastlib.export.changes import Flip
+from toastlib.export.folder import save_compressed
+from toastlib.models.encoder import Encoder
+from toastlib.models.model_card import Accuracy, ModelCardData, removed_in_words
+from toastlib.plan import Plan
+from toastlib.translators.base import split_align
+
+
+@dataclass(frozen=True)
+class CompressionResult:
+    """A smaller encoder, and what it costs.
+
+    Attributes
+    ----------
+    plan, translator, encoder, head
+        The removed spans, the translator that replaces them, the smaller encoder and its head.
+    card, lost
+        Facts about both models; points lost, paired over the test images, with their 95 % interval.
+    maps
+        One row for the original and for every translator that was compared: points ``lost`` with ``low`` and ``high``,
+        images that turn ``worse`` and ``better``, ``megabytes`` on disk, ``ms_1`` and ``ms_32`` per batch with their
+        quartiles ``ms_low_1`` ..., what ``opens`` it, and ``why`` it cannot be had.
+    classes
+        One row per class, from `by_class`; `None` without labels.
+    flips
+        The test images that turn wrong.
+    similarity
+        Linear CKA of all blocks on the calibration set, from `similarity`.
+    search
+        One row per number of blocks that was tried, with the columns `TESTED`; ``lost``, ``low`` and ``high`` are NaN
+        where the number was given, and there is no row where the plan was.
+    max_drop
+        The promise, in points; `None` where a plan or a number of blocks was given.
+    """
+
+    plan: Plan
+    translator: str
+    encoder: Encoder
+    head: Head
+    card: ModelCardData
+    lost: Accuracy
+    maps: pd.DataFrame
+    classes: pd.DataFrame | None
+    flips: list[Flip]
+    similarity: pd.DataFrame
+    search: pd.DataFrame
+    max_drop: float | None = None
+
+    @property
+    def fused(self) -> bool:
+        """True if the maps are in the weights of other blocks, and the architecture is the original's."""
+        return split_align(self.translator)[0] == FUSED
+
+    @property
+    def removed(self) -> str:
+        """The removed blocks in words."""
+        return removed_in_words(self.plan.removed, self.encoder.sublayer_split is not None)
+
+    def verdict(self) -> str:
+        """Whether it is worth it, in one sentence: size and time won, and what that costs."""
+        lost, low, high = self.lost
+        batch, (old, new) = max(self.card.latency.items())
+        faster = self.maps[f"ms_high_{batch}"][1] < self.maps[f"ms_low_{batch}"][0]
+        size, time = (100 * (1 - after / before) for before, after in (self.card.sizes.parameters, (old, new)))
+        won = f"{size:.0f} % fewer parameters" if size >= 1 else "no fewer parameters"
+        won += f" and {time:.0f} % less time" if faster else " and no less time"
+        told = "" if low > 0 else ", which is not told from none"
+        worth = "" if size >= 1 or faster else "Not worth it: "
+        return f"{worth}{won} at batch {batch}, for {lost:.1f} [{low:.1f}, {high:.1f}] points{told}."
+
+    def summary(self) -> str:
+        """What was done, in two lines, and what it costs, in five."""
+        card, (lost, low, high) = self.card, self.lost
+        size = "{:,} to {:,} parameters ({}), {:.3g} to {:.3g} MB on disk"
+        (before, after), megabytes = card.sizes.parameters, [count / 1e6 for count in card.sizes.bytes]
+        times = [
+            f"{old:.3g} to {new:.3g} ms ({change(old, new)}) at batch {batch}"
+            for batch, (old, new) in card.latency.items()
+        ]
+        return "\n".join(
+            [
+                card.head,
+                f"Removed: {self.removed} (plan {self.plan}); in their place: {self.translator}.",
+                *self.choice(),
+                self.verdict(),
+                "",
+                f"{card.measure} before  {{:.1f}} % [{{:.1f}}, {{:.1f}}]".format(*card.before),
+                f"{card.measure} after   {{:.1f}} % [{{:.1f}}, {{:.1f}}]".format(*card.after),
+                f"difference  {-lost:+z.1f} points [{-high:+z.1f}, {-low:+z.1f}], paired over {card.evaluation}",
+                f"size  {size.format(before, after, change(before, after), *megabytes)}",
+                f"time  {', '.join(times)}, on {card.device}",
+            ]
+        )
+
+    def choice(self) -> list[str]:
+        """How the blocks were chosen, in a sentence or two; nothing where the plan was given."""
+        if self.search.empty:
+            return []
+        row = self.search[self.search["plan"] == str(self.plan)].iloc[-1]
+        text = [
+            f"Of {row['tried']} plans that were run on {row['tried_on']:,} training images, this one changes least."
+            if row["tried"]
+            else "There is one plan only that removes so many blocks."
+        ]
+        if self.max_drop is not None:
+            lost, low, high = self.lost
+            text += [
+                f"On {row['held_out']:,} other training images it loses {row['lost']:.1f} [{row['low']:.1f}, "
+                f"{row['high']:.1f}] points, and at most {self.max_drop:g} was asked for.",
+                f"On the test images the promise is {'kept' if lost <= self.max_drop else 'NOT kept'}: "
+                f"{lost:.1f} [{low:.1f}, {high:.1f}].",
+            ]
+        return text
+
+    save = save_compressed
+
+
+def change(before: float, after: float) -> str:
+    """A relative change in percent, in words of a table."""
+    return f"{100 * (after / before - 1):+z.0f} %"
