@@ -14,9 +14,11 @@ from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
 from toastlib.evaluation.heads import choose_head
 from toastlib.evaluation.probe import Probe
+from toastlib.export.changes import new_confusions
 from toastlib.export.compress import compress
 from toastlib.models.classifier import match_labels, own_classifier
 from toastlib.models.loading import load_encoder
+from toastlib.models.sublayers import split_blocks
 from toastlib.translators.base import RECOMMENDED
 
 
@@ -337,3 +339,66 @@ def test_a_checkpoint_of_half_precision_stays_one(tuned, tiny_images, tmp_path, 
     with torch.no_grad():
         found = torch.cat([opened(x).logits.argmax(1) for x, _ in tiny_images.test.batches()])
     assert taken.card.after[0] == pytest.approx(100 * (found == tiny_images.test.labels).double().mean().item())
+
+
+def test_the_maps_that_matter_are_compared_on_the_same_images(tiny_encoder, tiny_images):
+    taken = compress(tiny_encoder, tiny_images, remove="0->2 3->4", calibration=40)
+    names = ["context+align", "linear+align", "fused+align"]
+    assert list(taken.maps["translator"]) == ["original", *names]
+    assert taken.translator == names[0]
+    for name, row in zip(names, taken.maps[1:].itertuples(), strict=True):
+        alone = compress(tiny_encoder, tiny_images, remove="0->2 3->4", translator=name, calibration=40)
+        assert (row.lost, row.low, row.high) == pytest.approx(alone.lost)
+        assert row.lost == pytest.approx(100 * (row.worse - row.better) / len(tiny_images.test))
+        assert row.megabytes == pytest.approx(alone.card.sizes.bytes[1] / 1e6)
+        assert row.ms_low_1 <= row.ms_1 <= row.ms_high_1
+    assert taken.maps["opens"][3] == "transformers"
+    smallest = compress(tiny_encoder, tiny_images, remove="0->2 3->4", translator="size", calibration=40)
+    assert list(smallest.maps["translator"]) == ["original", *names[::-1]]
+    assert smallest.fused
+    assert smallest.card.sizes.parameters[1] == min(taken.maps["megabytes"]) * 1e6 / 4
+
+
+def test_a_map_that_cannot_be_had_says_why(tiny_encoder, tiny_images):
+    taken = compress(tiny_encoder, tiny_images, remove="-1->1", translator="speed", calibration=40)
+    assert taken.translator == "linear+align"
+    last = taken.maps.iloc[-1]
+    assert (last["translator"], last["worse"] != last["worse"]) == ("fused+align", True)
+    assert "no block stands before it" in last["why"]
+    assert "no block stands before it" in taken.summary()
+    with pytest.raises(InputError, match="no block stands before it"):
+        compress(tiny_encoder, tiny_images, remove="-1->1", translator="fused", calibration=40)
+
+
+def test_sublayers_take_a_map_that_is_smaller_than_they_are(tiny_encoder, tiny_images):
+    taken = compress(split_blocks(tiny_encoder), tiny_images, remove="2->3 4->5", calibration=40)
+    assert list(taken.maps["translator"]) == ["original", "linear+align", "context+align"]
+    assert taken.card.sizes.parameters[1] < taken.card.sizes.parameters[0]
+    large = compress(split_blocks(tiny_encoder), tiny_images, remove="2->3 4->5", translator="context", calibration=40)
+    assert large.card.sizes.parameters[1] > 0.99 * large.card.sizes.parameters[0]
+    assert "no fewer parameters" in large.verdict()
+
+
+def test_the_verdict_names_what_is_won_and_what_it_costs(taken):
+    row = dict.fromkeys(("ms_low_1", "ms_low_32", "ms_high_1", "ms_high_32"), 1.0)
+    same = replace(taken, maps=taken.maps.assign(**row), lost=(2.0, 0.5, 3.5))
+    size = 100 * (1 - taken.card.sizes.parameters[1] / taken.card.sizes.parameters[0])
+    assert same.verdict() == f"{size:.0f} % fewer parameters and no less time at batch 32, for 2.0 [0.5, 3.5] points."
+    sizes = taken.card.sizes._replace(parameters=(100, 100))
+    nothing = replace(same, card=replace(taken.card, sizes=sizes), lost=(0.5, -0.5, 1.5))
+    assert nothing.verdict() == (
+        "Not worth it: no fewer parameters and no less time at batch 32, for 0.5 [-0.5, 1.5] points, which is not told "
+        "from none."
+    )
+
+
+def test_what_breaks_is_counted_by_class_and_by_confusion(taken, tiny_images):
+    lost = taken.classes
+    assert lost["images"].sum() == len(tiny_images.test)
+    assert ((lost["low"] <= lost["lost"]) & (lost["lost"] <= lost["high"])).all()
+    assert lost["lost"].to_numpy() == pytest.approx((lost["before"] - lost["after"]).to_numpy())
+    assert len(taken.flips) == taken.maps["worse"][1]
+    assert all(flip.before == flip.label != flip.after for flip in taken.flips)
+    confusions = new_confusions(taken.flips)
+    assert confusions["images"].sum() == len(taken.flips)
+    assert confusions["images"].is_monotonic_decreasing

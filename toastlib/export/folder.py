@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader
+from PIL import Image
 
 from toastlib.evaluation.heads import names_of
+from toastlib.export.changes import SHOWN, new_confusions
 from toastlib.models.model_card import loading_code
 from toastlib.output import writing
 from toastlib.translators.base import split_align
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from toastlib.export.result import CompressionResult
 
 
@@ -35,7 +41,7 @@ def report(result: CompressionResult) -> str:
     matrix = result.similarity.pivot(index="first", columns="second", values="value").fillna(0)
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     return templates.get_template("report.html").render(
-        title=f"{result.card.base}, {count} block{'' if count == 1 else 's'} fewer",
+        title=f"{result.card.base} without {result.removed}",
         result=result,
         card=result.card,
         translator=split_align(result.translator),
@@ -45,7 +51,18 @@ def report(result: CompressionResult) -> str:
         least=float(matrix.min().min()),
         code=loading_code("THIS-FOLDER", with_head, result.fused),
         classes=result.classes,
+        maps=result.maps_in_words(),
+        pictures=[(_picture(flip.pixels), flip) for flip in result.flips[:SHOWN]],
+        confusions=new_confusions(result.flips),
     )
+
+
+def _picture(pixels: Tensor) -> str:
+    """An image, uint8, (3, height, width), as the address of a picture that lies in the page; 96 pixels at most."""
+    image, file = Image.fromarray(pixels.permute(1, 2, 0).numpy()), io.BytesIO()
+    image.thumbnail((96, 96))
+    image.save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _tiles(result: CompressionResult) -> list[tuple[str, str, str]]:
@@ -55,9 +72,17 @@ def _tiles(result: CompressionResult) -> list[tuple[str, str, str]]:
     if result.head.measure != "accuracy":
         change = "95 % interval {1:.1f} to {2:.1f}".format(*card.after)
     tiles = [(card.measure, f"{card.after[0]:.1f} %", change)]
-    changes = [("parameters", card.sizes.parameters, 1e6, "M"), ("operations", card.sizes.flops, 1e9, "GFLOPs")]
+    if result.head.measure != "similarity":
+        worse, better = result.maps[["worse", "better"]].iloc[1].astype(int)
+        note = f"turn wrong, and {better:,} turn right" if result.head.measure == "accuracy" else "are called otherwise"
+        tiles.append(("changed answers", f"{worse:,}", note))
+    changes = [("on disk", card.sizes.bytes, 1e6, "MB"), ("parameters", card.sizes.parameters, 1e6, "M")]
+    changes += [("operations", card.sizes.flops, 1e9, "GFLOPs")]
     changes += [(f"time, batch {size}", times, 1, "ms, measured here") for size, times in sorted(card.latency.items())]
     for name, (before, after), scale, unit in changes:
-        percent = f"{100 * (after / before - 1):+.0f} %".replace("-", "−")
-        tiles.append((name, percent, f"{before / scale:.3g} to {after / scale:.3g} {unit}"))
+        tiles.append((name, _percent(before, after), f"{before / scale:.3g} to {after / scale:.3g} {unit}"))
     return tiles
+
+
+def _percent(before: float, after: float) -> str:
+    return f"{100 * (after / before - 1):+z.0f} %".replace("-", "−")

@@ -10,7 +10,7 @@ from toastlib.export.changes import Flip
 from toastlib.export.folder import save_compressed
 from toastlib.models.encoder import Encoder
 from toastlib.models.model_card import Accuracy, ModelCardData, removed_in_words
-from toastlib.plan import Plan
+from toastlib.plan import ORIGINAL, Plan
 from toastlib.translators.base import split_align
 
 
@@ -89,8 +89,11 @@ class CompressionResult:
             [
                 card.head,
                 f"Removed: {self.removed} (plan {self.plan}); in their place: {self.translator}.",
-                *self.choice(),
                 self.verdict(),
+                *self.choice(),
+                "",
+                self.maps_in_words().to_string(index=False),
+                *self.refused(),
                 "",
                 f"{card.measure} before  {{:.1f}} % [{{:.1f}}, {{:.1f}}]".format(*card.before),
                 f"{card.measure} after   {{:.1f}} % [{{:.1f}}, {{:.1f}}]".format(*card.after),
@@ -99,6 +102,31 @@ class CompressionResult:
                 f"time  {', '.join(times)}, on {card.device}",
             ]
         )
+
+    def maps_in_words(self) -> pd.DataFrame:
+        """The table of maps as a terminal and the report show it, the map that was taken first of them."""
+        sizes = sorted(self.card.latency)
+        rows = []
+        for row in self.maps[self.maps["why"] == ""].to_dict("records"):
+            lost = "" if row["translator"] == ORIGINAL else "{lost:z.1f} [{low:z.1f}, {high:z.1f}]".format(**row)
+            times = {f"ms at batch {size}": _with_spread(row, f"_{size}") for size in sizes}
+            rows.append(
+                {
+                    "map": row["translator"],
+                    "points lost": lost,
+                    "worse": int(row["worse"]),
+                    "better": int(row["better"]),
+                    "MB": f"{row['megabytes']:.3g}",
+                    **times,
+                    "opens with": row["opens"],
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def refused(self) -> list[str]:
+        """The maps that cannot be had for these blocks, and why."""
+        rows = self.maps[self.maps["why"] != ""]
+        return [f"{row.translator} is not to be had: {row.why}" for row in rows.itertuples()]
 
     def choice(self) -> list[str]:
         """How the blocks were chosen, in a sentence or two; nothing where the plan was given."""
@@ -121,6 +149,11 @@ class CompressionResult:
         return text
 
     save = save_compressed
+
+
+def _with_spread(row: dict, batch: str) -> str:
+    """Milliseconds, and half the distance of their quartiles."""
+    return f"{row['ms' + batch]:.3g} ± {(row['ms_high' + batch] - row['ms_low' + batch]) / 2:.1g}"
 
 
 def change(before: float, after: float) -> str:
