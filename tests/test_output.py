@@ -1,9 +1,13 @@
 """What commands write: whole or not at all, over nothing that is read, and over nothing that somebody else has made."""
 
 import errno
+import signal
 import subprocess
+import sys
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from small_notebook import write_notebook
 
 from toastlib.cli import main
@@ -14,6 +18,12 @@ from toastlib.output import MARK, check_output, writing
 def contents(folder):
     """Every file below a folder, as bytes."""
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def save_weights(folder):
+    """Four megabytes, by a library whose error is none of the system's."""
+    folder.mkdir()
+    save_file({"weight": torch.zeros(1_000_000)}, folder / "model.safetensors")
 
 
 def write(target, text="new", error=None, **settings):
@@ -175,18 +185,55 @@ def test_no_command_writes_over_what_it_did_not_make(places, capsys, command):
     assert contents(places) == before
 
 
-def test_a_disk_that_fills_up_leaves_the_older_folder(tmp_path):
-    """Three megabytes of disk, a folder of one, and a new one of four."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
+KILLED = """
+import os, signal, sys
+from toastlib.output import writing
+
+with writing(sys.argv[1]) as new:
+    new.mkdir()
+    (new / "half").write_text("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_process_that_is_killed_while_writing_leaves_all_as_it_was(tmp_path):
+    write(tmp_path / "out", "old")
+    before = contents(tmp_path / "out")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "out")])
+    assert done.returncode == -signal.SIGKILL
+    assert contents(tmp_path / "out") == before
+    write(tmp_path / "out", "new")
+    assert (tmp_path / "out" / "inner" / "weights").read_text() == "new"
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Three megabytes of disk."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("no small disk can be mounted here")
-    try:
-        write(disk / "out", "x" * 1_000_000)
-        before = contents(disk)
-        with pytest.raises(InputError, match="No space left"):
-            write(disk / "out", "y" * 4_000_000)
-        assert contents(disk) == before
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up_leaves_the_older_folder(disk):
+    write(disk / "out", "x" * 1_000_000)
+    before = contents(disk)
+    with pytest.raises(InputError, match="No space left"):
+        write(disk / "out", "y" * 4_000_000)
+    assert contents(disk) == before
+    with pytest.raises(InputError, match="No space left"), writing(disk / "out") as new:
+        save_weights(new)
+    assert contents(disk) == before
+
+
+def test_a_disk_that_cannot_be_written_is_told_before_anything_is_computed(disk, capsys):
+    write(disk / "out")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    before = contents(disk)
+    command = ["approximate", "vit-mini", "--data", "digits", "--remove", "2", "--out", str(disk / "out")]
+    assert main(command) == 2
+    assert "Read-only file system" in capsys.readouterr().err
+    assert contents(disk) == before

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from toastlib.errors import InputError
 
 MARK = ".toastlib.json"
@@ -56,8 +58,9 @@ def writing(target: str | Path, reads: Iterable[str | Path] = (), force: bool = 
             new.replace(target)
             if (target.parent / MARK).exists():
                 _mark(target.parent, [target])
-    except OSError as error:
-        raise InputError(f"Nothing was written to {target}: {error.strerror or error}.") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise InputError(f"Nothing was written to {target}: {reason}.") from error
     finally:
         if earlier.exists() and not target.exists():
             earlier.rename(target)
