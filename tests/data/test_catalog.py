@@ -217,3 +217,12 @@ def test_a_folder_is_never_the_hubs_fault(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets, "load_dataset", raises(FileNotFoundError("no data\nfiles here")))
     with pytest.raises(InputError, match=f"^Data set '{tmp_path}' cannot be loaded: no data$"):
         open_table(catalog.dataset_entry(str(tmp_path)), None, 0)
+
+
+def test_a_folder_that_is_nearly_named_so_is_told(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="no data set and no folder 'photo': did you mean the folder 'photos'"):
+        catalog.dataset_entry("photo")
+    with pytest.raises(InputError, match="did you mean 'digits'"):
+        catalog.dataset_entry("digit")

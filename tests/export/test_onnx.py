@@ -2,11 +2,14 @@
 
 import importlib.util
 
+import numpy as np
 import pytest
 import torch
 from tiny import SIZES
 
+from toastlib.approximation.fuse import fuse_spans
 from toastlib.approximation.replace import replace_spans
+from toastlib.data.images import Images
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
 from toastlib.export.onnx import TOLERANCE, export_onnx
@@ -38,13 +41,37 @@ def test_without_onnx_it_says_what_to_install(folder):
 @pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not here")
 @pytest.mark.parametrize("folder", ["classifier", "encoder"], indirect=True)
 def test_onnxruntime_computes_what_torch_does(folder, tmp_path):
-    file, difference = export_onnx(folder, tmp_path / "small.onnx")
-    assert file.is_file()
+    _, difference, use = export_onnx(folder, tmp_path / "small.onnx")
     assert difference <= TOLERANCE
+    names = {"pixels": np.zeros((3, 3, 32, 32), np.float32)}
+    exec(use, names)
+    assert len(names.get("logits", names.get("pooler_output"))) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not here")
+@pytest.mark.parametrize("kind", ["classifier", "encoder", "fused"])
+def test_any_model_of_images_is_exported(tiny_model, tiny_encoder, tmp_path, kind):
+    from transformers import ViTForImageClassification
+
+    if kind == "classifier":
+        ViTForImageClassification(tiny_model("vit").config).half().save_pretrained(tmp_path / "one")
+    elif kind == "encoder":
+        tiny_model("vit").save_pretrained(tmp_path / "one")
+    else:
+        images = torch.randint(256, (40, 3, 32, 32), dtype=torch.uint8)
+        pictures = Images(images, None, (), preprocessing=Preprocessing(resize=(32, 32)))
+        tiny_encoder.preprocessing = Preprocessing(resize=(32, 32))
+        fuse_spans(tiny_encoder, "0->2", pictures).save_pretrained(tmp_path / "one")
+    file, difference, _ = export_onnx(tmp_path / "one")
+    assert (file, difference <= TOLERANCE) == (tmp_path / "one" / "model.onnx", True)
 
 
 @pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not here")
-def test_a_foreign_folder_is_not_exported(tiny_model, tmp_path):
-    tiny_model("vit").save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="no folder of a saved smaller model: its model type is 'vit'"):
-        export_onnx(tmp_path)
+def test_what_is_no_model_of_images_is_refused(tiny_model, tmp_path):
+    tiny_model("bert").save_pretrained(tmp_path / "text")
+    with pytest.raises(InputError, match="reads texts"):
+        export_onnx(tmp_path / "text")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="cannot be loaded"):
+        export_onnx(tmp_path / "empty")

@@ -39,7 +39,6 @@ ARGUMENTS = {
     "grid": {"help": "a YAML file, for example grids/demo.yaml"},
     "run notebook": {"help": "name, number or path: 02, 02_approximation, my.ipynb"},
     "params notebook": {"nargs": "?", "help": "one notebook; all of them by default"},
-    "export folder": {"type": Path, "help": "folder that save_pretrained wrote"},
     "model": {"help": "alias, Hub id or folder"},
     "name": {"help": "vit-s14-focus, a ViT-S/14 with 22 million parameters (90 MB)"},
     "moments data": {"help": "alias, Hub id or folder of images"},
@@ -60,7 +59,7 @@ ARGUMENTS = {
         "default": "results",
         "help": "where the runs lie (results)",
     },
-    "export --out": {"type": Path, "help": "the file (model.onnx in the folder)"},
+    "export --out": {"type": Path, "help": "the file (model.onnx in the model's folder, or here)"},
     "--out": {"type": Path, "required": True, "help": "the folder to write"},
     "--force": {"action": "store_true", "help": "replace what toastlib did not write, or what has changed since"},
     "--onnx": {"action": "store_true", "required": True, "help": "the format"},
@@ -108,7 +107,7 @@ COMMANDS = {
     commands.fetch: "name",
     commands.moments: "model data --shards --jobs --dask --split --size --seed --tokens --features --batch-size"
     " --device --out",
-    commands.export: "folder --onnx --out --force",
+    commands.export: "model --onnx --out --force",
     commands.cache: "--clear",
 }
 """Arguments of each command; | separates those of which only one may be given."""

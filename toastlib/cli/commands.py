@@ -177,11 +177,11 @@ def moments(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
-    """Write a saved model in another format, checked against the original."""
+    """Write a model in another format, checked against the original."""
     from toastlib.export.onnx import export_onnx
 
-    file, difference = export_onnx(options.folder, options.out, force=options.force)
-    print(f"{file}: its outputs differ from torch's by at most {difference:.1e} of the largest")
+    file, difference, use = export_onnx(options.model, options.out, force=options.force)
+    print(f"{file}: its outputs differ from torch's by at most {difference:.1e} of the largest\n\n{use}")
     return 0
 
 

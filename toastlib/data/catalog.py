@@ -1,5 +1,6 @@
 """Names of models and data sets: aliases, local folders or Hub ids, in that order; and why the Hub refuses one."""
 
+import difflib
 import os
 import re
 from collections.abc import Iterator
@@ -121,6 +122,9 @@ def _folder_or_hub_id(kind: str, name: str, aliases: dict) -> str:
         raise InputError(f"There is no {kind} folder {name!r}; an alias such as {next(iter(aliases))!r} needs none.")
     if name.count("/") == 1:
         return name
+    near = difflib.get_close_matches(name, [path.name for path in Path.cwd().iterdir() if path.is_dir()], n=1)
+    if near and not difflib.get_close_matches(name, aliases, n=1, cutoff=0.8):
+        raise InputError(f"There is no {kind} and no folder {name!r}: did you mean the folder {near[0]!r}?")
     raise unknown(kind, name, aliases)
 
 

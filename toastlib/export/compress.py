@@ -9,7 +9,7 @@ import torch
 
 from toastlib.approximation.fuse import FUSED, can_fuse
 from toastlib.data.images import ImageSet
-from toastlib.errors import InputError
+from toastlib.errors import InputError, unknown
 from toastlib.evaluation.heads import (
     MEASURES,
     Head,
@@ -36,7 +36,7 @@ from toastlib.models.saving import OWN, stored_dtype
 from toastlib.plan import ORIGINAL, Plan
 from toastlib.selection.search import HELD_OUT, TESTED, larger_and_larger, largest_plan_within, make_selector
 from toastlib.statistics.similarity import similarity
-from toastlib.translators.base import ALIGN, RECOMMENDED, make_translator, split_align
+from toastlib.translators.base import ALIGN, RECOMMENDED, TRANSLATORS, split_align
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -215,8 +215,9 @@ def _check(encoder: Encoder, remove: int | str | Plan | None, max_drop: float | 
         raise InputError(
             f"{encoder.name} was made smaller already: start from the original, with all spans in one plan."
         )
-    if split_align(translator)[0] != FUSED:
-        make_translator(translator)
+    kind, _ = split_align(translator)
+    if kind not in (*TRANSLATORS, FUSED):
+        raise unknown("translator", kind, [name + end for name in (*TRANSLATORS, FUSED) for end in ("", ALIGN)])
     if max_drop is not None and not 0 < max_drop < 100:
         raise InputError(f"max_drop is a number of points between 0 and 100, not {max_drop:g}.")
     if isinstance(remove, int) and not 0 < remove < len(encoder.blocks):

@@ -1,8 +1,7 @@
-"""A saved folder as an ONNX file, checked against torch before it is kept."""
+"""A model of images as an ONNX file, checked against torch before it is kept."""
 
 import contextlib
 import importlib.util
-import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -11,8 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from toastlib.data import catalog
+from toastlib.data.catalog import not_loaded
 from toastlib.data.transforms import Preprocessing, image_size
 from toastlib.errors import InputError
+from toastlib.models.quiet import quiet_transformers
 from toastlib.output import writing
 
 TOLERANCE = 1e-4
@@ -20,41 +22,51 @@ TOLERANCE = 1e-4
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
-class _OneOutput(nn.Module):
-    """Pixel values to one tensor: the logits of a classifier, or the features of an encoder."""
+USE = """\
+import onnxruntime
 
-    def __init__(self, model: nn.Module) -> None:
+session = onnxruntime.InferenceSession("{file}")
+({output},) = session.run(None, {{"pixel_values": pixels}})  # pixels: float32, (batch, 3, {height}, {width})"""
+
+
+class _OneOutput(nn.Module):
+    """Pixel values to one tensor: logits, or features, or hidden states."""
+
+    def __init__(self, model: nn.Module, output: str) -> None:
         super().__init__()
         self.model = model
+        self.output = output
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        output = self.model(pixel_values)
-        return output.logits if "logits" in output else output.pooler_output
+        return self.model(pixel_values)[self.output]
 
 
-def export_onnx(folder: str | Path, target: str | Path | None = None, *, force: bool = False) -> tuple[Path, float]:
-    """Write a saved model as ONNX, with any batch size, and compare it with the model in onnxruntime.
+def export_onnx(model: str | Path, target: str | Path | None = None, *, force: bool = False) -> tuple[Path, float, str]:
+    """Write a model as ONNX, with any batch size, and compare it with the model in onnxruntime.
 
-    Returned are the file, and the largest difference from eager torch over batches of 1 and 3, as a share of the
-    largest output. An `InputError` if a package is missing, the folder cannot be opened, or the difference exceeds
-    `TOLERANCE`; then no file is kept.
+    Returned are the file, the largest difference from eager torch over batches of 1 and 3, as a share of the largest
+    output, and four lines of Python that use the file. An `InputError` if a package is missing, the model cannot be
+    opened or reads texts, or the difference exceeds `TOLERANCE`; then no file is kept.
 
     Parameters
     ----------
-    folder, target
-        A folder of `Encoder.save_pretrained`, and the file, by default ``model.onnx`` in it: ``pixel_values`` of shape
-        (batch, 3, height, width) to ``logits`` (batch, classes), or ``features`` (batch, width) without a classifier.
+    model, target
+        A folder of `Encoder.save_pretrained`, or any classifier or encoder of images that transformers opens by alias,
+        folder or Hub id; and the file, by default ``model.onnx`` in the folder, or here. It takes ``pixel_values`` of
+        shape (batch, 3, height, width) to ``logits``, (batch, classes). A saved encoder gives ``pooler_output``,
+        (batch, width), its features; another ``last_hidden_state``, (batch, tokens, width).
     force
         Replace a file that toastlib did not write.
     """
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise InputError(f"ONNX needs {', '.join(missing)}: pip install 'toastlib[onnx]'.")
-    if not Path(folder).is_dir():
-        raise InputError(f"There is no folder {str(folder)!r}: save a model there first, by Encoder.save_pretrained.")
-    model, size = _opened(Path(folder))
-    target = Path(folder) / "model.onnx" if target is None else Path(target)
-    name = "logits" if model.model.config.head else "features"
-    example = torch.zeros(2, 3, *size)
+    path = catalog.model_path(str(model))
+    model, size = _opened(path)
+    if target is None:  # aliases are embedded: their folders are no place to write to
+        target = (
+            Path(path) / "model.onnx" if Path(path).is_dir() and path not in catalog.MODELS.values() else "model.onnx"
+        )
+    target, example = Path(target), torch.zeros(2, 3, *size)
     with writing(target, force=force) as file:
         with _quiet():
             torch.onnx.export(
@@ -65,32 +77,39 @@ def export_onnx(folder: str | Path, target: str | Path | None = None, *, force: 
                 external_data=False,
                 verbose=False,
                 input_names=["pixel_values"],
-                output_names=[name],
+                output_names=[model.output],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
             )
         difference = _difference(model, file, size)
         if not difference <= TOLERANCE:
-            raise InputError(f"The ONNX model of {folder} differs by {difference:.1e} of the largest output.")
-    return target, difference
+            raise InputError(f"The ONNX model of {path} differs by {difference:.1e} of the largest output.")
+    return target, difference, USE.format(file=target, output=model.output, height=size[0], width=size[1])
 
 
-def _opened(folder: Path) -> tuple[_OneOutput, tuple[int, int]]:
-    """The model in the folder, and the height and width of its images."""
-    from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+def _opened(path: str) -> tuple[_OneOutput, tuple[int, int]]:
+    """The model, float32, and the height and width of its images."""
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+
+    import toastlib.models.modeling_toast  # noqa: F401  # transformers knows saved folders from then on
 
     try:
-        config = AutoConfig.from_pretrained(folder)
-        if config.model_type != "toast":
-            raise ValueError(f"its model type is {config.model_type!r}, and not 'toast'")
-        auto = AutoModelForImageClassification if config.head else AutoModel
-        model = auto.from_pretrained(folder, dtype=torch.float32).eval()
-        settings = folder / "preprocessor_config.json"
-        preprocessing = Preprocessing.from_config(json.loads(settings.read_text())) if settings.is_file() else None
-    except Exception as error:  # each broken part of a folder raises another kind
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{str(folder)!r} is no folder of a saved smaller model: {reason}") from error
-    body = model.toast if config.head else model
-    return _OneOutput(model), image_size(preprocessing, body.tower.config)
+        config = AutoConfig.from_pretrained(path)
+        classifies = any("ForImageClassification" in kind for kind in config.architectures or [])
+        auto = AutoModelForImageClassification if classifies else AutoModel
+        with quiet_transformers():
+            model = auto.from_pretrained(path, dtype=torch.float32).eval()
+    except Exception as error:  # each broken part of a checkpoint raises another kind
+        raise not_loaded("model", path, error, embedded="vit-mini") from error
+    tower = getattr(model, "vision_model", model)
+    if tower.main_input_name != "pixel_values":
+        raise InputError(f"{path} reads texts: only models of images are exported as ONNX.")
+    try:
+        preprocessing = Preprocessing.from_config(AutoImageProcessor.from_pretrained(path).to_dict())
+    except (OSError, ValueError):  # there is none
+        preprocessing = None
+    output = "logits" if classifies else "pooler_output" if config.model_type == "toast" else "last_hidden_state"
+    body = getattr(tower, "toast", tower)
+    return _OneOutput(tower, output), image_size(preprocessing, getattr(body, "tower", body).config)
 
 
 @torch.no_grad()
