@@ -69,7 +69,7 @@ ARGUMENTS = {
     "--max-drop": {
         "type": float,
         "metavar": "POINTS",
-        "help": "remove as many blocks as lose at most this many points on held-out training images (1, the default)",
+        "help": "remove as many blocks as surely (upper end of the 95 %% interval) lose at most this many points (1)",
     },
     "--translator": {"help": "one map alone: linear, context, fused, ..., with +align behind it or without"},
     "--prefer": {
