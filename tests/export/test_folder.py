@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from toastlib.cli import main
 from toastlib.errors import InputError
 from toastlib.export.folder import report
 
@@ -60,3 +61,16 @@ def test_a_folder_that_fails_leaves_nothing_behind(taken, tmp_path, monkeypatch)
     with pytest.raises(InputError, match="full"):
         taken.save(tmp_path / "smaller")
     assert not list(tmp_path.iterdir())
+
+
+def test_folders_are_compared_and_what_differs_is_told(taken, tmp_path, capsys):
+    taken.save(tmp_path / "one")
+    replace(taken, card=replace(taken.card, device="another machine")).save(tmp_path / "two")
+    assert main(["compare", str(tmp_path / "one"), str(tmp_path / "one")]) == 0
+    same = capsys.readouterr().out
+    assert "differ" not in same
+    assert "{:.1f} [{:.1f}, {:.1f}]".format(*taken.lost).replace("-0.0", "0.0") in same
+    assert main(["compare", str(tmp_path / "one"), str(tmp_path / "two")]) == 0
+    assert "They differ in device: " in capsys.readouterr().out
+    assert main(["compare", str(tmp_path / "one"), str(tmp_path)]) == 2
+    assert "holds no report.json" in capsys.readouterr().err

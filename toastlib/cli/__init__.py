@@ -39,6 +39,7 @@ ARGUMENTS = {
     "grid": {"help": "a YAML file, for example grids/demo.yaml"},
     "run notebook": {"help": "name, number or path: 02, 02_approximation, my.ipynb"},
     "params notebook": {"nargs": "?", "help": "one notebook; all of them by default"},
+    "folders": {"nargs": "+", "metavar": "FOLDER", "help": "folders that approximate wrote"},
     "model": {"help": "alias, Hub id or folder"},
     "name": {"help": "vit-s14-focus, a ViT-S/14 with 22 million parameters (90 MB)"},
     "moments data": {"help": "alias, Hub id or folder of images"},
@@ -104,6 +105,7 @@ COMMANDS = {
     commands.approximate: "model --data --remove|--remove-blocks|--plan|--max-drop --translator|--prefer"
     " --head --sublayers --features --image-size --train-size --test-size --calibration-size --device --seed --out"
     " --force",
+    commands.compare: "folders",
     commands.fetch: "name",
     commands.moments: "model data --shards --jobs --dask --split --size --seed --tokens --features --batch-size"
     " --device --out",

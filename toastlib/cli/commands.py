@@ -149,6 +149,17 @@ def approximate(options: argparse.Namespace) -> int:
     return 0
 
 
+def compare(options: argparse.Namespace) -> int:
+    """Lay smaller models beside each other, from the folders that `approximate` wrote."""
+    from toastlib.export.folder import compare_folders
+
+    table, differing = compare_folders(options.folders)
+    print(table.to_string())
+    if differing:
+        print(f"\nThey differ in {', '.join(differing)}: their numbers are not of the same images, model or machine.")
+    return 0
+
+
 def fetch(options: argparse.Namespace) -> int:
     """Make a real checkpoint from the package index; its alias works from then on."""
     from toastlib.models.fetch import fetch

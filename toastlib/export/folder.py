@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
+from toastlib.errors import InputError
 from toastlib.evaluation.heads import names_of
 from toastlib.export.changes import SHOWN, new_confusions
 from toastlib.models.model_card import loading_code
@@ -20,6 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from toastlib.export.result import CompressionResult
+
+FACTS = "report.json"
 
 
 def save_compressed(result: CompressionResult, folder: str | Path, *, force: bool = False) -> Path:
@@ -32,7 +39,43 @@ def save_compressed(result: CompressionResult, folder: str | Path, *, force: boo
         head = result.head
         result.encoder.save_pretrained(staging, head=head.module, class_names=names_of(head), card=result.card)
         (staging / "report.html").write_text(report(result), encoding="utf-8")
+        (staging / FACTS).write_text(json.dumps(facts(result), indent=1) + "\n", encoding="utf-8")
     return Path(folder).resolve()
+
+
+def facts(result: CompressionResult) -> dict[str, Any]:
+    """What ``report.json`` holds: the model card's facts, the plan, its map, and the points lost."""
+    own = {"plan": str(result.plan), "removed": result.removed, "translator": result.translator, "lost": result.lost}
+    return own | asdict(result.card)
+
+
+def compare_folders(folders: Sequence[str | Path]) -> tuple[pd.DataFrame, list[str]]:
+    """A column for each folder of `save_compressed`, a row for each fact; and what stands against comparing them.
+
+    An `InputError` if a folder holds no ``report.json``.
+    """
+    columns, settings = {}, {}
+    for folder in map(Path, folders):
+        try:
+            read = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{folder} holds no {FACTS}: `toast approximate` writes one.") from error
+        settings[folder] = {name: read[name] for name in ("base", "evaluation", "measure", "device")}
+        (before, after), _, weights = read["sizes"]
+        rows = {"removed": read["removed"], "map": read["translator"]}
+        rows[f"{read['measure']} before"] = "{:.1f} % [{:.1f}, {:.1f}]".format(*read["before"])
+        rows[f"{read['measure']} after"] = "{:.1f} % [{:.1f}, {:.1f}]".format(*read["after"])
+        rows["points lost"] = "{:z.1f} [{:z.1f}, {:z.1f}]".format(*read["lost"])
+        rows |= {
+            "parameters": f"{before:,} to {after:,}",
+            "MB on disk": "{:.3g} to {:.3g}".format(*(w / 1e6 for w in weights)),
+        }
+        for batch, times in read["latency"].items():
+            rows[f"ms at batch {batch}"] = "{:.3g} to {:.3g}".format(*times)
+        columns[str(folder)] = rows
+    first = next(iter(settings.values()))
+    differing = [name for name in first if any(one[name] != first[name] for one in settings.values())]
+    return pd.DataFrame(columns).fillna(""), differing
 
 
 def report(result: CompressionResult) -> str:
