@@ -239,7 +239,7 @@ def test_approximate_writes_a_model_and_a_report(tmp_path, capsys):
     lines = out.splitlines()
     assert err == ""
     assert lines[0] == "A new linear classifier is trained on 60 training images."
-    assert lines[1] == f"Removed: blocks 3, 4 and 5 (plan 2->5); in their place: {RECOMMENDED}+align."
+    assert lines[1] == f"Removed: blocks 3, 4 and 5 (plan 2->5). In place of each span: {RECOMMENDED}+align."
     assert lines[-1].strip() == str(tmp_path / "smaller")
     assert (tmp_path / "smaller" / "report.html").is_file()
     assert main([*command, "--out", str(tmp_path)]) == 2
@@ -257,7 +257,10 @@ def test_approximate_counts_sublayers_where_it_is_told_to(tmp_path, capsys):
     command = ["approximate", "vit-mini", "--data", "digits", "--sublayers", "--plan", "4->5 6->7", *sizes]
     assert main([*command, "--out", str(tmp_path / "smaller")]) == 0
     out = capsys.readouterr().out
-    assert "Removed: the MLP of block 2 and the MLP of block 3 (plan 4->5 6->7); in their place: linear+align." in out
+    assert (
+        "Removed: the MLP of block 2 and the MLP of block 3 (plan 4->5 6->7). In place of each span: linear+align."
+        in out
+    )
     assert "2k is the attention of block k" in (tmp_path / "smaller" / "report.html").read_text()
 
 

@@ -133,6 +133,13 @@ class TestLoadImages:
         assert (images.name, images.class_names) == ("handwriting", ("0", "1"))
         assert images.train.pixels.shape == (2, 3, 8, 8)  # kept small until a batch is asked for
 
+    @pytest.mark.filterwarnings("ignore::UserWarning")
+    def test_pictures_that_lie_in_splits_alone_have_no_labels(self, tiny_encoder, image_folder):
+        pictures = {f"{split}/{k}.png": digit_images()[0] for split in ("train", "test") for k in range(3)}
+        images = load_images(image_folder(pictures), tiny_encoder)
+        assert (images.train.labels, images.test.labels, images.class_names) == (None, None, ())
+        assert (len(images.train), len(images.test)) == (3, 3)
+
     def test_a_set_is_called_by_its_label_column_too(self, tiny_encoder, monkeypatch):
         monkeypatch.setattr("toastlib.data.images.open_table", lambda *args: digits())
         assert load_images("uoft-cs/cifar100:fine_label", tiny_encoder).name == "cifar100-fine"

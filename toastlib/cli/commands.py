@@ -12,6 +12,7 @@ from pathlib import Path
 
 from toastlib.errors import InputError
 from toastlib.output import check_output
+from toastlib.plan import Plan, plan_of
 from toastlib.runs import collect as collecting
 from toastlib.runs.cluster import connect, sbatch_script, worker_pool
 from toastlib.runs.grid import paper_grid, read_grid
@@ -122,12 +123,12 @@ def doctor(options: argparse.Namespace) -> int:
 def approximate(options: argparse.Namespace) -> int:
     """Make a checkpoint smaller: a folder with the model and a page that says what it costs."""
     out = check_output(options.out, _read_by(options), options.force)  # before anything is downloaded or computed
+    plan = plan_of(options.remove_blocks) if options.remove_blocks else options.plan and Plan.parse(options.plan)
 
     from toastlib.data.images import load_images
     from toastlib.export.compress import compress
     from toastlib.models.loading import load_encoder
     from toastlib.models.sublayers import split_blocks
-    from toastlib.plan import plan_of
 
     size = options.image_size
     encoder = load_encoder(options.model, features=options.features, device=options.device, image_size=size)
@@ -136,7 +137,7 @@ def approximate(options: argparse.Namespace) -> int:
     result = compress(
         split_blocks(encoder) if options.sublayers else encoder,
         images,
-        remove=plan_of(options.remove_blocks) if options.remove_blocks else options.plan or options.remove,
+        remove=plan or options.remove,
         max_drop=options.max_drop,
         translator=options.translator or options.prefer,
         head=options.head,

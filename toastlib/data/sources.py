@@ -87,6 +87,10 @@ class TextTable:
     class_names: tuple[str, ...]
 
 
+SPLITS = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval"}
+"""Folders of splits, which the `datasets` library takes for classes where there are no others."""
+
+
 def open_table(entry: DatasetEntry, image: str | None, seed: int) -> tuple[DatasetTable | StreamedTable, ...]:
     """Training and test rows of a set of images, from the Hub or a local folder; nothing is decoded yet.
 
@@ -96,6 +100,8 @@ def open_table(entry: DatasetEntry, image: str | None, seed: int) -> tuple[Datas
     image = _find_column(image or entry.image, "image", train.features, entry.path)
     label = _find_column(entry.label, "label", train.features, entry.path)
     names = _class_names(train, label)
+    if entry.label is None and names and SPLITS.issuperset(names):  # pictures lie in train/ and test/, in no class
+        label, names = None, ()
     if _is_streamed(train):
         splits = [(train, range(4)), (train, range(4, 5))] if test is None else [(train, range(5)), (test, range(5))]
         return tuple(

@@ -75,9 +75,9 @@ def compress(
         compared, aligned where there is a linear head, and for accuracy the first is taken, else the last. `None` is
         ``"accuracy"`` for blocks; for sublayers ``"size"``, as a ``"context"`` map is no smaller than a sublayer.
     head
-        ``"own"``, the checkpoint's classifier, which must know all classes of the data by name (case, spaces, ``_`` and
-        ``-`` aside); ``"new"``, a linear one that is trained on the original's features and frozen; `None` is the own
-        one if there is any. Or the checkpoint as ``AutoModelForImageClassification`` loads it.
+        ``"own"``, the checkpoint's classifier, which must know all classes of the data by name (case, spaces, ``_``,
+        ``-`` and ``/`` aside); ``"new"``, a linear one that is trained on the original's features and frozen; `None` is
+        the own one if there is any. Or the checkpoint as ``AutoModelForImageClassification`` loads it.
     calibration, seed
         Number of training images that maps are fitted on; seed of their draw and of the head.
 

@@ -17,7 +17,7 @@ from PIL import Image
 from toastlib.errors import InputError
 from toastlib.evaluation.heads import names_of
 from toastlib.export.changes import SHOWN, new_confusions
-from toastlib.models.model_card import loading_code
+from toastlib.models.model_card import loading_code, short
 from toastlib.output import writing
 from toastlib.translators.base import split_align
 
@@ -68,10 +68,10 @@ def compare_folders(folders: Sequence[str | Path]) -> tuple[pd.DataFrame, list[s
         rows["points lost"] = "{:z.1f} [{:z.1f}, {:z.1f}]".format(*read["lost"])
         rows |= {
             "parameters": f"{before:,} to {after:,}",
-            "MB on disk": "{:.3g} to {:.3g}".format(*(w / 1e6 for w in weights)),
+            "MB on disk": " to ".join(short(w / 1e6) for w in weights),
         }
         for batch, times in read["latency"].items():
-            rows[f"ms at batch {batch}"] = "{:.3g} to {:.3g}".format(*times)
+            rows[f"ms at batch {batch}"] = " to ".join(map(short, times))
         columns[str(folder)] = rows
     first = next(iter(settings.values()))
     differing = [name for name in first if any(one[name] != first[name] for one in settings.values())]
@@ -117,13 +117,15 @@ def _tiles(result: CompressionResult) -> list[tuple[str, str, str]]:
     tiles = [(card.measure, f"{card.after[0]:.1f} %", change)]
     if result.head.measure != "similarity":
         worse, better = result.maps[["worse", "better"]].iloc[1].astype(int)
-        note = f"turn wrong, and {better:,} turn right" if result.head.measure == "accuracy" else "are called otherwise"
-        tiles.append(("changed answers", f"{worse:,}", note))
+        note = (
+            f"{worse:,} turn wrong, {better:,} right" if result.head.measure == "accuracy" else "are called otherwise"
+        )
+        tiles.append(("changed answers", f"{worse + better:,}", note))
     changes = [("on disk", card.sizes.bytes, 1e6, "MB"), ("parameters", card.sizes.parameters, 1e6, "M")]
     changes += [("operations", card.sizes.flops, 1e9, "GFLOPs")]
     changes += [(f"time, batch {size}", times, 1, "ms, measured here") for size, times in sorted(card.latency.items())]
     for name, (before, after), scale, unit in changes:
-        tiles.append((name, _percent(before, after), f"{before / scale:.3g} to {after / scale:.3g} {unit}"))
+        tiles.append((name, _percent(before, after), f"{short(before / scale)} to {short(after / scale)} {unit}"))
     return tiles
 
 

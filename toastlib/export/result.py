@@ -9,7 +9,7 @@ from toastlib.evaluation.heads import Head
 from toastlib.export.changes import Flip
 from toastlib.export.folder import save_compressed
 from toastlib.models.encoder import Encoder
-from toastlib.models.model_card import Accuracy, ModelCardData, removed_in_words
+from toastlib.models.model_card import Accuracy, ModelCardData, removed_in_words, short
 from toastlib.plan import ORIGINAL, Plan
 from toastlib.translators.base import split_align
 
@@ -71,7 +71,7 @@ class CompressionResult:
         faster = self.maps[f"ms_high_{batch}"][1] < self.maps[f"ms_low_{batch}"][0]
         size, time = (100 * (1 - after / before) for before, after in (self.card.sizes.parameters, (old, new)))
         won = f"{size:.0f} % fewer parameters" if size >= 1 else "no fewer parameters"
-        won += f" and {time:.0f} % less time" if faster else " and no less time"
+        won += f" and {time:.0f} % less time" if faster else " and a time that is not told from the original's"
         told = "" if low > 0 else ", which is not told from none"
         worth = "" if size >= 1 or faster else "Not worth it: "
         return f"{worth}{won} at batch {batch}, for {lost:.1f} [{low:.1f}, {high:.1f}] points{told}."
@@ -79,21 +79,22 @@ class CompressionResult:
     def summary(self) -> str:
         """What was done, in two lines, and what it costs, in five."""
         card, (lost, low, high) = self.card, self.lost
-        size = "{:,} to {:,} parameters ({}), {:.3g} to {:.3g} MB on disk"
-        (before, after), megabytes = card.sizes.parameters, [count / 1e6 for count in card.sizes.bytes]
+        size = "{:,} to {:,} parameters ({}), {} to {} MB on disk"
+        (before, after), megabytes = card.sizes.parameters, [short(count / 1e6) for count in card.sizes.bytes]
+        original, own = self.maps.iloc[0], self.maps.iloc[1]
         times = [
-            f"{old:.3g} to {new:.3g} ms ({change(old, new)}) at batch {batch}"
-            for batch, (old, new) in card.latency.items()
+            f"{_with_spread(original, f'_{batch}')} to {_with_spread(own, f'_{batch}')} ms at batch {batch}"
+            for batch in card.latency
         ]
         return "\n".join(
             [
                 card.head,
-                f"Removed: {self.removed} (plan {self.plan}); in their place: {self.translator}.",
+                f"Removed: {self.removed} (plan {self.plan}). In place of each span: {self.translator}.",
                 self.verdict(),
                 *self.choice(),
                 "",
                 self.maps_in_words().to_string(index=False),
-                *self.refused(),
+                *self.about_maps(),
                 "",
                 f"{card.measure} before  {{:.1f}} % [{{:.1f}}, {{:.1f}}]".format(*card.before),
                 f"{card.measure} after   {{:.1f}} % [{{:.1f}}, {{:.1f}}]".format(*card.after),
@@ -116,17 +117,20 @@ class CompressionResult:
                     "points lost": lost,
                     "worse": int(row["worse"]),
                     "better": int(row["better"]),
-                    "MB": f"{row['megabytes']:.3g}",
+                    "MB": short(row["megabytes"]),
                     **times,
                     "opens with": row["opens"],
                 }
             )
         return pd.DataFrame(rows)
 
-    def refused(self) -> list[str]:
-        """The maps that cannot be had for these blocks, and why."""
+    def about_maps(self) -> list[str]:
+        """The maps that cannot be had for these blocks, and why; and how another one is taken."""
         rows = self.maps[self.maps["why"] != ""]
-        return [f"{row.translator} is not to be had: {row.why}" for row in rows.itertuples()]
+        said = [f"{row.translator} is not to be had: {row.why}" for row in rows.itertuples()]
+        if len(self.maps) > 2:
+            said.append(f"{self.translator} was taken; --prefer accuracy takes context, --prefer size or speed fused.")
+        return said
 
     def choice(self) -> list[str]:
         """How the blocks were chosen, in a sentence or two; nothing where the plan was given."""
@@ -153,7 +157,8 @@ class CompressionResult:
 
 def _with_spread(row: dict, batch: str) -> str:
     """Milliseconds, and half the distance of their quartiles."""
-    return f"{row['ms' + batch]:.3g} ± {(row['ms_high' + batch] - row['ms_low' + batch]) / 2:.1g}"
+    spread = (row["ms_high" + batch] - row["ms_low" + batch]) / 2
+    return f"{short(row['ms' + batch], 3)} ± {short(spread, 2)}"
 
 
 def change(before: float, after: float) -> str:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 SPELLINGS: tuple[Callable[[str], str], ...] = (
     str,
     str.casefold,
-    lambda name: re.sub(r"[\s_-]+", "", name.casefold()),
+    lambda name: re.sub(r"[\s_/-]+", "", name.casefold()),
 )
-"""Names are compared as they are; else without case; else without spaces, ``_`` and ``-`` too."""
+"""Names are compared as they are; else without case; else without spaces, ``_``, ``-`` and ``/`` too."""
 
 
 def own_classifier(name: str, image_size: int | None = None) -> "PreTrainedModel | None":

@@ -58,15 +58,15 @@ class ModelCardData:
         rows = []
         if self.sizes:
             rows.append(("parameters", *(f"{count:,}" for count in self.sizes.parameters)))
-            rows.append(("MB on disk", *(f"{count / 1e6:.3g}" for count in self.sizes.bytes)))
-            rows.append(("GFLOPs per image", *(f"{count / 1e9:.3g}" for count in self.sizes.flops)))
+            rows.append(("MB on disk", *(short(count / 1e6) for count in self.sizes.bytes)))
+            rows.append(("GFLOPs per image", *(short(count / 1e9) for count in self.sizes.flops)))
         if self.before or self.after:
             texts = (
                 "{:.2f} % ({:.2f} to {:.2f})".format(*value) if value else "" for value in (self.before, self.after)
             )
             rows.append((f"{self.measure} (95 % interval)", *texts))
         for size, times in sorted(self.latency.items()):
-            rows.append((f"milliseconds per batch of {size}", *(f"{value:.3g}" for value in times)))
+            rows.append((f"milliseconds per batch of {size}", *map(short, times)))
         return rows
 
 
@@ -80,6 +80,11 @@ MAPS = {
     "ByToken": "a map for special tokens beside one for patches",
     "InContext": "a map that also reads the patches of the image as a whole",
 }
+
+
+def short(value: float, digits: int = 3) -> str:
+    """A number with so many significant digits, and all those before the point."""
+    return f"{value:,.0f}" if value >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
 def removed_in_words(removed: Sequence[int], sublayers: bool) -> str:

@@ -123,5 +123,6 @@ def _why_none(row: tuple, changed: tuple[int, int], max_drop: float) -> str:
         return f"No block can be removed within {max_drop:g} points on {told}: allow a larger drop, or say how many go."
     return (
         f"That at most {max_drop:g} points are lost cannot be told from {told}. Some {needed:,} held-out images would "
-        f"tell, {HELD_OUT} times as many training images; or allow a larger drop, or say how many blocks go."
+        f"tell, a third of {HELD_OUT * needed:,} training images; here are {HELD_OUT * images:,}. Or allow a larger "
+        "drop, or say how many blocks go."
     )
