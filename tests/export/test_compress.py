@@ -19,6 +19,10 @@ from toastlib.export.compress import compress
 from toastlib.models.classifier import match_labels, own_classifier
 from toastlib.models.loading import load_encoder
 from toastlib.models.sublayers import split_blocks
+from toastlib.selection.criteria import span_costs
+from toastlib.selection.plans import best_plans
+from toastlib.selection.rerank import run_plans
+from toastlib.statistics.collect import collect_moments
 from toastlib.translators.base import RECOMMENDED
 
 
@@ -404,3 +408,14 @@ def test_what_breaks_is_counted_by_class_and_by_confusion(taken, tiny_images):
     confusions = new_confusions(taken.flips)
     assert confusions["images"].sum() == len(taken.flips)
     assert confusions["images"].is_monotonic_decreasing
+
+
+def test_the_answers_of_the_checkpoints_own_classifier_choose(tiny_encoder, tiny_images, classifier):
+    taken = compress(tiny_encoder, tiny_images, remove=2, translator="linear", head=classifier, calibration=40)
+    order = torch.randperm(90, generator=torch.Generator().manual_seed(0))
+    drawn = tiny_images.train[order].sample(90, 0)
+    moments = collect_moments(tiny_encoder, drawn[:40])
+    plans = best_plans(span_costs(moments), 10, 2)
+    settings = {"calibration": moments, "head": classifier.classifier, "measures": ["divergence"]}
+    costs = run_plans(tiny_encoder, drawn[40:], plans, **settings)["divergence"]
+    assert str(taken.plan) == costs.idxmin()

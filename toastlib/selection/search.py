@@ -9,9 +9,8 @@ import pandas as pd
 from toastlib.approximation.fuse import FUSED
 from toastlib.data.images import Images
 from toastlib.errors import InputError
-from toastlib.evaluation.heads import Head, answers, changes, form, points_lost, score
+from toastlib.evaluation.heads import Head, answers, changes, first_layer, form, points_lost, score
 from toastlib.evaluation.metrics import images_needed
-from toastlib.evaluation.probe import Probe
 from toastlib.evaluation.smaller import Workshop
 from toastlib.plan import Plan
 from toastlib.selection.criteria import span_costs
@@ -39,21 +38,21 @@ def make_selector(workshop: Workshop, trying: Images, head: Head, translator: st
     """Number of blocks -> of the plans that are predicted to cost least, the one that changes the answers least.
 
     Plans are run on the images `trying`, without their labels, and without feature alignment, which takes a pass over
-    the calibration images for each. Answers are compared if the head is a probe, else features. A fused span needs a
-    block before it; fused plans are tried with linear maps, which come near them.
+    the calibration images for each. Answers are compared if a linear head reads the features, else features. A fused
+    span needs a block before it; fused plans are tried with linear maps, which come near them.
     """
     costs, kind = span_costs(workshop.moments), split_align(translator)[0]
     if kind == FUSED:
         costs = {span: float("inf") if span.start == -1 else cost for span, cost in costs.items()}
-    probe = head.module if isinstance(head.module, Probe) else None
-    measure = "divergence" if probe else "features"
+    layer = first_layer(head, workshop.encoder)
+    measure = "features" if layer is None else "divergence"
 
     def choose(remove: int) -> Choice:
         plans = best_plans(costs, CANDIDATES, remove)
         if len(plans) == 1:
             return Choice(plans[0], 0, 0)
         maps = {"translator": "linear" if kind == FUSED else kind, "calibration": workshop.moments}
-        costs_when_run = run_plans(workshop.encoder, trying, plans, head=probe, measures=[measure], **maps)
+        costs_when_run = run_plans(workshop.encoder, trying, plans, head=layer, measures=[measure], **maps)
         return Choice(plans[int(costs_when_run[measure].argmin())], len(plans), len(trying))
 
     return choose
