@@ -142,8 +142,8 @@ def run_or_parse(words: list[str], page: Path) -> None:
     else:
         assert words[0] == "toast", f"{words[0]} is not run here: say why in PARSED"
         few = ["--train-size=250", "--calibration-size=60"] if rest[0] == "approximate" else []
-        if few and not {"--remove", "--plan"} & set(rest):
-            few.append("--max-drop=20")  # of so few, one held-out image is two points
+        if few and not {"--remove", "--remove-blocks", "--plan"} & set(rest):
+            few.append("--max-drop=20")  # so few held-out images promise no less
         assert cli.main([*rest, *few]) == 0, words
 
 
