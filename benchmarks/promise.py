@@ -56,10 +56,10 @@ def draw(dataset: str, train: int, seed: int, promises: int, device: str):
     import torch
 
     import toastlib as toast
+    from toastlib.evaluation.calibrated import Calibrated
     from toastlib.evaluation.heads import choose_head
-    from toastlib.evaluation.smaller import Workshop
     from toastlib.export.compress import TRIED_ON
-    from toastlib.selection.search import HELD_OUT, larger_and_larger, largest_plan_within, make_selector
+    from toastlib.selection.search import HELD_OUT, largest_plan_within, make_selector, scores_by_size
     from toastlib.translators.base import ALIGN, RECOMMENDED
 
     encoder, translator = toast.load_encoder("vit-mini", device=device), RECOMMENDED + ALIGN
@@ -72,9 +72,9 @@ def draw(dataset: str, train: int, seed: int, promises: int, device: str):
     fitting, unseen = everything[order[: train - held_out]], everything[order[train - held_out :]]
     head = choose_head(encoder, toast.ImageSet(dataset, fitting, unseen), None, seed)
     reserved = min(TRIED_ON, len(fitting) // 3)
-    workshop, tried_on = Workshop(encoder, fitting[reserved:][:500]), fitting[:reserved]
-    choose = make_selector(workshop, tried_on, head, translator)
-    tested = list(islice(larger_and_larger(workshop, choose, translator, head, unseen), MOST))
+    calibrated, tried_on = Calibrated(encoder, fitting[reserved:][:500]), fitting[:reserved]
+    choose = make_selector(calibrated, tried_on, head, translator)
+    tested = list(islice(scores_by_size(calibrated, choose, translator, head, unseen), MOST))
     rows = []
     for promise in range(promises):
         shuffled = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(promise)).numpy()

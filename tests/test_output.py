@@ -47,13 +47,15 @@ def test_an_empty_folder_may_be_written(tmp_path):
     assert (tmp_path / "out" / MARK).exists()
 
 
-@pytest.mark.parametrize("change", ["added", "changed", "linked", "foreign", "a file"])
+@pytest.mark.parametrize("change", ["added", "changed", "linked", "foreign", "a file", "another mark"])
 def test_what_somebody_else_made_is_replaced_only_by_force(tmp_path, change):
     out = tmp_path / "out"
     if change == "a file":
         out.write_text("dear")
-    elif change == "foreign":
+    elif change in ("foreign", "another mark"):
         out.mkdir()
+        if change == "another mark":
+            (out / MARK).write_text("not ours")
         (out / "model.safetensors").write_text("tuned")
     else:
         write(out, "old")

@@ -74,8 +74,10 @@ def _mark(folder: Path, files: Iterable[Path]) -> None:
 
 
 def _marked(folder: Path) -> dict[str, str]:
-    mark = folder / MARK
-    return json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else {}
+    try:
+        return json.loads((folder / MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or none of toastlib's
+        return {}
 
 
 def _foreign(target: Path) -> str:

@@ -78,6 +78,8 @@ def test_max_drop_bounds_the_upper_end_of_the_interval(tiny_encoder, tiny_images
     assert "30 other training images" in taken.summary()
     assert "the promise is " in taken.summary()
     for wrong in (-1, 0, 100, float("nan")):
+        with pytest.raises(InputError, match="removes nothing"):
+            compress(tiny_encoder, tiny_images, remove="original", calibration=40)
         with pytest.raises(InputError, match="between 0 and 100"):
             compress(tiny_encoder, tiny_images, max_drop=wrong, calibration=40)
 
@@ -381,20 +383,27 @@ def test_sublayers_take_a_map_that_is_smaller_than_they_are(tiny_encoder, tiny_i
     assert taken.card.sizes.parameters[1] < taken.card.sizes.parameters[0]
     large = compress(split_blocks(tiny_encoder), tiny_images, remove="2->3 4->5", translator="context", calibration=40)
     assert large.card.sizes.parameters[1] > 0.99 * large.card.sizes.parameters[0]
-    assert "no fewer parameters" in large.verdict()
+    assert "as many parameters" in large.verdict()
+    assert taken.about_maps() == ["linear+align was taken; --prefer accuracy takes context+align."]
 
 
 def test_the_verdict_names_what_is_won_and_what_it_costs(taken):
     row = dict.fromkeys(("ms_low_1", "ms_low_32", "ms_high_1", "ms_high_32"), 1.0)
     same = replace(taken, maps=taken.maps.assign(**row), lost=(2.0, 0.5, 3.5))
     size = 100 * (1 - taken.card.sizes.parameters[1] / taken.card.sizes.parameters[0])
-    time = "a time that is not told from the original's at batch 32"
-    assert same.verdict() == f"{size:.0f} % fewer parameters and {time}, for 2.0 [0.5, 3.5] points."
+    time = "a time at batch 32 that is not told from the original's"
+    assert same.verdict() == f"{size:.0f} % fewer parameters and {time}; points lost: 2.0 [0.5, 3.5]."
+    times = taken.maps.copy()
+    times.loc[1, ["ms_low_32", "ms_high_32"]] = 1e6
+    slower = replace(taken, maps=times, card=replace(taken.card, latency={32: (1.0, 1.5)}, sizes=taken.card.sizes))
+    assert "50 % MORE time at batch 32" in slower.verdict()
+    larger = replace(same, card=replace(taken.card, sizes=taken.card.sizes._replace(parameters=(100, 120))))
+    assert larger.verdict().startswith("Not worth it: 20 % MORE parameters")
     sizes = taken.card.sizes._replace(parameters=(100, 100))
     nothing = replace(same, card=replace(taken.card, sizes=sizes), lost=(0.5, -0.5, 1.5))
     assert nothing.verdict() == (
-        "Not worth it: no fewer parameters and a time that is not told from the original's at batch 32, for 0.5 "
-        "[-0.5, 1.5] points, which is not told from none."
+        "Not worth it: as many parameters and a time at batch 32 that is not told from the original's; points lost: "
+        "0.5 [-0.5, 1.5], which is not told from none."
     )
 
 

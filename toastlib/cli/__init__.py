@@ -31,7 +31,10 @@ def positive(text: str) -> int:
 
 def blocks(text: str) -> list[int]:
     """Numbers of blocks, for argparse."""
-    return sorted({int(number) for number in text.split(",")})
+    numbers = {int(number) for number in text.split(",")}
+    if min(numbers) < 0:
+        raise ValueError(text)
+    return sorted(numbers)
 
 
 COUNT = {"type": positive, "metavar": "N"}

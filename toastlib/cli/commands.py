@@ -123,7 +123,8 @@ def doctor(options: argparse.Namespace) -> int:
 def approximate(options: argparse.Namespace) -> int:
     """Make a checkpoint smaller: a folder with the model and a page that says what it costs."""
     out = check_output(options.out, _read_by(options), options.force)  # before anything is downloaded or computed
-    plan = plan_of(options.remove_blocks) if options.remove_blocks else options.plan and Plan.parse(options.plan)
+    plan = plan_of(options.remove_blocks) if options.remove_blocks else None
+    plan = plan if options.plan is None else Plan.parse(options.plan)
 
     from toastlib.data.images import load_images
     from toastlib.export.compress import compress
@@ -137,7 +138,7 @@ def approximate(options: argparse.Namespace) -> int:
     result = compress(
         split_blocks(encoder) if options.sublayers else encoder,
         images,
-        remove=plan or options.remove,
+        remove=options.remove if plan is None else plan,
         max_drop=options.max_drop,
         translator=options.translator or options.prefer,
         head=options.head,

@@ -100,7 +100,9 @@ def open_table(entry: DatasetEntry, image: str | None, seed: int) -> tuple[Datas
     image = _find_column(image or entry.image, "image", train.features, entry.path)
     label = _find_column(entry.label, "label", train.features, entry.path)
     names = _class_names(train, label)
-    if entry.label is None and names and SPLITS.issuperset(names):  # pictures lie in train/ and test/, in no class
+    if (
+        entry.label is None and Path(entry.path).is_dir() and names and SPLITS.issuperset(names)
+    ):  # pictures lie in train/ and test/, in no class
         label, names = None, ()
     if _is_streamed(train):
         splits = [(train, range(4)), (train, range(4, 5))] if test is None else [(train, range(5)), (test, range(5))]

@@ -10,6 +10,7 @@ import torch
 from toastlib.approximation.fuse import FUSED, can_fuse
 from toastlib.data.images import ImageSet
 from toastlib.errors import InputError, unknown
+from toastlib.evaluation.calibrated import Calibrated
 from toastlib.evaluation.heads import (
     MEASURES,
     Head,
@@ -25,7 +26,6 @@ from toastlib.evaluation.heads import (
     points_lost,
     score,
 )
-from toastlib.evaluation.smaller import Workshop
 from toastlib.export.changes import by_class, flips
 from toastlib.export.result import CompressionResult
 from toastlib.models.classifier import own_classifier
@@ -34,7 +34,7 @@ from toastlib.models.encoder import Encoder
 from toastlib.models.model_card import ModelCardData, Sizes
 from toastlib.models.saving import OWN, stored_dtype
 from toastlib.plan import ORIGINAL, Plan
-from toastlib.selection.search import HELD_OUT, TESTED, larger_and_larger, largest_plan_within, make_selector
+from toastlib.selection.search import HELD_OUT, TESTED, largest_plan_within, make_selector, scores_by_size
 from toastlib.statistics.similarity import similarity
 from toastlib.translators.base import ALIGN, RECOMMENDED, TRANSLATORS, split_align
 
@@ -73,7 +73,7 @@ def compress(
         A name of `TRANSLATORS`, or ``"fused"``; ``"+align"`` behind it adds feature alignment, which the head absorbs.
         Or a preference, ``"accuracy"``, ``"size"`` or ``"speed"``: ``"context"``, ``"linear"`` and ``"fused"`` are
         compared, aligned where there is a linear head, and for accuracy the first is taken, else the last. `None` is
-        ``"accuracy"`` for blocks; for sublayers ``"size"``, as a ``"context"`` map is no smaller than a sublayer.
+        ``"accuracy"`` for blocks; for sublayers ``"size"``, as a ``"context"`` map is as large as an attention.
     head
         ``"own"``, the checkpoint's classifier, which must know all classes of the data by name (case, spaces, ``_``,
         ``-`` and ``/`` aside); ``"new"``, a linear one that is trained on the original's features and frozen; `None` is
@@ -95,7 +95,7 @@ def compress(
     _check(encoder, remove, max_drop, RECOMMENDED if translator is None or translator in PREFERENCES else translator)
     classifier, wanted = (None, head) if head is None or isinstance(head, str) else (head, OWN)
     if classifier is None and encoder.checkpoint:
-        classifier = own_classifier(*encoder.checkpoint[:2])
+        classifier = own_classifier(*encoder.checkpoint[:3])
     own_head = choose_head(encoder, data, classifier, seed, wanted)
     names = _translators(translator, encoder, own_head)
     max_drop = MAX_DROP if remove is None and max_drop is None else max_drop
@@ -104,21 +104,21 @@ def compress(
     held_out, fitting = (data.train[part] for part in order.tensor_split([held_out_count]))
     drawn = fitting.sample(min(calibration + TRIED_ON, len(fitting)), seed)
     reserved = 0 if isinstance(remove, str | Plan) else min(TRIED_ON, len(drawn) // 3)
-    workshop = Workshop(encoder, drawn[: min(calibration, len(drawn) - reserved)])
-    tried_on = drawn[len(workshop.images) :][:TRIED_ON]
+    calibrated = Calibrated(encoder, drawn[: min(calibration, len(drawn) - reserved)])
+    tried_on = drawn[len(calibrated.images) :][:TRIED_ON]
     search = pd.DataFrame(columns=TESTED)
     if isinstance(remove, str | Plan):
         plan = Plan.parse(remove).check(len(encoder.blocks))
     else:
         trial = choose_head(encoder, replace(data, train=fitting), classifier, seed, wanted)
-        choose = make_selector(workshop, tried_on, trial, names[0])
+        choose = make_selector(calibrated, tried_on, trial, names[0])
         if max_drop is None:
             plan, tried, images = choose(remove)
             search.loc[0] = (remove, str(plan), tried, images, *(float("nan"),) * 3, 0)
         else:
-            tested = larger_and_larger(workshop, choose, names[0], trial, held_out)
+            tested = scores_by_size(calibrated, choose, names[0], trial, held_out)
             plan, search = largest_plan_within(tested, trial, max_drop)
-    made, reasons = _make_all(workshop, plan, names, own_head)
+    made, reasons = _make_all(calibrated, plan, names, own_head)
     models = [form(encoder, own_head), *(form(*pair) for pair in made.values())]
     found = [answers(model, data.test) for model in models]
     scores = [score(one, found[0], data.test, own_head) for one in found]
@@ -128,7 +128,7 @@ def compress(
     before, after = (percent(one, own_head.measure) for one in scores[:2])
     card = ModelCardData(
         base=encoder.name,
-        calibration=f"{len(workshop.images)} training images of {data.name}, seed {seed}",
+        calibration=f"{len(calibrated.images)} training images of {data.name}, seed {seed}",
         evaluation=f"{len(data.test)} test images of {data.name}",
         measure=MEASURES[own_head.measure],
         head=describe(own_head, data, classifier),
@@ -154,7 +154,7 @@ def compress(
         maps=measured,
         classes=by_class(data.test, *scores[:2], own_head) if with_labels else None,
         flips=[] if own_head.measure == "similarity" else flips(data.test, found[:2], scores[:2], own_head),
-        similarity=similarity(workshop.moments, "cka"),
+        similarity=similarity(calibrated.moments, "cka"),
         search=search,
         max_drop=max_drop,
     )
@@ -174,13 +174,13 @@ def _translators(translator: str | None, encoder: Encoder, head: Head) -> list[s
 
 
 def _make_all(
-    workshop: Workshop, plan: Plan, names: list[str], head: Head
+    calibrated: Calibrated, plan: Plan, names: list[str], head: Head
 ) -> tuple[dict[str, tuple[Encoder, Head]], dict[str, str]]:
     """Translator -> smaller encoder and head; and for those that this plan does not allow, why."""
     made, reasons = {}, {}
     for name in names:
         try:
-            made[name] = workshop.make(plan, name, head)
+            made[name] = calibrated.make(plan, name, head)
         except InputError as error:
             if len(names) == 1:
                 raise
@@ -220,5 +220,7 @@ def _check(encoder: Encoder, remove: int | str | Plan | None, max_drop: float | 
         raise unknown("translator", kind, [name + end for name in (*TRANSLATORS, FUSED) for end in ("", ALIGN)])
     if max_drop is not None and not 0 < max_drop < 100:
         raise InputError(f"max_drop is a number of points between 0 and 100, not {max_drop:g}.")
+    if isinstance(remove, str | Plan) and not Plan.parse(remove):
+        raise InputError("The plan removes nothing: name spans such as '2->5', or a number of blocks.")
     if isinstance(remove, int) and not 0 < remove < len(encoder.blocks):
         raise InputError(f"{remove} blocks cannot be removed: the model has {len(encoder.blocks)}, and keeps one.")

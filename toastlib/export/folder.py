@@ -17,7 +17,7 @@ from PIL import Image
 from toastlib.errors import InputError
 from toastlib.evaluation.heads import names_of
 from toastlib.export.changes import SHOWN, new_confusions
-from toastlib.models.model_card import loading_code, short
+from toastlib.models.model_card import change, loading_code, short
 from toastlib.output import writing
 from toastlib.translators.base import split_align
 
@@ -111,10 +111,10 @@ def _picture(pixels: Tensor) -> str:
 def _tiles(result: CompressionResult) -> list[tuple[str, str, str]]:
     """Name, value and note: the measure, and the relative changes of size and time."""
     card, (lost, low, high) = result.card, result.lost
-    change = f"from {card.before[0]:.1f} %: {-lost:+.1f} points [{-high:+.1f}, {-low:+.1f}]"
+    note = f"from {card.before[0]:.1f} %: {-lost:+z.1f} points [{-high:+z.1f}, {-low:+z.1f}]"
     if result.head.measure != "accuracy":
-        change = "95 % interval {1:.1f} to {2:.1f}".format(*card.after)
-    tiles = [(card.measure, f"{card.after[0]:.1f} %", change)]
+        note = "95 % interval {1:.1f} to {2:.1f}".format(*card.after)
+    tiles = [(card.measure, f"{card.after[0]:.1f} %", note)]
     if result.head.measure != "similarity":
         worse, better = result.maps[["worse", "better"]].iloc[1].astype(int)
         note = (
@@ -125,9 +125,7 @@ def _tiles(result: CompressionResult) -> list[tuple[str, str, str]]:
     changes += [("operations", card.sizes.flops, 1e9, "GFLOPs")]
     changes += [(f"time, batch {size}", times, 1, "ms, measured here") for size, times in sorted(card.latency.items())]
     for name, (before, after), scale, unit in changes:
-        tiles.append((name, _percent(before, after), f"{short(before / scale)} to {short(after / scale)} {unit}"))
+        tiles.append(
+            (name, change(before, after).replace("-", "−"), f"{short(before / scale)} to {short(after / scale)} {unit}")
+        )
     return tiles
-
-
-def _percent(before: float, after: float) -> str:
-    return f"{100 * (after / before - 1):+z.0f} %".replace("-", "−")

@@ -100,7 +100,7 @@ def _opened(path: str) -> tuple[_OneOutput, tuple[int, int]]:
             model = auto.from_pretrained(path, dtype=torch.float32).eval()
     except Exception as error:  # each broken part of a checkpoint raises another kind
         raise not_loaded("model", path, error, embedded="vit-mini") from error
-    tower = getattr(model, "vision_model", model)
+    tower = model if classifies else getattr(model, "vision_model", model)
     if tower.main_input_name != "pixel_values":
         raise InputError(f"{path} reads texts: only models of images are exported as ONNX.")
     try:

@@ -9,9 +9,9 @@ from toastlib.evaluation.heads import Head
 from toastlib.export.changes import Flip
 from toastlib.export.folder import save_compressed
 from toastlib.models.encoder import Encoder
-from toastlib.models.model_card import Accuracy, ModelCardData, removed_in_words, short
+from toastlib.models.model_card import Accuracy, ModelCardData, change, removed_in_words, short
 from toastlib.plan import ORIGINAL, Plan
-from toastlib.translators.base import split_align
+from toastlib.translators.base import RECOMMENDED, split_align
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,20 @@ class CompressionResult:
         """Whether it is worth it, in one sentence: size and time won, and what that costs."""
         lost, low, high = self.lost
         batch, (old, new) = max(self.card.latency.items())
-        faster = self.maps[f"ms_high_{batch}"][1] < self.maps[f"ms_low_{batch}"][0]
+        first, own = self.maps.iloc[0], self.maps.iloc[1]
+        faster = own[f"ms_high_{batch}"] < first[f"ms_low_{batch}"]
+        slower = own[f"ms_low_{batch}"] > first[f"ms_high_{batch}"]
         size, time = (100 * (1 - after / before) for before, after in (self.card.sizes.parameters, (old, new)))
-        won = f"{size:.0f} % fewer parameters" if size >= 1 else "no fewer parameters"
-        won += f" and {time:.0f} % less time" if faster else " and a time that is not told from the original's"
-        told = "" if low > 0 else ", which is not told from none"
+        won = (
+            "as many parameters" if abs(size) < 1 else f"{abs(size):.0f} % {'fewer' if size > 0 else 'MORE'} parameters"
+        )
+        if faster or slower:
+            won += f" and {abs(time):.0f} % {'less' if faster else 'MORE'} time at batch {batch}"
+        else:
+            won += f" and a time at batch {batch} that is not told from the original's"
+        told = "" if low > 0 or high < 0 else ", which is not told from none"
         worth = "" if size >= 1 or faster else "Not worth it: "
-        return f"{worth}{won} at batch {batch}, for {lost:.1f} [{low:.1f}, {high:.1f}] points{told}."
+        return f"{worth}{won}; points lost: {lost:z.1f} [{low:z.1f}, {high:z.1f}]{told}."
 
     def summary(self) -> str:
         """What was done, in two lines, and what it costs, in five."""
@@ -111,25 +118,19 @@ class CompressionResult:
         for row in self.maps[self.maps["why"] == ""].to_dict("records"):
             lost = "" if row["translator"] == ORIGINAL else "{lost:z.1f} [{low:z.1f}, {high:z.1f}]".format(**row)
             times = {f"ms at batch {size}": _with_spread(row, f"_{size}") for size in sizes}
-            rows.append(
-                {
-                    "map": row["translator"],
-                    "points lost": lost,
-                    "worse": int(row["worse"]),
-                    "better": int(row["better"]),
-                    "MB": short(row["megabytes"]),
-                    **times,
-                    "opens with": row["opens"],
-                }
-            )
+            changed = {name: int(row[name]) for name in ("worse", "better") if self.head.measure != "similarity"}
+            cells = {"map": row["translator"], "points lost": lost} | changed | {"MB": short(row["megabytes"])}
+            rows.append(cells | times | {"opens with": row["opens"]})
         return pd.DataFrame(rows)
 
     def about_maps(self) -> list[str]:
         """The maps that cannot be had for these blocks, and why; and how another one is taken."""
         rows = self.maps[self.maps["why"] != ""]
         said = [f"{row.translator} is not to be had: {row.why}" for row in rows.itertuples()]
-        if len(self.maps) > 2:
-            said.append(f"{self.translator} was taken; --prefer accuracy takes context, --prefer size or speed fused.")
+        others = [name for name in self.maps["translator"][2:] if name not in set(rows["translator"])]
+        if others:
+            wish = "size (or speed)" if split_align(self.translator)[0] == RECOMMENDED else "accuracy"
+            said.append(f"{self.translator} was taken; --prefer {wish} takes {others[-1]}.")
         return said
 
     def choice(self) -> list[str]:
@@ -159,8 +160,3 @@ def _with_spread(row: dict, batch: str) -> str:
     """Milliseconds, and half the distance of their quartiles."""
     spread = (row["ms_high" + batch] - row["ms_low" + batch]) / 2
     return f"{short(row['ms' + batch], 3)} ± {short(spread, 2)}"
-
-
-def change(before: float, after: float) -> str:
-    """A relative change in percent, in words of a table."""
-    return f"{100 * (after / before - 1):+z.0f} %"

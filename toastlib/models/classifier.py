@@ -22,16 +22,20 @@ SPELLINGS: tuple[Callable[[str], str], ...] = (
 """Names are compared as they are; else without case; else without spaces, ``_``, ``-`` and ``/`` too."""
 
 
-def own_classifier(name: str, image_size: int | None = None) -> "PreTrainedModel | None":
+def own_classifier(
+    name: str, image_size: int | None = None, trust_remote_code: bool = False
+) -> "PreTrainedModel | None":
     """The classifier of a checkpoint, whole, or `None` if it has none; the arguments are as for `load_encoder`."""
     from transformers import AutoConfig, AutoModelForImageClassification
 
     path = catalog.model_path(name)
-    kinds = AutoConfig.from_pretrained(path).architectures or []
+    trust = {"trust_remote_code": trust_remote_code}
+    kinds = AutoConfig.from_pretrained(path, **trust).architectures or []
     if not any("ForImageClassification" in kind and not kind.startswith("Toast") for kind in kinds):
         return None
     with quiet_transformers():
-        model = AutoModelForImageClassification.from_pretrained(path, dtype=torch.float32, use_safetensors=True).eval()
+        settings = {"dtype": torch.float32, "use_safetensors": True} | trust
+        model = AutoModelForImageClassification.from_pretrained(path, **settings).eval()
     if image_size:
         set_image_size(getattr(model, "vision_model", model.base_model), image_size)
     return model

@@ -33,10 +33,11 @@ class BlockInput(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """What an encoder was loaded from: folder or Hub id, the image size that was asked for, and the weights' dtype."""
+    """What an encoder was loaded from: the arguments of `load_encoder`, and the dtype of the weights."""
 
     path: str
     image_size: int | None
+    trust_remote_code: bool
     dtype: torch.dtype
 
 

@@ -71,6 +71,7 @@ def load_encoder(
         preprocessing = _image_reader(path, model.tower, trust_remote_code, image_size)
         encoder = Encoder(model.tower, config.blocks, features, preprocessing=preprocessing, name=alias)
         encoder.sublayer_split = config.parting and SublayerSplit(**config.parting)
+        encoder.checkpoint = Checkpoint(path, image_size, trust_remote_code, _stored_dtype(path, trust_remote_code))
         return encoder.to(target, precision)
     tower = getattr(model, "vision_model", model)
     if tower is not model:  # a text tower may be missing
@@ -84,7 +85,7 @@ def load_encoder(
     else:
         reader = {"tokenizer": load_tokenizer(path, name)}
     encoder = Encoder(tower, blocks, features, name=alias, **reader).to(target, precision)
-    encoder.checkpoint = Checkpoint(path, image_size, _stored_dtype(path, trust_remote_code))
+    encoder.checkpoint = Checkpoint(path, image_size, trust_remote_code, _stored_dtype(path, trust_remote_code))
     return encoder
 
 

@@ -87,6 +87,11 @@ def short(value: float, digits: int = 3) -> str:
     return f"{value:,.0f}" if value >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
+def change(before: float, after: float) -> str:
+    """A relative change in percent."""
+    return f"{100 * (after / before - 1):+z.0f} %"
+
+
 def removed_in_words(removed: Sequence[int], sublayers: bool) -> str:
     """The removed blocks in a text: ``"blocks 2 and 3"``, ``"the MLP of block 3"``, or ``"no block"``."""
     kind = "" if sublayers else "block " if len(removed) == 1 else "blocks "

@@ -75,7 +75,7 @@ def save_pretrained(
     if isinstance(head, str):
         if head != OWN:
             raise unknown("head", head, [OWN])
-        head = own_classifier(*encoder.checkpoint[:2]) if encoder.checkpoint else None
+        head = own_classifier(*encoder.checkpoint[:3]) if encoder.checkpoint else None
     model, card = saved_form(encoder, head, class_names), card or ModelCardData()
     plain = is_fused(encoder)
     if plain:
@@ -158,7 +158,7 @@ def count(encoder: Encoder, model: PreTrainedModel) -> Sizes:
 def stored_dtype(encoder: Encoder) -> torch.dtype:
     """The dtype of the weights in a folder: a checkpoint of half precision stays one."""
     checkpoint = encoder.checkpoint
-    half = checkpoint is not None and checkpoint.dtype.itemsize < encoder.dtype.itemsize
+    half = checkpoint is not None and checkpoint.dtype in (torch.float16, torch.bfloat16)
     return checkpoint.dtype if half else encoder.dtype
 
 

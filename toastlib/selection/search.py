@@ -1,17 +1,19 @@
 """Which blocks go where a model is made smaller: the best few plans of a size are run, and sizes are tried in turn."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from toastlib.approximation.fuse import FUSED
 from toastlib.data.images import Images
 from toastlib.errors import InputError
+from toastlib.evaluation.calibrated import Calibrated
 from toastlib.evaluation.heads import Head, answers, changes, first_layer, form, points_lost, score
 from toastlib.evaluation.metrics import images_needed
-from toastlib.evaluation.smaller import Workshop
 from toastlib.plan import Plan
 from toastlib.selection.criteria import span_costs
 from toastlib.selection.plans import best_plans
@@ -34,39 +36,41 @@ class Choice(NamedTuple):
     images: int
 
 
-def make_selector(workshop: Workshop, trying: Images, head: Head, translator: str) -> Callable[[int], Choice]:
+def make_selector(calibrated: Calibrated, trying: Images, head: Head, translator: str) -> Callable[[int], Choice]:
     """Number of blocks -> of the plans that are predicted to cost least, the one that changes the answers least.
 
     Plans are run on the images `trying`, without their labels, and without feature alignment, which takes a pass over
     the calibration images for each. Answers are compared if a linear head reads the features, else features. A fused
     span needs a block before it; fused plans are tried with linear maps, which come near them.
     """
-    costs, kind = span_costs(workshop.moments), split_align(translator)[0]
+    costs, kind = span_costs(calibrated.moments), split_align(translator)[0]
     if kind == FUSED:
         costs = {span: float("inf") if span.start == -1 else cost for span, cost in costs.items()}
-    layer = first_layer(head, workshop.encoder)
+    layer = first_layer(head, calibrated.encoder)
+    if isinstance(layer, nn.Module):  # the checkpoint's own may lie on another device
+        layer = copy.deepcopy(layer).to(calibrated.encoder.device)
     measure = "features" if layer is None else "divergence"
 
     def choose(remove: int) -> Choice:
         plans = best_plans(costs, CANDIDATES, remove)
         if len(plans) == 1:
             return Choice(plans[0], 0, 0)
-        maps = {"translator": "linear" if kind == FUSED else kind, "calibration": workshop.moments}
-        costs_when_run = run_plans(workshop.encoder, trying, plans, head=layer, measures=[measure], **maps)
+        maps = {"translator": "linear" if kind == FUSED else kind, "calibration": calibrated.moments}
+        costs_when_run = run_plans(calibrated.encoder, trying, plans, head=layer, measures=[measure], **maps)
         return Choice(plans[int(costs_when_run[measure].argmin())], len(plans), len(trying))
 
     return choose
 
 
-def larger_and_larger(
-    workshop: Workshop, choose: Callable[[int], Choice], translator: str, head: Head, images: Images
+def scores_by_size(
+    calibrated: Calibrated, choose: Callable[[int], Choice], translator: str, head: Head, images: Images
 ) -> Iterator[tuple[Choice, np.ndarray, np.ndarray]]:
     """Remove one block, two, and so on: the plan, and the scores of every image before and after."""
-    original = answers(form(workshop.encoder, head), images)
+    original = answers(form(calibrated.encoder, head), images)
     before = score(original, original, images, head)
-    for removed in range(1, len(workshop.encoder.blocks)):
+    for removed in range(1, len(calibrated.encoder.blocks)):
         choice = choose(removed)
-        smaller = form(*workshop.make(choice.plan, translator, head))
+        smaller = form(*calibrated.make(choice.plan, translator, head))
         yield choice, before, score(answers(smaller, images), original, images, head)
 
 
@@ -82,7 +86,7 @@ def largest_plan_within(
     Parameters
     ----------
     tested
-        `larger_and_larger`, on images that neither maps, head nor choice have seen.
+        `scores_by_size`, on images that neither maps, head nor choice have seen.
     head
         The original's.
     max_drop

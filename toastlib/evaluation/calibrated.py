@@ -17,7 +17,7 @@ from toastlib.translators.base import split_align
 
 
 @dataclass(frozen=True)
-class Workshop:
+class Calibrated:
     """The original encoder and calibration images; their moments and the original's features are computed once."""
 
     encoder: Encoder
