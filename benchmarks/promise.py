@@ -82,10 +82,11 @@ def draw(dataset: str, train: int, seed: int, promises: int, device: str):
         for bound in BOUNDS:
             row = {"bound": bound, "dataset": dataset, "train": train, "seed": seed, "blocks": 0, "lost": 0.0}
             try:
-                plan, _ = largest_plan_within([(c, b[seen], a[seen]) for c, b, a in tested], head, bound)
+                held = [one._replace(before=one.before[seen], after=one.after[seen]) for one in tested]
+                plan, _ = largest_plan_within(held, head, bound)
                 row["blocks"] = len(plan.removed)
-                before, after = next((b, a) for c, b, a in tested if c.plan == plan)
-                row["lost"] = 100 * (before[rest] - after[rest]).mean()
+                one = next(one for one in tested if one.choice.plan == plan)
+                row["lost"] = 100 * (one.before[rest] - one.after[rest]).mean()
             except toast.InputError:
                 pass
             rows.append(row | {"broken": row["lost"] > bound})

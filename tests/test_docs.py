@@ -21,7 +21,7 @@ import toastlib
 from toastlib import cli, errors, plots
 from toastlib.data import builtin, catalog
 from toastlib.data.builtin import ArrayTable, digits
-from toastlib.evaluation import heads
+from toastlib.evaluation import heads, latency
 from toastlib.export import compress
 from toastlib.runs import parameters
 from toastlib.runs.grid import paper_grid, read_grid
@@ -88,7 +88,7 @@ def desk(tmp_path, monkeypatch) -> Path:
     (tmp_path / "path/to/checkpoint").symlink_to(catalog.MODELS["vit-mini"])
     monkeypatch.setitem(catalog.MODELS, "vit-s", catalog.MODELS["vit-mini"])
     monkeypatch.setitem(catalog.DATASETS, "cifar10", catalog.DatasetEntry(str(tmp_path / "path/to/images")))
-    timed = functools.partial(heads.measure_latency, sizes=(1,))
+    timed = functools.partial(latency.measure_latency, sizes=(1,))
     monkeypatch.setattr(compress, "measure_latency", timed)
     monkeypatch.setattr(heads, "MIN_STEPS", 100)  # of heads
     monkeypatch.chdir(tmp_path)

@@ -19,6 +19,7 @@ from toastlib.export.compress import compress
 from toastlib.models.classifier import match_labels, own_classifier
 from toastlib.models.loading import load_encoder
 from toastlib.models.sublayers import split_blocks
+from toastlib.plan import Plan
 from toastlib.selection.criteria import span_costs
 from toastlib.selection.plans import best_plans
 from toastlib.selection.rerank import run_plans
@@ -428,3 +429,35 @@ def test_the_answers_of_the_checkpoints_own_classifier_choose(tiny_encoder, tiny
     settings = {"calibration": moments, "head": classifier.classifier, "measures": ["divergence"]}
     costs = run_plans(tiny_encoder, drawn[40:], plans, **settings)["divergence"]
     assert str(taken.plan) == costs.idxmin()
+
+
+def test_remove_shows_where_to_stop(tiny_encoder, tiny_images, monkeypatch):
+    monkeypatch.setattr("toastlib.export.compress.TRIED_ON", 15)
+    taken = compress(tiny_encoder, tiny_images, remove=3, translator="linear", calibration=40)
+    assert list(taken.search["removed"]) == [1, 2, 3]
+    assert set(taken.search["held_out"]) == {30}
+    assert (taken.search["low"] <= taken.search["lost"]).all()
+    assert taken.search["parameters"].is_monotonic_decreasing
+    assert taken.plan == Plan.parse(taken.search["plan"].iloc[-1])
+    assert list(taken.ladder()["blocks removed"]) == ["1", "2", "3 (taken)"]
+    assert "points lost, held out" in taken.summary()
+    without = compress(tiny_encoder, tiny_images, remove=3, translator="linear", calibration=80)
+    assert without.ladder().empty
+
+
+@pytest.mark.slow
+def test_onnxruntime_and_int8_are_rows_of_the_table(tiny_encoder, tiny_images):
+    pytest.importorskip("onnxscript")
+    taken = compress(tiny_encoder, tiny_images, remove="0->2", translator="linear", calibration=40, onnx=True)
+    rows = taken.maps.set_index(["translator", "opens"])
+    assert list(rows.index) == [
+        ("original", "transformers"),
+        ("linear", "transformers with toastlib"),
+        *((name, f"onnxruntime, {kind}") for name in ("original", "linear") for kind in ("float32", "int8")),
+    ]
+    same = rows.loc["linear", "transformers with toastlib"], rows.loc["linear", "onnxruntime, float32"]
+    assert same[0]["lost"] == same[1]["lost"]
+    assert rows.loc["linear", "onnxruntime, int8"]["megabytes"] < same[1]["megabytes"]
+    assert (rows["ms_1"] > 0).all()
+    assert "In onnxruntime with int8 weights, batch" in taken.summary()
+    assert "--prefer" not in taken.summary()

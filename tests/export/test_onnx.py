@@ -12,7 +12,8 @@ from toastlib.approximation.replace import replace_spans
 from toastlib.data.images import Images
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
-from toastlib.export.onnx import TOLERANCE, export_onnx
+from toastlib.export.onnx import TOLERANCES, export_onnx, in_onnxruntime
+from toastlib.models.saving import saved_form
 from toastlib.plan import Plan
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
@@ -42,8 +43,8 @@ def test_without_onnx_it_says_what_to_install(folder):
 @pytest.mark.parametrize("folder", ["classifier", "encoder"], indirect=True)
 def test_onnxruntime_computes_what_torch_does(folder, tmp_path):
     _, difference, use = export_onnx(folder, tmp_path / "small.onnx")
-    assert difference <= TOLERANCE
-    names = {"pixels": np.zeros((3, 3, 32, 32), np.float32)}
+    assert difference <= TOLERANCES["float32"]
+    names = {"pixel_values": np.zeros((3, 3, 32, 32), np.float32)}
     exec(use, names)
     assert len(names.get("logits", names.get("pooler_output"))) == 3
 
@@ -64,14 +65,53 @@ def test_any_model_of_images_is_exported(tiny_model, tiny_encoder, tmp_path, kin
         tiny_encoder.preprocessing = Preprocessing(resize=(32, 32))
         fuse_spans(tiny_encoder, "0->2", pictures).save_pretrained(tmp_path / "one")
     file, difference, _ = export_onnx(tmp_path / "one")
-    assert (file, difference <= TOLERANCE) == (tmp_path / "one" / "model.onnx", True)
+    assert (file, difference <= TOLERANCES["float32"]) == (tmp_path / "one" / "model.onnx", True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not here")
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_a_smaller_precision_makes_a_smaller_file_of_the_same_model(precision, tmp_path):
+    whole, _, _ = export_onnx("vit-mini", tmp_path / "float32.onnx")
+    file, difference, _ = export_onnx("vit-mini", tmp_path / "small.onnx", precision=precision)
+    assert file.stat().st_size < 0.6 * whole.stat().st_size
+    assert TOLERANCES["float32"] < difference <= TOLERANCES[precision]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not here")
+@pytest.mark.parametrize("kind", ["BertModel", "BertForSequenceClassification", "GPT2LMHeadModel"])
+def test_a_model_of_texts_is_exported_for_any_length_and_padding(tiny_model, tmp_path, kind):
+    import transformers
+
+    model = getattr(transformers, kind)(tiny_model("gpt2" if "GPT2" in kind else "bert").config)
+    model.save_pretrained(tmp_path / "text")
+    _, difference, use = export_onnx(tmp_path / "text")
+    assert difference <= TOLERANCES["float32"]
+    ids = np.arange(10).reshape(2, 5)
+    names = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    exec(use, names)
+    with torch.no_grad():
+        output = model.eval()(torch.from_numpy(ids))
+    name = "last_hidden_state" if kind == "BertModel" else "logits"
+    torch.testing.assert_close(torch.from_numpy(names[name]), output[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not here")
+def test_a_model_in_onnxruntime_is_called_as_transformers_is(tiny_encoder):
+    model, example = saved_form(tiny_encoder), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = model(example).pooler_output
+    found = in_onnxruntime(model, example, "float32")(example)
+    assert "logits" not in found
+    torch.testing.assert_close(found.pooler_output, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not here")
-def test_what_is_no_model_of_images_is_refused(tiny_model, tmp_path):
-    tiny_model("bert").save_pretrained(tmp_path / "text")
-    with pytest.raises(InputError, match="reads texts"):
-        export_onnx(tmp_path / "text")
+def test_what_is_no_model_or_no_precision_is_refused(tmp_path):
+    with pytest.raises(InputError, match="Unknown precision 'int4'"):
+        export_onnx("vit-mini", tmp_path / "one.onnx", precision="int4")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="cannot be loaded"):
         export_onnx(tmp_path / "empty")

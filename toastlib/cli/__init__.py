@@ -66,7 +66,10 @@ ARGUMENTS = {
     "export --out": {"type": Path, "help": "the file (model.onnx in the model's folder, or here)"},
     "--out": {"type": Path, "required": True, "help": "the folder to write"},
     "--force": {"action": "store_true", "help": "replace what toastlib did not write, or what has changed since"},
-    "--onnx": {"action": "store_true", "required": True, "help": "the format"},
+    "export --onnx": {"action": "store_true", "required": True, "help": "the format"},
+    "--onnx": {"action": "store_true", "help": "measure in onnxruntime too, and with int8 weights"},
+    "--fp16": {"action": "store_true", "help": "weights and arithmetic of half precision"},
+    "--int8": {"action": "store_true", "help": "weights of 8 bits (onnxruntime's dynamic quantisation)"},
     "--remove": COUNT | {"metavar": "K", "help": "number of blocks to remove; which, is chosen"},
     "--plan": {"help": 'spans to remove, for example 2..5 or "2->5": blocks 3, 4 and 5'},
     "--remove-blocks": {"type": blocks, "metavar": "K,K", "help": "the blocks to remove, for example 2,3,7"},
@@ -107,12 +110,12 @@ COMMANDS = {
     commands.doctor: "",
     commands.approximate: "model --data --remove|--remove-blocks|--plan|--max-drop --translator|--prefer"
     " --head --sublayers --features --image-size --train-size --test-size --calibration-size --device --seed --out"
-    " --force",
+    " --onnx --force",
     commands.compare: "folders",
     commands.fetch: "name",
     commands.moments: "model data --shards --jobs --dask --split --size --seed --tokens --features --batch-size"
     " --device --out",
-    commands.export: "model --onnx --out --force",
+    commands.export: "model --onnx --fp16|--int8 --out --force",
     commands.cache: "--clear",
 }
 """Arguments of each command; | separates those of which only one may be given."""

@@ -144,6 +144,7 @@ def approximate(options: argparse.Namespace) -> int:
         head=options.head,
         calibration=options.calibration_size,
         seed=options.seed,
+        onnx=options.onnx,
     )
     result.save(out, force=options.force)
     print(result.summary())
@@ -193,7 +194,8 @@ def export(options: argparse.Namespace) -> int:
     """Write a model in another format, checked against the original."""
     from toastlib.export.onnx import export_onnx
 
-    file, difference, use = export_onnx(options.model, options.out, force=options.force)
+    precision = "float16" if options.fp16 else "int8" if options.int8 else "float32"
+    file, difference, use = export_onnx(options.model, options.out, precision=precision, force=options.force)
     print(f"{file}: its outputs differ from torch's by at most {difference:.1e} of the largest\n\n{use}")
     return 0
 

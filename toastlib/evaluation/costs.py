@@ -1,7 +1,7 @@
 """Costs of plans: parameters, FLOPs and throughput; and the plans that no other beats (paper, Figure 12)."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -37,7 +37,7 @@ def pareto_front(frame: pd.DataFrame, cost: str, value: str) -> pd.Series:
 
 
 @torch.inference_mode()
-def relative_throughput(encoders: Mapping[str, Encoder], inputs: Tensor, repeats: int = 9) -> pd.DataFrame:
+def relative_throughput(encoders: Mapping[Any, Callable], inputs: Any, repeats: int = 9) -> pd.DataFrame:
     """Measure images per second of several encoders, and as a multiple of the first one's in the same round.
 
     A round runs every encoder once, every other round in reverse: a machine that slows down between rounds changes both
@@ -46,7 +46,7 @@ def relative_throughput(encoders: Mapping[str, Encoder], inputs: Tensor, repeats
     Parameters
     ----------
     encoders
-        Name -> encoder; the first is what the others are compared with.
+        Name -> encoder, or another function of `inputs`; the first is what the others are compared with.
     inputs, repeats
         Pixel values, shape (batch, 3, height, width), and the number of rounds that are counted.
 
@@ -106,10 +106,10 @@ def time_plans(
     return pd.concat(frames, ignore_index=True)
 
 
-def _seconds(encoder: Encoder, inputs: Tensor) -> float:
+def _seconds(encoder: Encoder, inputs: Any) -> float:
     start = time.perf_counter()
     encoder(inputs)
-    if inputs.device.type == "cuda":
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter() - start
 

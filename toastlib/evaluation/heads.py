@@ -1,6 +1,5 @@
 """What a model answers, and how good that is: its accuracy, or its agreement with the original where labels lack."""
 
-import platform
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +11,6 @@ from toastlib.approximation.align import fit_alignment
 from toastlib.approximation.engine import THE_ORIGINAL, collect_features
 from toastlib.data.images import Images, ImageSet
 from toastlib.errors import InputError, unknown
-from toastlib.evaluation.costs import relative_throughput
 from toastlib.evaluation.metrics import CONFIDENCE, accuracy_interval, paired_difference, paired_interval
 from toastlib.evaluation.probe import HeadConfig, Probe, absorb_alignment
 from toastlib.models.classifier import match_labels
@@ -197,27 +195,3 @@ def percent(scores: np.ndarray, measure: str) -> Accuracy:
         half = t.ppf((1 + CONFIDENCE) / 2, len(scores) - 1) * sem(scores)
         interval = (scores.mean() - half, scores.mean() + half)
     return tuple(100 * float(value) for value in (scores.mean(), *interval))
-
-
-def measure_latency(
-    models: Sequence["PreTrainedModel"], images: Images, sizes: tuple[int, ...] = (1, 32)
-) -> dict[int, list[tuple[float, float, float]]]:
-    """Batch size -> milliseconds per batch of every model, timed in turns: median and quartiles of the rounds.
-
-    No size is larger than the number of images.
-    """
-    latency = {}
-    for size in (size for size in sizes if size <= len(images)):
-        inputs, _ = next(images[:size].batches(size))
-        timed = relative_throughput(dict(enumerate(models)), inputs, repeats=9 if size > 1 else 25)
-        seconds = (1000 * size / timed["images_per_second"]).groupby(timed["encoder"]).quantile([0.5, 0.25, 0.75])
-        latency[size] = [tuple(seconds[index]) for index in range(len(models))]
-    return latency
-
-
-def device_name(device: torch.device) -> str:
-    """How a report names the device."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{platform.machine()} {device.type}, {threads} thread{'' if threads == 1 else 's'}"

@@ -1,7 +1,7 @@
 """Compression: blocks chosen, removed and replaced, and the cost measured, in one call."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,31 +18,43 @@ from toastlib.evaluation.heads import (
     changes,
     choose_head,
     describe,
-    device_name,
     first_layer,
     form,
-    measure_latency,
     percent,
     points_lost,
     score,
 )
+from toastlib.evaluation.latency import Spread, device_name, measure_energy, measure_latency, measure_pipeline
 from toastlib.export.changes import by_class, flips
+from toastlib.export.onnx import OnnxModel, in_onnxruntime, need_onnx
 from toastlib.export.result import CompressionResult
 from toastlib.models.classifier import own_classifier
 from toastlib.models.costs import example_input, flops, parameter_count
 from toastlib.models.encoder import Encoder
-from toastlib.models.model_card import ModelCardData, Sizes
+from toastlib.models.model_card import ModelCardData, Sizes, task_of
 from toastlib.models.saving import OWN, stored_dtype
 from toastlib.plan import ORIGINAL, Plan
-from toastlib.selection.search import HELD_OUT, TESTED, largest_plan_within, make_selector, scores_by_size
+from toastlib.selection.search import HELD_OUT, TESTED, largest_plan_within, make_selector, plan_of_size, scores_by_size
 from toastlib.statistics.similarity import similarity
 from toastlib.translators.base import ALIGN, RECOMMENDED, TRANSLATORS, split_align
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+
+class Contender(NamedTuple):
+    """A model that is measured beside the others: its map, the model, its size on disk, and what opens it."""
+
+    translator: str
+    model: "PreTrainedModel | OnnxModel"
+    megabytes: float
+    opens: str
+
+
 TRIED_ON = 200
 """Training images on which candidate plans are compared, reserved before the calibration images are drawn."""
+LADDER = 500
+"""Training images at most on which fewer blocks than asked for are tested, to show where to stop."""
 MAX_DROP = 1.0  # points
 PREFERENCES = ("accuracy", "size", "speed")
 
@@ -57,6 +69,7 @@ def compress(
     head: "PreTrainedModel | str | None" = None,
     calibration: int = 500,
     seed: int = 0,
+    onnx: bool = False,
 ) -> CompressionResult:
     """Remove blocks of an encoder and measure the cost; test images are used for measuring alone.
 
@@ -65,7 +78,8 @@ def compress(
     encoder, data
         An original, with whole blocks or from `split_blocks`; images with or without labels.
     remove
-        A plan, or a number of blocks: then the best plans by calibration images are compared on other training images.
+        A plan, or a number of blocks: then the best plans by calibration images are compared on other training images,
+        and every number up to this one is tested on up to 500 more, if there are so many.
     max_drop
         Points that may be lost (1 if both are `None`): the upper end of the 95 % interval on a third of the training
         images, which neither maps, head nor choice have seen. As many blocks go as that allows.
@@ -80,6 +94,8 @@ def compress(
         the own one if there is any. Or the checkpoint as ``AutoModelForImageClassification`` loads it.
     calibration, seed
         Number of training images that maps are fitted on; seed of their draw and of the head.
+    onnx
+        Measure all models in onnxruntime as well, the original and the one that is taken with int8 weights too.
 
     Returns
     -------
@@ -90,41 +106,50 @@ def compress(
     ------
     InputError
         If both `remove` and `max_drop` are given, a name is unknown, the encoder cannot be saved, its classifier does
-        not know all classes, or not even one block can be removed.
+        not know all classes, not even one block can be removed, or onnxruntime is missing or the encoder on a GPU.
     """
+    if onnx:
+        need_onnx()
+        if encoder.device.type != "cpu":
+            raise InputError("onnxruntime is measured on the CPU: load the encoder with device cpu.")
     _check(encoder, remove, max_drop, RECOMMENDED if translator is None or translator in PREFERENCES else translator)
     classifier, wanted = (None, head) if head is None or isinstance(head, str) else (head, OWN)
     if classifier is None and encoder.checkpoint:
         classifier = own_classifier(*encoder.checkpoint[:3])
     own_head = choose_head(encoder, data, classifier, seed, wanted)
-    names = _translators(translator, encoder, own_head)
+    names, plan_given = _translators(translator, encoder, own_head), isinstance(remove, str | Plan)
     max_drop = MAX_DROP if remove is None and max_drop is None else max_drop
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
-    held_out_count = 0 if max_drop is None else len(data.train) // HELD_OUT
+    held_out_count = len(data.train) // HELD_OUT
+    if max_drop is None:  # a promise needs a third; a ladder up to `remove` takes what is left over
+        left_over = 0 if plan_given else len(data.train) - calibration - TRIED_ON
+        held_out_count = min(held_out_count, LADDER, max(left_over, 0))
     held_out, fitting = (data.train[part] for part in order.tensor_split([held_out_count]))
     drawn = fitting.sample(min(calibration + TRIED_ON, len(fitting)), seed)
-    reserved = 0 if isinstance(remove, str | Plan) else min(TRIED_ON, len(drawn) // 3)
+    reserved = 0 if plan_given else min(TRIED_ON, len(drawn) // 3)
     calibrated = Calibrated(encoder, drawn[: min(calibration, len(drawn) - reserved)])
     tried_on = drawn[len(calibrated.images) :][:TRIED_ON]
     search = pd.DataFrame(columns=TESTED)
-    if isinstance(remove, str | Plan):
+    if plan_given:
         plan = Plan.parse(remove).check(len(encoder.blocks))
     else:
         trial = choose_head(encoder, replace(data, train=fitting), classifier, seed, wanted)
         choose = make_selector(calibrated, tried_on, trial, names[0])
-        if max_drop is None:
-            plan, tried, images = choose(remove)
-            search.loc[0] = (remove, str(plan), tried, images, *(float("nan"),) * 3, 0)
-        else:
-            tested = scores_by_size(calibrated, choose, names[0], trial, held_out)
+        tested = scores_by_size(calibrated, choose, names[0], trial, held_out)
+        if max_drop is not None:
             plan, search = largest_plan_within(tested, trial, max_drop)
+        elif len(held_out):
+            plan, search = plan_of_size(tested, trial, remove)
+        else:
+            plan, tried, images = choose(remove)
+            search.loc[0] = (remove, str(plan), tried, images, *(float("nan"),) * 3, 0, 0)
     made, reasons = _make_all(calibrated, plan, names, own_head)
-    models = [form(encoder, own_head), *(form(*pair) for pair in made.values())]
-    found = [answers(model, data.test) for model in models]
+    contenders = _contenders({ORIGINAL: (encoder, own_head)} | made, stored_dtype(encoder).itemsize, onnx)
+    found = [answers(one.model, data.test) for one in contenders]
     scores = [score(one, found[0], data.test, own_head) for one in found]
-    latency = measure_latency(models, data.test)
-    weights = [parameter_count(model) for model in models]
-    (smaller, new_head), size = next(iter(made.values())), stored_dtype(encoder).itemsize
+    models, (smaller, new_head) = [one.model for one in contenders], next(iter(made.values()))
+    latency, energy = measure_latency(models, data.test), measure_energy(models, data.test)
+    in_pipeline = measure_pipeline(models[:2], data.test, task_of(own_head.module is not None))
     before, after = (percent(one, own_head.measure) for one in scores[:2])
     card = ModelCardData(
         base=encoder.name,
@@ -135,14 +160,14 @@ def compress(
         before=before,
         after=after,
         latency={batch: (times[0][0], times[1][0]) for batch, times in latency.items()},
+        in_pipeline=(in_pipeline[0][0], in_pipeline[1][0]),
         device=device_name(encoder.device),
         sizes=Sizes(
-            (weights[0], weights[1]),
+            tuple(parameter_count(model) for model in models[:2]),
             tuple(flops(one, example_input(one)) for one in (encoder, smaller)),
-            (weights[0] * size, weights[1] * size),
+            tuple(round(one.megabytes * 1e6) for one in contenders[:2]),
         ),
     )
-    measured = _maps(made, reasons, scores, [count * size / 1e6 for count in weights], latency, own_head)
     with_labels = own_head.measure == "accuracy"
     return CompressionResult(
         plan=plan,
@@ -151,7 +176,7 @@ def compress(
         head=new_head,
         card=card,
         lost=points_lost(*scores[:2], own_head),
-        maps=measured,
+        maps=_maps(contenders, reasons, scores, latency, energy, own_head),
         classes=by_class(data.test, *scores[:2], own_head) if with_labels else None,
         flips=[] if own_head.measure == "similarity" else flips(data.test, found[:2], scores[:2], own_head),
         similarity=similarity(calibrated.moments, "cka"),
@@ -188,12 +213,34 @@ def _make_all(
     return made, reasons
 
 
+def _contenders(made: dict[str, tuple[Encoder, Head]], itemsize: int, onnx: bool) -> list[Contender]:
+    """The original and a model for each translator; then the same in onnxruntime, the first two with int8 too."""
+    models = {name: form(*pair) for name, pair in made.items()}
+    found = []
+    for name, model in models.items():
+        plain = name == ORIGINAL or split_align(name)[0] == FUSED
+        opens = "transformers" if plain else "transformers with toastlib"
+        found.append(Contender(name, model, parameter_count(model) * itemsize / 1e6, opens))
+    if onnx:
+        example = example_input(next(iter(made.values()))[0])
+        for index, (name, model) in enumerate(models.items()):
+            for precision in ("float32", "int8") if index < 2 else ("float32",):
+                one = in_onnxruntime(model, example, precision)
+                found.append(Contender(name, one, one.megabytes, f"onnxruntime, {precision}"))
+    return found
+
+
 def _maps(
-    made: dict, reasons: dict[str, str], scores: list[np.ndarray], megabytes: list[float], latency: dict, head: Head
+    contenders: list[Contender],
+    reasons: dict[str, str],
+    scores: list[np.ndarray],
+    latency: dict[int, list[Spread]],
+    energy: list[float] | None,
+    head: Head,
 ) -> pd.DataFrame:
-    """A row for each translator, the original's first."""
+    """A row for each contender, the original's first."""
     rows = []
-    for index, name in enumerate((ORIGINAL, *made)):
+    for index, one in enumerate(contenders):
         lost = points_lost(scores[0], scores[index], head) if index else (0.0,) * 3
         worse, better = changes(scores[0], scores[index])
         times = {
@@ -201,9 +248,9 @@ def _maps(
             for batch, models in latency.items()
             for column, value in zip(("ms", "ms_low", "ms_high"), models[index], strict=True)
         }
-        row = {"translator": name, "lost": lost[0], "low": lost[1], "high": lost[2], "worse": worse, "better": better}
-        opens = "transformers" if name == ORIGINAL or split_align(name)[0] == FUSED else "transformers with toastlib"
-        rows.append(row | {"megabytes": megabytes[index], **times, "opens": opens, "why": ""})
+        row = {"translator": one.translator} | dict(zip(("lost", "low", "high"), lost, strict=True))
+        row |= {"worse": worse, "better": better, "megabytes": one.megabytes}
+        rows.append(row | times | {"millijoules": energy and energy[index], "opens": one.opens, "why": ""})
     rows += [{"translator": name, "why": why} for name, why in reasons.items()]
     return pd.DataFrame(rows)
 

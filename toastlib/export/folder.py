@@ -72,6 +72,8 @@ def compare_folders(folders: Sequence[str | Path]) -> tuple[pd.DataFrame, list[s
         }
         for batch, times in read["latency"].items():
             rows[f"ms at batch {batch}"] = " to ".join(map(short, times))
+        if read.get("in_pipeline"):  # folders of earlier versions have none
+            rows["ms per image in a pipeline"] = " to ".join(map(short, read["in_pipeline"]))
         columns[str(folder)] = rows
     first = next(iter(settings.values()))
     differing = [name for name in first if any(one[name] != first[name] for one in settings.values())]
@@ -95,6 +97,7 @@ def report(result: CompressionResult) -> str:
         code=loading_code("THIS-FOLDER", with_head, result.fused),
         classes=result.classes,
         maps=result.maps_in_words(),
+        ladder=result.ladder(),
         pictures=[(_picture(flip.pixels), flip) for flip in result.flips[:SHOWN]],
         confusions=new_confusions(result.flips),
     )

@@ -1,11 +1,14 @@
-"""A model of images as an ONNX file, checked against torch before it is kept."""
+"""Models of images or texts as ONNX files, each checked against torch before it is kept."""
 
 import contextlib
+import copy
 import importlib.util
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,128 +16,236 @@ from torch import Tensor, nn
 from toastlib.data import catalog
 from toastlib.data.catalog import not_loaded
 from toastlib.data.transforms import Preprocessing, image_size
-from toastlib.errors import InputError
+from toastlib.errors import InputError, unknown
 from toastlib.models.quiet import quiet_transformers
 from toastlib.output import writing
 
-TOLERANCE = 1e-4
-"""Largest allowed difference between onnxruntime and eager torch, as a share of torch's largest output."""
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.modeling_outputs import ModelOutput
+
+TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "int8": 0.5}
+"""Precision -> largest allowed difference between onnxruntime and eager torch, as a share of torch's largest output.
+
+float16 keeps three digits. Rounding to int8 costs what it costs: only what is no longer the same model is refused.
+"""
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
-
-
+TOKENS = 9  # at least, of the texts that a model is traced with
 USE = """\
 import onnxruntime
 
 session = onnxruntime.InferenceSession("{file}")
-({output},) = session.run(None, {{"pixel_values": pixels}})  # pixels: float32, (batch, 3, {height}, {width})"""
+({output},) = session.run(None, {{{arguments}}})  # {shape}"""
+TEXTS = "int64, (batch, tokens)"
 
 
-class _OneOutput(nn.Module):
-    """Pixel values to one tensor: logits, or features, or hidden states."""
+class Traced(nn.Module):
+    """A model as a function of its inputs by position to one output: logits, features or hidden states."""
 
-    def __init__(self, model: nn.Module, output: str) -> None:
+    def __init__(self, model: nn.Module, inputs: dict[str, tuple[int, ...]], output: str) -> None:
         super().__init__()
         self.model = model
+        self.inputs = inputs  # name -> shape of one image; that of a text is free
         self.output = output
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.model(pixel_values)[self.output]
+    @property
+    def reads_images(self) -> bool:
+        """Whether its input is pixel values, and not token ids with their mask."""
+        return "pixel_values" in self.inputs
+
+    def forward(self, first: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.model(**dict(zip(self.inputs, (first, mask), strict=False)))[self.output]
+
+    def example(self, batch: int) -> tuple[Tensor, ...]:
+        """Random inputs; all texts but the first are padded."""
+        generator = torch.Generator().manual_seed(batch)
+        if self.reads_images:
+            return (torch.randn(batch, *self.inputs["pixel_values"], generator=generator),)
+        ids = torch.randint(self.model.config.vocab_size, (batch, TOKENS + batch), generator=generator)
+        mask = torch.ones_like(ids)
+        mask[1:, TOKENS:] = 0
+        return ids, mask
 
 
-def export_onnx(model: str | Path, target: str | Path | None = None, *, force: bool = False) -> tuple[Path, float, str]:
+def export_onnx(
+    model: str | Path, target: str | Path | None = None, *, precision: str = "float32", force: bool = False
+) -> tuple[Path, float, str]:
     """Write a model as ONNX, with any batch size, and compare it with the model in onnxruntime.
 
     Returned are the file, the largest difference from eager torch over batches of 1 and 3, as a share of the largest
-    output, and four lines of Python that use the file. An `InputError` if a package is missing, the model cannot be
-    opened or reads texts, or the difference exceeds `TOLERANCE`; then no file is kept.
+    output, and four lines of Python that use the file.
 
     Parameters
     ----------
     model, target
-        A folder of `Encoder.save_pretrained`, or any classifier or encoder of images that transformers opens by alias,
-        folder or Hub id; and the file, by default ``model.onnx`` in the folder, or here. It takes ``pixel_values`` of
-        shape (batch, 3, height, width) to ``logits``, (batch, classes). A saved encoder gives ``pooler_output``,
-        (batch, width), its features; another ``last_hidden_state``, (batch, tokens, width).
+        A folder of `Encoder.save_pretrained`, or any classifier, encoder or language model of images or texts that
+        transformers opens by alias, folder or Hub id; and the file, by default ``model.onnx`` in the folder, or here.
+        It takes ``pixel_values`` of shape (batch, 3, height, width), or ``input_ids`` and ``attention_mask`` of shape
+        (batch, tokens), to ``logits``. A saved encoder gives ``pooler_output``, (batch, width), its features; another
+        ``last_hidden_state``, (batch, tokens, width).
+    precision
+        ``"float32"``; ``"float16"`` for the weights and what is computed between inputs and outputs; ``"int8"`` for the
+        weights of matrix products, whose inputs are rounded as they come (onnxruntime's dynamic quantisation).
     force
         Replace a file that toastlib did not write.
+
+    Raises
+    ------
+    InputError
+        If a package is missing, the precision is unknown, the model cannot be opened, or the difference exceeds
+        `TOLERANCES`; then no file is kept.
     """
+    need_onnx()
+    if precision not in TOLERANCES:
+        raise unknown("precision", precision, TOLERANCES)
+    path = catalog.model_path(str(model))
+    traced = _opened(path)
+    if target is None:  # aliases are embedded: their folders are no place to write to
+        name = "model.onnx" if precision == "float32" else f"model.{precision}.onnx"
+        target = Path(path) / name if Path(path).is_dir() and path not in catalog.MODELS.values() else name
+    target = Path(target)
+    with writing(target, force=force) as file:
+        write_onnx(traced, file, precision)
+        difference = _difference(traced, file)
+        if not difference <= TOLERANCES[precision]:
+            raise InputError(f"The {precision} ONNX model of {path} differs by {difference:.1e} of the largest output.")
+    shape = "float32, (batch, {}, {}, {})".format(*traced.inputs["pixel_values"]) if traced.reads_images else TEXTS
+    arguments = ", ".join(f'"{name}": {name}' for name in traced.inputs)
+    return target, difference, USE.format(file=target, output=traced.output, arguments=arguments, shape=shape)
+
+
+def need_onnx() -> None:
+    """Raise an `InputError` that says what to install, if a package is missing."""
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise InputError(f"ONNX needs {', '.join(missing)}: pip install 'toastlib[onnx]'.")
-    path = catalog.model_path(str(model))
-    model, size = _opened(path)
-    if target is None:  # aliases are embedded: their folders are no place to write to
-        target = (
-            Path(path) / "model.onnx" if Path(path).is_dir() and path not in catalog.MODELS.values() else "model.onnx"
+
+
+def write_onnx(traced: Traced, file: Path, precision: str = "float32") -> None:
+    """Write a model, float32, as an ONNX file of that precision."""
+    sizes = {0: torch.export.Dim("batch")} | ({} if traced.reads_images else {1: torch.export.Dim("tokens")})
+    with _quiet():
+        torch.onnx.export(
+            traced,
+            traced.example(2),
+            file,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            input_names=list(traced.inputs),
+            output_names=[traced.output],
+            dynamic_shapes=(sizes,) * len(traced.inputs),
         )
-    target, example = Path(target), torch.zeros(2, 3, *size)
-    with writing(target, force=force) as file:
-        with _quiet():
-            torch.onnx.export(
-                model,
-                (example,),
-                file,
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-                input_names=["pixel_values"],
-                output_names=[model.output],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-            )
-        difference = _difference(model, file, size)
-        if not difference <= TOLERANCE:
-            raise InputError(f"The ONNX model of {path} differs by {difference:.1e} of the largest output.")
-    return target, difference, USE.format(file=target, output=model.output, height=size[0], width=size[1])
+        if precision != "float32":
+            _convert(file, precision)
 
 
-def _opened(path: str) -> tuple[_OneOutput, tuple[int, int]]:
-    """The model, float32, and the height and width of its images."""
-    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+def _convert(file: Path, precision: str) -> None:
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    import toastlib.models.modeling_toast  # noqa: F401  # transformers knows saved folders from then on
+    whole = onnx.load(file)
+    whole.graph.ClearField("value_info")  # shapes in between, not all of them right: they are inferred anew
+    if precision == "int8":
+        quantize_dynamic(whole, file, weight_type=QuantType.QInt8)
+    else:
+        onnx.save(convert_float_to_float16(whole, keep_io_types=True), file)
 
+
+class OnnxModel:
+    """An image model in onnxruntime, on as many threads of the CPU as torch has, called as transformers' is."""
+
+    def __init__(self, file: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        self.megabytes = file.stat().st_size / 1e6
+
+    def __call__(self, pixel_values: Tensor) -> "ModelOutput":
+        from transformers.modeling_outputs import ModelOutput
+
+        (found,) = self.session.run(None, {"pixel_values": pixel_values.float().numpy()})
+        return ModelOutput({self.session.get_outputs()[0].name: torch.from_numpy(found)})
+
+
+def in_onnxruntime(model: "PreTrainedModel", example: Tensor, precision: str) -> OnnxModel:
+    """A classifier or encoder of images in onnxruntime; `example` is a batch of its images."""
+    with torch.inference_mode():
+        output = "logits" if "logits" in model(example) else "pooler_output"
+    whole = model if model.dtype == torch.float32 else copy.deepcopy(model).float()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        write_onnx(Traced(whole, {"pixel_values": tuple(example.shape[1:])}, output), file, precision)
+        return OnnxModel(file)
+
+
+def _opened(path: str) -> Traced:
+    """The model, float32, with the shapes of its inputs; that of a text is any."""
+    from transformers import (
+        AutoConfig,
+        AutoImageProcessor,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForImageClassification,
+        AutoModelForSequenceClassification,
+    )
+
+    heads = {
+        "ForImageClassification": AutoModelForImageClassification,
+        "ForSequenceClassification": AutoModelForSequenceClassification,
+        "ForCausalLM": AutoModelForCausalLM,
+        "LMHeadModel": AutoModelForCausalLM,
+    }
     try:
         config = AutoConfig.from_pretrained(path)
-        classifies = any("ForImageClassification" in kind for kind in config.architectures or [])
-        auto = AutoModelForImageClassification if classifies else AutoModel
+        architecture = (config.architectures or [""])[0]
+        auto = next((auto for name, auto in heads.items() if name in architecture), AutoModel)
         with quiet_transformers():
             model = auto.from_pretrained(path, dtype=torch.float32).eval()
     except Exception as error:  # each broken part of a checkpoint raises another kind
         raise not_loaded("model", path, error, embedded="vit-mini") from error
-    tower = model if classifies else getattr(model, "vision_model", model)
+    with_head = auto is not AutoModel
+    tower = model if with_head else getattr(model, "vision_model", model)
+    output = "logits" if with_head else "pooler_output" if config.model_type == "toast" else "last_hidden_state"
     if tower.main_input_name != "pixel_values":
-        raise InputError(f"{path} reads texts: only models of images are exported as ONNX.")
+        tower.config.use_cache = False
+        return Traced(tower, dict.fromkeys(("input_ids", "attention_mask"), ()), output)
     try:
         preprocessing = Preprocessing.from_config(AutoImageProcessor.from_pretrained(path).to_dict())
     except (OSError, ValueError):  # there is none
         preprocessing = None
-    output = "logits" if classifies else "pooler_output" if config.model_type == "toast" else "last_hidden_state"
     body = getattr(tower, "toast", tower)
-    return _OneOutput(tower, output), image_size(preprocessing, getattr(body, "tower", body).config)
+    height, width = image_size(preprocessing, getattr(body, "tower", body).config)
+    return Traced(tower, {"pixel_values": (3, height, width)}, output)
 
 
 @torch.no_grad()
-def _difference(model: nn.Module, file: Path, size: tuple[int, int]) -> float:
+def _difference(traced: Traced, file: Path) -> float:
     """Largest difference between onnxruntime and eager, as a share of the largest output."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     shares = []
     for batch in (1, 3):
-        inputs = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(batch))
-        expected = model(inputs)
-        (found,) = session.run(None, {"pixel_values": inputs.numpy()})
+        inputs = traced.example(batch)
+        expected = traced(*inputs)
+        (found,) = session.run(None, {name: one.numpy() for name, one in zip(traced.inputs, inputs, strict=True)})
         shares.append((torch.from_numpy(found) - expected).abs().max() / expected.abs().max())
     return max(share.item() for share in shares)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence notes about operators of missing packages."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Silence notes about operators of missing packages, and that a graph could be simplified."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

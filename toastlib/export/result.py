@@ -10,7 +10,7 @@ from toastlib.export.changes import Flip
 from toastlib.export.folder import save_compressed
 from toastlib.models.encoder import Encoder
 from toastlib.models.model_card import Accuracy, ModelCardData, change, removed_in_words, short
-from toastlib.plan import ORIGINAL, Plan
+from toastlib.plan import Plan
 from toastlib.translators.base import RECOMMENDED, split_align
 
 
@@ -27,7 +27,8 @@ class CompressionResult:
     maps
         One row for the original and for every translator that was compared: points ``lost`` with ``low`` and ``high``,
         images that turn ``worse`` and ``better``, ``megabytes`` on disk, ``ms_1`` and ``ms_32`` per batch with their
-        quartiles ``ms_low_1`` ..., what ``opens`` it, and ``why`` it cannot be had.
+        quartiles ``ms_low_1`` ..., ``millijoules`` per image where they are counted, what ``opens`` it, and ``why`` it
+        cannot be had. Models in onnxruntime follow, if they were asked for.
     classes
         One row per class, from `by_class`; `None` without labels.
     flips
@@ -36,7 +37,7 @@ class CompressionResult:
         Linear CKA of all blocks on the calibration set, from `similarity`.
     search
         One row per number of blocks that was tried, with the columns `TESTED`; ``lost``, ``low`` and ``high`` are NaN
-        where the number was given, and there is no row where the plan was.
+        where no image was left to test on, and there is no row where the plan was given.
     max_drop
         The promise, in points; `None` where a plan or a number of blocks was given.
     """
@@ -93,12 +94,14 @@ class CompressionResult:
             f"{_with_spread(original, f'_{batch}')} to {_with_spread(own, f'_{batch}')} ms at batch {batch}"
             for batch in card.latency
         ]
+        ladder, in_pipeline = self.ladder(), " to ".join(short(value) for value in card.in_pipeline)
         return "\n".join(
             [
                 card.head,
                 f"Removed: {self.removed} (plan {self.plan}). In place of each span: {self.translator}.",
                 self.verdict(),
                 *self.choice(),
+                *([] if ladder.empty else ["", ladder.to_string(index=False)]),
                 "",
                 self.maps_in_words().to_string(index=False),
                 *self.about_maps(),
@@ -107,7 +110,7 @@ class CompressionResult:
                 f"{card.measure} after   {{:.1f}} % [{{:.1f}}, {{:.1f}}]".format(*card.after),
                 f"difference  {-lost:+z.1f} points [{-high:+z.1f}, {-low:+z.1f}], paired over {card.evaluation}",
                 f"size  {size.format(before, after, change(before, after), *megabytes)}",
-                f"time  {', '.join(times)}, on {card.device}",
+                f"time  {', '.join(times)}, on {card.device}; preprocessing included, {in_pipeline} ms per image",
             ]
         )
 
@@ -115,22 +118,43 @@ class CompressionResult:
         """The table of maps as a terminal and the report show it, the map that was taken first of them."""
         sizes = sorted(self.card.latency)
         rows = []
-        for row in self.maps[self.maps["why"] == ""].to_dict("records"):
-            lost = "" if row["translator"] == ORIGINAL else "{lost:z.1f} [{low:z.1f}, {high:z.1f}]".format(**row)
+        for number, row in enumerate(self.maps[self.maps["why"] == ""].to_dict("records")):
+            lost = "" if number == 0 else "{lost:z.1f} [{low:z.1f}, {high:z.1f}]".format(**row)
             times = {f"ms at batch {size}": _with_spread(row, f"_{size}") for size in sizes}
             changed = {name: int(row[name]) for name in ("worse", "better") if self.head.measure != "similarity"}
             cells = {"map": row["translator"], "points lost": lost} | changed | {"MB": short(row["megabytes"])}
-            rows.append(cells | times | {"opens with": row["opens"]})
+            energy = {} if pd.isna(row["millijoules"]) else {"mJ per image": short(row["millijoules"], 2)}
+            rows.append(cells | times | energy | {"opens with": row["opens"]})
+        return pd.DataFrame(rows)
+
+    def ladder(self) -> pd.DataFrame:
+        """The table of numbers of blocks as a terminal and the report show it; empty if none was tested."""
+        rows = [
+            {
+                "blocks removed": f"{row.removed}{' (taken)' if row.plan == str(self.plan) else ''}",
+                "plan": row.plan,
+                "points lost, held out": f"{row.lost:z.1f} [{row.low:z.1f}, {row.high:z.1f}]",
+                "parameters": f"{row.parameters:,}",
+            }
+            for row in self.search.itertuples()
+            if row.held_out
+        ]
         return pd.DataFrame(rows)
 
     def about_maps(self) -> list[str]:
         """The maps that cannot be had for these blocks, and why; and how another one is taken."""
         rows = self.maps[self.maps["why"] != ""]
         said = [f"{row.translator} is not to be had: {row.why}" for row in rows.itertuples()]
-        others = [name for name in self.maps["translator"][2:] if name not in set(rows["translator"])]
+        in_torch = self.maps[self.maps["opens"].str.startswith("transformers", na=False)]
+        others = list(in_torch["translator"][2:])
         if others:
             wish = "size (or speed)" if split_align(self.translator)[0] == RECOMMENDED else "accuracy"
             said.append(f"{self.translator} was taken; --prefer {wish} takes {others[-1]}.")
+        in_int8 = self.maps[self.maps["opens"] == "onnxruntime, int8"]
+        if len(in_int8):
+            batch = max(self.card.latency)
+            before, after = (_with_spread(row, f"_{batch}") for row in in_int8.to_dict("records"))
+            said.append(f"In onnxruntime with int8 weights, batch {batch} takes {before} ms before, {after} ms after.")
         return said
 
     def choice(self) -> list[str]:

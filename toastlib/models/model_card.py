@@ -36,8 +36,9 @@ class ModelCardData:
         One sentence about the classifier.
     measure, before, after
         The measure, and its percent of the original and of this model, with the ends of the 95 % interval.
-    latency, device
-        Batch size -> milliseconds per batch of the original and of this model, measured on that device.
+    latency, in_pipeline, device
+        Batch size -> milliseconds per batch of the original and of this model, and milliseconds per image in
+        transformers' `pipeline`, which preprocesses, all measured on that device.
     sizes
         Parameters and FLOPs; counted when the model is saved if `None`.
     """
@@ -50,6 +51,7 @@ class ModelCardData:
     before: Accuracy | None = None
     after: Accuracy | None = None
     latency: dict[int, tuple[float, float]] = field(default_factory=dict)
+    in_pipeline: tuple[float, float] | None = None
     device: str | None = None
     sizes: Sizes | None = None
 
@@ -67,6 +69,8 @@ class ModelCardData:
             rows.append((f"{self.measure} (95 % interval)", *texts))
         for size, times in sorted(self.latency.items()):
             rows.append((f"milliseconds per batch of {size}", *map(short, times)))
+        if self.in_pipeline:
+            rows.append(("milliseconds per image in a pipeline, preprocessing included", *map(short, self.in_pipeline)))
         return rows
 
 
@@ -132,7 +136,7 @@ def model_card(
         features=FEATURES[features],
         sublayers=sublayers,
         plain=plain,
-        task=_task(with_head),
+        task=task_of(with_head),
         checkpoint=checkpoint,
         on_hub=checkpoint.count("/") == 1 and not Path(checkpoint).exists(),
         name=block_name,
@@ -147,8 +151,9 @@ def loading_code(folder: str, with_head: bool, plain: bool) -> str:
     return f"""{"" if plain else toast}from transformers import {auto}, pipeline
 
 model = {auto}.from_pretrained("{folder}")
-answers = pipeline("{_task(with_head)}", "{folder}")("image.png")"""
+answers = pipeline("{task_of(with_head)}", "{folder}")("image.png")"""
 
 
-def _task(with_head: bool) -> str:
+def task_of(with_head: bool) -> str:
+    """The task of transformers' `pipeline`."""
     return "image-classification" if with_head else "image-feature-extraction"

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from toastlib.errors import InputError
 from toastlib.evaluation.calibrated import Calibrated
 from toastlib.evaluation.heads import Head, answers, changes, first_layer, form, points_lost, score
 from toastlib.evaluation.metrics import images_needed
+from toastlib.models.costs import parameter_count
 from toastlib.plan import Plan
 from toastlib.selection.criteria import span_costs
 from toastlib.selection.plans import best_plans
@@ -24,8 +26,8 @@ CANDIDATES = 10
 """Plans of a size that are run before one of them is chosen."""
 HELD_OUT = 3
 """One in three training images is held out where a loss is bounded: neither maps, head nor choice see it."""
-TESTED = ("removed", "plan", "tried", "tried_on", "lost", "low", "high", "held_out")
-"""Columns of the table of numbers of blocks: plans that were run, on how many images; and points lost on others."""
+TESTED = ("removed", "plan", "tried", "tried_on", "lost", "low", "high", "held_out", "parameters")
+"""Columns of the table of numbers of blocks: plans run, on how many images; points lost on others; what is left."""
 
 
 class Choice(NamedTuple):
@@ -34,6 +36,21 @@ class Choice(NamedTuple):
     plan: Plan
     tried: int
     images: int
+
+
+class Tested(NamedTuple):
+    """A chosen plan, the scores of every held-out image before and after, and the parameters that are left."""
+
+    choice: Choice
+    before: np.ndarray
+    after: np.ndarray
+    parameters: int
+
+    def row(self, head: Head) -> tuple:
+        """Its row in the table of numbers of blocks, see `TESTED`."""
+        choice, images = self.choice, len(self.before)
+        lost = points_lost(self.before, self.after, head)
+        return len(choice.plan.removed), str(choice.plan), choice.tried, choice.images, *lost, images, self.parameters
 
 
 def make_selector(calibrated: Calibrated, trying: Images, head: Head, translator: str) -> Callable[[int], Choice]:
@@ -64,19 +81,24 @@ def make_selector(calibrated: Calibrated, trying: Images, head: Head, translator
 
 def scores_by_size(
     calibrated: Calibrated, choose: Callable[[int], Choice], translator: str, head: Head, images: Images
-) -> Iterator[tuple[Choice, np.ndarray, np.ndarray]]:
-    """Remove one block, two, and so on: the plan, and the scores of every image before and after."""
+) -> Iterator[Tested]:
+    """Remove one block, two, and so on, the best plan of each number, and test it on images."""
     original = answers(form(calibrated.encoder, head), images)
     before = score(original, original, images, head)
     for removed in range(1, len(calibrated.encoder.blocks)):
         choice = choose(removed)
         smaller = form(*calibrated.make(choice.plan, translator, head))
-        yield choice, before, score(answers(smaller, images), original, images, head)
+        after = score(answers(smaller, images), original, images, head)
+        yield Tested(choice, before, after, parameter_count(smaller))
 
 
-def largest_plan_within(
-    tested: Iterable[tuple[Choice, np.ndarray, np.ndarray]], head: Head, max_drop: float
-) -> tuple[Plan, pd.DataFrame]:
+def plan_of_size(tested: Iterable[Tested], head: Head, size: int) -> tuple[Plan, pd.DataFrame]:
+    """Remove one block more, and one more, up to `size`: the last plan, and a row for each number."""
+    steps = list(islice(tested, size))
+    return steps[-1].choice.plan, pd.DataFrame([step.row(head) for step in steps], columns=TESTED)
+
+
+def largest_plan_within(tested: Iterable[Tested], head: Head, max_drop: float) -> tuple[Plan, pd.DataFrame]:
     """Remove one block more, and one more, while held-out images say that at most `max_drop` points are lost.
 
     They say so if the upper end of the paired 95 % interval of the loss is at most `max_drop`. Numbers of blocks are
@@ -103,21 +125,19 @@ def largest_plan_within(
         If removing one block may lose more; it says how many images would tell.
     """
     best, rows = None, []
-    for choice, before, after in tested:
-        lost = points_lost(before, after, head)
-        removed = len(choice.plan.removed)
-        rows.append((removed, str(choice.plan), choice.tried, choice.images, *lost, len(before)))
-        if lost[2] > max_drop:
+    for step in tested:
+        rows.append(step.row(head))
+        if points_lost(step.before, step.after, head)[2] > max_drop:
             break
-        best = choice.plan
+        best = step.choice.plan
     if best is None:
-        raise InputError(_why_none(rows[0], changes(before, after), max_drop))
+        raise InputError(_why_none(step, head, max_drop))
     return best, pd.DataFrame(rows, columns=TESTED)
 
 
-def _why_none(row: tuple, changed: tuple[int, int], max_drop: float) -> str:
-    _, plan, _, _, lost, low, high, images = row
-    needed = images_needed(*changed, images, max_drop / 100)
+def _why_none(step: Tested, head: Head, max_drop: float) -> str:
+    (lost, low, high), images = points_lost(step.before, step.after, head), len(step.before)
+    plan, needed = step.choice.plan, images_needed(*changes(step.before, step.after), images, max_drop / 100)
     told = (
         f"{images:,} held-out training images: {lost:.1f} [{low:.1f}, {high:.1f}] points are lost when one block goes "
         f"({plan})"
