@@ -51,12 +51,17 @@ def test_onnxruntime_computes_what_torch_does(folder, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not here")
-@pytest.mark.parametrize("kind", ["classifier", "encoder", "fused"])
+@pytest.mark.parametrize("kind", ["classifier", "encoder", "fused", "CLIP", "Siglip", "Dinov2"])
 def test_any_model_of_images_is_exported(tiny_model, tiny_encoder, tmp_path, kind):
+    import transformers
     from transformers import ViTForImageClassification
 
     if kind == "classifier":
         ViTForImageClassification(tiny_model("vit").config).half().save_pretrained(tmp_path / "one")
+    elif kind in ("CLIP", "Siglip", "Dinov2"):
+        config = tiny_model(kind.lower()).config
+        whole = config if kind == "Dinov2" else getattr(transformers, f"{kind}Config")(vision_config=config)
+        getattr(transformers, f"{kind}ForImageClassification")(whole).save_pretrained(tmp_path / "one")
     elif kind == "encoder":
         tiny_model("vit").save_pretrained(tmp_path / "one")
     else:
@@ -64,8 +69,9 @@ def test_any_model_of_images_is_exported(tiny_model, tiny_encoder, tmp_path, kin
         pictures = Images(images, None, (), preprocessing=Preprocessing(resize=(32, 32)))
         tiny_encoder.preprocessing = Preprocessing(resize=(32, 32))
         fuse_spans(tiny_encoder, "0->2", pictures).save_pretrained(tmp_path / "one")
-    file, difference, _ = export_onnx(tmp_path / "one")
+    file, difference, use = export_onnx(tmp_path / "one")
     assert (file, difference <= TOLERANCES["float32"]) == (tmp_path / "one" / "model.onnx", True)
+    assert ("(logits,)" in use) == (kind not in ("encoder", "fused"))
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def measure_pipeline(models: Iterable["PreTrainedModel"], images: Images, task: 
         (Path(folder) / "preprocessor_config.json").write_text(json.dumps(images.preprocessing.to_config()))
         processor = AutoImageProcessor.from_pretrained(folder)
     pipelines = [pipeline(task, model=model, image_processor=processor, batch_size=BATCH) for model in models]
-    return [tuple(1000 * value for value in spread) for spread in _in_turns(pipelines, pictures, repeats=9)]
+    return [tuple(1000 * value for value in spread) for spread in _in_turns(pipelines, pictures, repeats=5)]
 
 
 def _in_turns(models: Iterable[Callable], inputs: Any, repeats: int) -> list[Spread]:

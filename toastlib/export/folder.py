@@ -63,8 +63,9 @@ def compare_folders(folders: Sequence[str | Path]) -> tuple[pd.DataFrame, list[s
         settings[folder] = {name: read[name] for name in ("base", "evaluation", "measure", "device")}
         (before, after), _, weights = read["sizes"]
         rows = {"removed": read["removed"], "map": read["translator"]}
-        rows[f"{read['measure']} before"] = "{:.1f} % [{:.1f}, {:.1f}]".format(*read["before"])
-        rows[f"{read['measure']} after"] = "{:.1f} % [{:.1f}, {:.1f}]".format(*read["after"])
+        for moment in ("before", "after"):
+            if read[moment]:
+                rows[f"{read['measure']} {moment}"] = "{:.1f} % [{:.1f}, {:.1f}]".format(*read[moment])
         rows["points lost"] = "{:z.1f} [{:z.1f}, {:z.1f}]".format(*read["lost"])
         rows |= {
             "parameters": f"{before:,} to {after:,}",
@@ -114,9 +115,9 @@ def _picture(pixels: Tensor) -> str:
 def _tiles(result: CompressionResult) -> list[tuple[str, str, str]]:
     """Name, value and note: the measure, and the relative changes of size and time."""
     card, (lost, low, high) = result.card, result.lost
-    note = f"from {card.before[0]:.1f} %: {-lost:+z.1f} points [{-high:+z.1f}, {-low:+z.1f}]"
-    if result.head.measure != "accuracy":
-        note = "95 % interval {1:.1f} to {2:.1f}".format(*card.after)
+    note = "95 % interval {1:.1f} to {2:.1f}".format(*card.after)
+    if card.before:
+        note = f"from {card.before[0]:.1f} %: {-lost:+z.1f} points [{-high:+z.1f}, {-low:+z.1f}]"
     tiles = [(card.measure, f"{card.after[0]:.1f} %", note)]
     if result.head.measure != "similarity":
         worse, better = result.maps[["worse", "better"]].iloc[1].astype(int)

@@ -94,6 +94,7 @@ class CompressionResult:
             f"{_with_spread(original, f'_{batch}')} to {_with_spread(own, f'_{batch}')} ms at batch {batch}"
             for batch in card.latency
         ]
+        measured = [("before", card.before), ("after ", card.after)][0 if card.before else 1 :]
         ladder, in_pipeline = self.ladder(), " to ".join(short(value) for value in card.in_pipeline)
         return "\n".join(
             [
@@ -106,8 +107,10 @@ class CompressionResult:
                 self.maps_in_words().to_string(index=False),
                 *self.about_maps(),
                 "",
-                f"{card.measure} before  {{:.1f}} % [{{:.1f}}, {{:.1f}}]".format(*card.before),
-                f"{card.measure} after   {{:.1f}} % [{{:.1f}}, {{:.1f}}]".format(*card.after),
+                *(
+                    f"{card.measure} {moment}  {{:.1f}} % [{{:.1f}}, {{:.1f}}]".format(*found)
+                    for moment, found in measured
+                ),
                 f"difference  {-lost:+z.1f} points [{-high:+z.1f}, {-low:+z.1f}], paired over {card.evaluation}",
                 f"size  {size.format(before, after, change(before, after), *megabytes)}",
                 f"time  {', '.join(times)}, on {card.device}; preprocessing included, {in_pipeline} ms per image",

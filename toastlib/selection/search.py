@@ -19,7 +19,7 @@ from toastlib.models.costs import parameter_count
 from toastlib.plan import Plan
 from toastlib.selection.criteria import span_costs
 from toastlib.selection.plans import best_plans
-from toastlib.selection.rerank import run_plans
+from toastlib.selection.rerank import divergence, run_plans
 from toastlib.translators.base import split_align
 
 CANDIDATES = 10
@@ -57,8 +57,8 @@ def make_selector(calibrated: Calibrated, trying: Images, head: Head, translator
     """Number of blocks -> of the plans that are predicted to cost least, the one that changes the answers least.
 
     Plans are run on the images `trying`, without their labels, and without feature alignment, which takes a pass over
-    the calibration images for each. Answers are compared if a linear head reads the features, else features. A fused
-    span needs a block before it; fused plans are tried with linear maps, which come near them.
+    the calibration images for each. Answers are compared, or features if there is no head. A fused span needs a block
+    before it; fused plans are tried with linear maps, which come near them.
     """
     costs, kind = span_costs(calibrated.moments), split_align(translator)[0]
     if kind == FUSED:
@@ -66,17 +66,29 @@ def make_selector(calibrated: Calibrated, trying: Images, head: Head, translator
     layer = first_layer(head, calibrated.encoder)
     if isinstance(layer, nn.Module):  # the checkpoint's own may lie on another device
         layer = copy.deepcopy(layer).to(calibrated.encoder.device)
-    measure = "features" if layer is None else "divergence"
+    kind = "linear" if kind == FUSED else kind
 
     def choose(remove: int) -> Choice:
         plans = best_plans(costs, CANDIDATES, remove)
         if len(plans) == 1:
             return Choice(plans[0], 0, 0)
-        maps = {"translator": "linear" if kind == FUSED else kind, "calibration": calibrated.moments}
-        costs_when_run = run_plans(calibrated.encoder, trying, plans, head=layer, measures=[measure], **maps)
-        return Choice(plans[int(costs_when_run[measure].argmin())], len(plans), len(trying))
+        if layer is None and head.module is not None:
+            found = _divergences(calibrated, plans, kind, head, trying)
+        else:
+            measure = "features" if layer is None else "divergence"
+            maps = {"translator": kind, "calibration": calibrated.moments}
+            run = run_plans(calibrated.encoder, trying, plans, head=layer, measures=[measure], **maps)
+            found = run[measure].tolist()
+        return Choice(plans[int(np.argmin(found))], len(plans), len(trying))
 
     return choose
+
+
+def _divergences(calibrated: Calibrated, plans: list[Plan], kind: str, head: Head, trying: Images) -> list[float]:
+    """How far each plan takes the answers of a classifier that reads more than the features, whole models run."""
+    original = answers(form(calibrated.encoder, head), trying)
+    found = (answers(form(*calibrated.make(plan, kind, head)), trying) for plan in plans)
+    return [divergence(nn.Identity(), one, original) for one in found]
 
 
 def scores_by_size(
