@@ -1,13 +1,15 @@
 """Many plans in one forward pass: the features of every smaller encoder, and no block runs twice on the same states."""
 
+import copy
 import random
 from collections import Counter
 
 import pytest
 import torch
 from tiny import FAMILIES
+from torch import nn
 
-from toastlib.approximation.engine import Variant, collect_features, forward_plans, variants_of
+from toastlib.approximation.engine import THE_ORIGINAL, Variant, collect_features, forward_plans, variants_of
 from toastlib.approximation.prepare import fit_maps, name_translators
 from toastlib.approximation.replace import approximate
 from toastlib.errors import InputError
@@ -112,3 +114,42 @@ def test_a_variant_that_gives_nan_is_named(tiny_encoder, tiny_images):
     maps[Span(3, 4), "linear", ""].weight.data.fill_(torch.nan)
     with pytest.raises(InputError, match=r"^Plan 3->4 with translator 'linear' gives NaN or infinity\.$"):
         collect_features(tiny_encoder, tiny_images.test, variants, maps)
+
+
+class Between(nn.Module):
+    """Patches of 8 x 8 pixels through plain blocks, with something between them that is no block."""
+
+    def __init__(self, kind):
+        super().__init__()
+        torch.manual_seed(0)
+        self.kind, self.patches = kind, nn.Conv2d(3, 16, 8, 8)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=kind != "tokens first")
+        self.stages = nn.ModuleList(copy.deepcopy(layer) for _ in range(4))
+        self.positions = nn.Parameter(torch.randn(4, 16, 16))
+
+    def forward(self, pixel_values):
+        hidden = self.patches(pixel_values).flatten(2).mT
+        first = hidden
+        for stage, positions in zip(self.stages, self.positions):
+            hidden = stage(hidden + (positions if self.kind == "positions" else first if self.kind == "skip" else 0))
+        return hidden
+
+
+@pytest.mark.parametrize("kind", ["positions", "skip"])
+def test_a_model_that_is_more_than_its_blocks_is_refused(tiny_images, kind):
+    encoder = Encoder(Between(kind), "stages", "mean", preprocessing=tiny_images.train.preprocessing)
+    with pytest.raises(InputError, match=r"more than its blocks one after the other: .* such as positions or skips"):
+        collect_features(encoder, tiny_images.test, [THE_ORIGINAL], {})
+
+
+def test_a_plain_stack_of_blocks_is_walked(tiny_images):
+    encoder = Encoder(Between("nothing"), "stages", "mean", preprocessing=tiny_images.train.preprocessing)
+    found = collect_features(encoder, tiny_images.test, [THE_ORIGINAL], {})[0]
+    torch.testing.assert_close(found, encoder.encode(tiny_images.test))
+
+
+def test_a_block_that_runs_several_times_is_refused():
+    model = Between("nothing")
+    model.stages = nn.ModuleList([model.stages[0]] * 4)
+    with pytest.raises(InputError, match="Between runs one block several times"):
+        Encoder(model, "stages", "mean")

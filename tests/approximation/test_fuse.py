@@ -174,7 +174,7 @@ def test_what_has_no_classifier_in_transformers_is_refused(folded, tmp_path):
 
 
 def test_blocks_without_an_mlp_are_refused(tiny_images):
-    model = torch.nn.Sequential(torch.nn.ModuleList([torch.nn.Linear(4, 4)] * 3))
+    model = torch.nn.Sequential(torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(3)))
     with pytest.raises(InputError, match="Block 0 of model has no MLP"):
         fuse_spans(Encoder(model, blocks="0", features="mean"), "0->1", tiny_images.train)
 

@@ -85,6 +85,32 @@ def test_another_count_of_labels_is_refused():
         Images(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]), ("a", "b"))
 
 
+@pytest.mark.parametrize(
+    ("pixels", "labels", "says"),
+    [
+        (torch.rand(4, 3, 8, 8), None, "Pixels are uint8 .* not float32 of shape"),
+        (
+            torch.zeros(4, 8, 8, 3, dtype=torch.uint8),
+            None,
+            r"\(images, 3, height, width\), not uint8 of shape \(4, 8, 8, 3\)",
+        ),
+        (np.zeros((4, 3, 8, 8), np.uint8), None, "not a ndarray"),
+        (torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2, 0]), "Label 2 is none of the 2 classes"),
+        (torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, -1, 0]), "Label -1 is none of the 2 classes"),
+        (torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4), "Labels are int64, .* not float32"),
+        (
+            torch.zeros(4, 3, 8, 8, dtype=torch.uint8),
+            torch.zeros(4, dtype=torch.int32),
+            "Labels are int64, .* not int32",
+        ),
+        (torch.zeros(4, 3, 8, 8, dtype=torch.uint8), [0, 1, 0, 1], "not a list"),
+    ],
+)
+def test_tensors_that_are_no_images_are_refused_when_they_are_made(pixels, labels, says):
+    with pytest.raises(InputError, match=says):
+        Images(pixels, labels, ("a", "b"))
+
+
 class TestLoadImages:
     def test_digits_come_whole_and_as_the_encoder_expects_them(self, tiny_encoder):
         images = load_images("digits", tiny_encoder)

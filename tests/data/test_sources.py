@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from toastlib.data.catalog import DatasetEntry, dataset_entry
-from toastlib.data.sources import CHUNK, DatasetTable, StreamedTable, open_table
+from toastlib.data.sources import CHUNK, DatasetTable, StreamedTable, decode, open_table
 from toastlib.errors import InputError
 
 GENERATOR = np.random.default_rng(0)
@@ -142,6 +142,44 @@ class TestDecoding:
         deep = Image.fromarray(levels * 257)
         (decoded,), _ = read_all(open_folder(image_folder({"train/a/0.png": deep, "test/a/0.png": deep}))[0])
         assert np.array_equal(decoded, np.repeat(levels[..., None], 3, axis=-1))
+
+    @pytest.mark.parametrize(
+        "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "F"]
+    )
+    @pytest.mark.parametrize("suffix", ["png", "tiff", "bmp", "gif", "webp", "jpg", "ppm", "jp2", "tga", "ico", "avif"])
+    def test_a_picture_of_any_mode_and_format_is_what_pillow_shows_or_refused(self, tmp_path, mode, suffix):
+        """Pillow clips numbers of more than 8 bits when it makes them RGB; all else it converts as people expect."""
+        file, numbers = tmp_path / f"one.{suffix}", GENERATOR.integers(0, 60000, (32, 32)).astype(np.int32)
+        try:
+            image = Image.fromarray(numbers).convert(mode) if mode in "IF" else picture("RGBA", 32, 32).convert(mode)
+            image.save(file)
+        except (OSError, ValueError, KeyError) as error:
+            pytest.skip(f"Pillow cannot write it: {error}")
+        with Image.open(file) as written:
+            deep = written.mode.startswith("I;16") or (written.mode, suffix) == ("I", "ppm")
+            if written.mode in ("I", "F") and not deep:
+                with pytest.raises(InputError, match=r"one\.\w+\) does not decode: "):
+                    decode({"path": str(file), "bytes": None}, 0)
+                return
+            expected = written if deep else rgb(written.convert("RGBA") if written.mode == "P" else written)
+            expected = np.array(expected)[..., None] / 257 if deep else expected
+        decoded = decode({"path": str(file), "bytes": None}, 0)
+        assert np.abs(decoded.astype(float) - expected).max() <= 1
+
+    @pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
+    @pytest.mark.parametrize("order", ["<", ">"])
+    def test_16_bits_keep_their_scale_in_either_order_of_bytes(self, tmp_path, suffix, order):
+        levels = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+        file = tmp_path / f"one.{suffix}"
+        if suffix == "pgm":
+            file.write_bytes(b"P5 16 16 65535\n" + levels.astype(">u2").tobytes())
+        elif order == ">":
+            Image.frombytes("I;16B", (16, 16), levels.astype(">u2").tobytes()).save(tmp_path / "one.tiff")
+            file = tmp_path / "one.tiff"
+        else:
+            Image.fromarray(levels).save(file)
+        decoded = decode({"path": str(file), "bytes": None}, 0)
+        assert np.array_equal(decoded[..., 0], levels // 257)
 
     @pytest.mark.parametrize("orientation", range(1, 9))
     def test_photographs_stand_upright(self, image_folder, orientation):

@@ -6,7 +6,8 @@ from tiny import FAMILIES, PATCHES, SIZES
 from torch import nn
 
 from toastlib.errors import InputError
-from toastlib.models.encoder import Encoder, find_blocks
+from toastlib.models.encoder import Encoder
+from toastlib.models.structure import find_blocks
 
 BLOCK_LISTS = {
     "vit": "layers",

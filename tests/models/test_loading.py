@@ -195,6 +195,18 @@ def test_missing_weights_are_counted_and_named(tiny_model, save):
         load_encoder(str(folder))
 
 
+@pytest.mark.parametrize("family", ["vit", "deit", "clip", "siglip"])
+def test_weights_of_more_blocks_than_the_configuration_says_are_refused(tiny_model, save, family):
+    """A folder whose config.json was edited to have fewer blocks: it is another model than was trained."""
+    folder = save(tiny_model(family))
+    config = folder / "config.json"
+    settings = json.loads(config.read_text())
+    settings["num_hidden_layers"] = 3
+    config.write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=r"has weights of more blocks than its configuration: .*\.3\..* others"):
+        load_encoder(str(folder), device="cpu")
+
+
 def test_weights_of_another_shape_are_counted_and_named(tiny_model, save):
     folder = save(tiny_model("vit"))
     edit_weights(folder, lambda weights: weights | {"layernorm.weight": torch.ones(48)})

@@ -20,6 +20,7 @@ from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
 from toastlib.evaluation.probe import HeadConfig, Probe
 from toastlib.models.encoder import Encoder
+from toastlib.models.hooks import capture_outputs
 from toastlib.models.layers import CODE
 from toastlib.models.loading import load_encoder
 from toastlib.models.model_card import ModelCardData
@@ -624,3 +625,36 @@ def test_it_compiles_as_one_graph(saved, pixel_values):
     model = open_classifier(saved["vit"][1])
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")  # without a C++ compiler
     torch.testing.assert_close(compiled(pixel_values).logits, model(pixel_values).logits)
+
+
+@pytest.mark.parametrize("family", ["vit", "dinov2", "clip", "siglip"])
+@pytest.mark.parametrize("with_head", [False, True])
+def test_hidden_states_and_attentions_are_had_as_of_any_model(tiny_model, tmp_path, pixel_values, family, with_head):
+    smaller = make_smaller(make_encoder(tiny_model(family), family))
+    smaller.save_pretrained(tmp_path / "one", head=draw_head() if with_head else None)
+    model = (open_classifier if with_head else open_model)(tmp_path / "one", attn_implementation="eager")
+    with torch.no_grad():
+        output = model(pixel_values, output_hidden_states=True, output_attentions=True)
+        blocks = [-1, *range(len(smaller.blocks))]
+        with capture_outputs(smaller, blocks) as expected:
+            smaller(pixel_values)
+        as_tuple = model(pixel_values, return_dict=False)
+    assert len(output.hidden_states) == model.config.num_hidden_layers + 1 == len(blocks)
+    for state, block in zip(output.hidden_states, blocks, strict=True):
+        torch.testing.assert_close(state, expected[block], rtol=1e-4, atol=1e-5)
+    kept = sum(not hasattr(block, "translation") for block in smaller.blocks)
+    assert [attention.shape[-1] for attention in output.attentions] == [state.shape[1]] * kept
+    plain = model(pixel_values)
+    assert (plain.hidden_states, plain.attentions) == (None, None)
+    assert isinstance(as_tuple, tuple)
+    assert torch.equal(as_tuple[0], plain[0])
+
+
+def test_the_configuration_says_what_tools_ask_of_any_model(tiny_model, tmp_path):
+    from transformers import AutoConfig
+
+    make_smaller(make_encoder(tiny_model("clip"), "clip")).save_pretrained(tmp_path / "one")
+    config = AutoConfig.from_pretrained(tmp_path / "one")
+    asked = (config.num_hidden_layers, config.image_size, config.patch_size, config.hidden_size)
+    assert asked == (4, SIZES["image_size"], SIZES["patch_size"], SIZES["hidden_size"])
+    assert isinstance(open_model(tmp_path / "one").get_input_embeddings(), torch.nn.Module)

@@ -131,6 +131,8 @@ def collect_features(
             features[row] = kept["features"]
     done = 0
     for inputs in visible_batches(images, batch_size, "features") if missing else ():
+        if not done:
+            check_walk(encoder, inputs[:2])
         batch = forward_plans(encoder, inputs, list(missing.values()), maps)
         for row, variant in missing.items():
             features[row, done : done + len(inputs)] = batch[variant]
@@ -144,6 +146,21 @@ def collect_features(
         if variant.aligned:
             features[row] = maps[variant](features[row])
     return features
+
+
+@torch.inference_mode()
+def check_walk(encoder: Encoder, inputs: Inputs) -> None:
+    """Raise an `InputError` unless a walk from block to block gives the features of the model's own forward.
+
+    Rounding differs, and may grow over the blocks to the root of the dtype's precision.
+    """
+    own, walked = encoder.features(inputs), forward_plans(encoder, inputs, [THE_ORIGINAL], {})[THE_ORIGINAL]
+    difference = ((own - walked).abs().max() / own.abs().max()).item()
+    if difference > torch.finfo(own.dtype).eps ** 0.5:
+        raise InputError(
+            f"{encoder.name} is more than its blocks one after the other: its features differ from theirs by "
+            f"{difference:.1g} of the largest. It adds something between blocks, such as positions or skips."
+        )
 
 
 def visible_batches(images: Any, batch_size: int, task: str, unit: str = "image") -> Iterator[Inputs]:

@@ -33,7 +33,7 @@ class Images:
     Raises
     ------
     InputError
-        If there are not as many labels as images.
+        If pixels or labels are of another shape or dtype, their numbers differ, or a label is none of the classes.
     """
 
     pixels: Tensor
@@ -44,8 +44,17 @@ class Images:
     dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
-        if self.labels is not None and len(self.labels) != len(self.pixels):
-            raise InputError(f"There are {len(self.labels)} labels for {len(self.pixels)} images.")
+        pixels, labels = self.pixels, self.labels
+        if not _is(pixels, torch.uint8, 4) or pixels.shape[1] != 3:
+            raise InputError(f"Pixels are uint8 (0 to 255), of shape (images, 3, height, width), not {_kind(pixels)}.")
+        if labels is None:
+            return
+        if not _is(labels, torch.int64, 1):
+            raise InputError(f"Labels are int64, of shape (images,), not {_kind(labels)}.")
+        if len(labels) != len(pixels):
+            raise InputError(f"There are {len(labels)} labels for {len(pixels)} images.")
+        if strange := labels[(labels < 0) | (labels >= len(self.class_names))].tolist():
+            raise InputError(f"Label {strange[0]} is none of the {len(self.class_names)} classes, which count from 0.")
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -70,6 +79,16 @@ class Images:
             batch = self[start : start + size]
             pixel_values = self.preprocessing(batch.pixels, self.dtype, self.device)
             yield pixel_values, None if batch.labels is None else batch.labels.to(self.device)
+
+
+def _is(value: Any, dtype: torch.dtype, dimensions: int) -> bool:
+    return isinstance(value, Tensor) and value.dtype == dtype and value.ndim == dimensions
+
+
+def _kind(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Data sets from the Hub and from local folders: their splits, their columns, and the rows drawn from them, decoded."""
 
-from collections.abc import Iterable, Iterator
+import glob
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 
 from toastlib.data.catalog import DatasetEntry, not_loaded
+from toastlib.data.folders import read_image_folder
 from toastlib.data.transforms import Chunk
 from toastlib.errors import InputError, unknown
 
@@ -87,23 +90,18 @@ class TextTable:
     class_names: tuple[str, ...]
 
 
-SPLITS = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval"}
-"""Folders of splits, which the `datasets` library takes for classes where there are no others."""
-
-
 def open_table(entry: DatasetEntry, image: str | None, seed: int) -> tuple[DatasetTable | StreamedTable, ...]:
     """Training and test rows of a set of images, from the Hub or a local folder; nothing is decoded yet.
 
     A set without a test split gives a fifth of its rows to it, by class. Sets above `STREAM_FROM` are streamed.
     """
-    train, test = _open_splits(entry)
+    train, test = _open_splits(entry, read_image_folder)
     image = _find_column(image or entry.image, "image", train.features, entry.path)
     label = _find_column(entry.label, "label", train.features, entry.path)
+    if label is None and (others := [name for name in train.features or () if name != image]):
+        column = f"'{entry.path}:{others[0]}' names one"
+        warnings.warn(f"{entry.path} has no label column, and is taken without labels: {column}.", stacklevel=5)
     names = _class_names(train, label)
-    if (
-        entry.label is None and Path(entry.path).is_dir() and names and SPLITS.issuperset(names)
-    ):  # pictures lie in train/ and test/, in no class
-        label, names = None, ()
     if _is_streamed(train):
         splits = [(train, range(4)), (train, range(4, 5))] if test is None else [(train, range(5)), (test, range(5))]
         return tuple(
@@ -129,9 +127,10 @@ def open_texts(entry: DatasetEntry, text: str | None, seed: int) -> tuple[TextTa
     return tuple(tables)
 
 
-def _open_splits(entry: DatasetEntry) -> tuple[Any, Any | None]:
-    """Training rows, and test rows if the set has a split for them."""
-    splits = _load_splits(entry)
+def _open_splits(entry: DatasetEntry, read_folder: Callable[[str], Any] | None = None) -> tuple[Any, Any | None]:
+    """Training rows, and test rows if the set has a split for them; `read_folder` may know a folder better."""
+    here = Path(entry.path).is_dir() and not entry.streamed
+    splits = (read_folder(entry.path) if read_folder and here else None) or _load_splits(entry)
     if entry.train not in splits:
         raise InputError(f"{entry.path} has no split {entry.train!r}, only {', '.join(splits)}.")
     test = next((name for name in (entry.test, "test", "validation") if name in splits), entry.train)
@@ -141,6 +140,8 @@ def _open_splits(entry: DatasetEntry) -> tuple[Any, Any | None]:
 def _load_splits(entry: DatasetEntry) -> Any:
     import datasets
 
+    if Path(entry.path).is_dir() and glob.escape(entry.path) != entry.path:
+        raise InputError(f"{entry.path}: the datasets library reads *, ? and [ as patterns: rename the folder.")
     names = [entry.path, *filter(None, [entry.config])]
     streamed, bars = entry.streamed, datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
@@ -254,8 +255,10 @@ def decode(cell: dict[str, Any] | None, row: int) -> np.ndarray:
         raise InputError(f"Image {row} is missing.")
     try:
         image = datasets.Image().decode_example(cell)  # upright: cameras store portraits on their side
-        if image.mode == "I;16":  # else clipped at 255
-            image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):  # else clipped at 255
+            image = Image.fromarray((np.array(image).astype(np.uint32) >> 8).astype(np.uint8))
+        if image.mode in ("I", "F"):
+            raise ValueError("numbers of 32 bits have no agreed range: save it with 8 or 16 bits")
         if image.mode == "P":  # else Pillow warns of transparent colours
             image = image.convert("RGBA")
         return np.array(image.convert("RGB"))

@@ -1,6 +1,7 @@
 """Encoders from checkpoints, by alias, local folder or Hub id."""
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from toastlib.data import catalog
 from toastlib.data.catalog import not_loaded
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError, unknown
-from toastlib.models.encoder import WITHOUT_MASK, Checkpoint, Encoder, is_causal, reads_text
+from toastlib.models.encoder import WITHOUT_MASK, Checkpoint, Encoder
 from toastlib.models.image_size import set_image_size
 from toastlib.models.quiet import quiet_transformers
+from toastlib.models.structure import is_causal, reads_text
 from toastlib.models.sublayer_split import SublayerSplit
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -129,7 +131,25 @@ def load_checkpoint(path: str, trust_remote_code: bool, auto: str = "AutoModel")
             )
     except Exception as error:  # each part of a checkpoint that can be broken raises another kind
         raise not_loaded("model", path, error, embedded="vit-mini") from error
+    if left_over := _beyond_a_list(info["unexpected_keys"], model):
+        raise InputError(
+            f"{path} has weights of more blocks than its configuration: {left_over[0]} and {len(left_over) - 1} others."
+        )
     return model, [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+
+
+def _beyond_a_list(left_over: Iterable[str], model: nn.Module) -> list[str]:
+    """The weights left over that would belong to a list of the model, such as its blocks, if it were longer."""
+    names = set(model.state_dict())
+    prefixes = ("", f"{model.base_model_prefix}.")
+
+    def first_of_list(key: str) -> set[str]:
+        parts = key.removeprefix(prefixes[1]).split(".")
+        return {".".join([*parts[:k], "0", *parts[k + 1 :]]) for k, part in enumerate(parts) if part.isdigit()}
+
+    return sorted(
+        key for key in left_over if any(prefix + first in names for first in first_of_list(key) for prefix in prefixes)
+    )
 
 
 def _stored_dtype(path: str, trust_remote_code: bool) -> torch.dtype:

@@ -5,6 +5,7 @@ of every model that toastlib saves: with ``import toastlib``, or without toastli
 `AutoModel`, `AutoModelForImageClassification` and `pipeline` open the folder.
 """
 
+import contextlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -96,6 +97,26 @@ class ToastConfig(PreTrainedConfig):
         self.hidden_size = hidden_size
         self.format = format
         super().__init__(**kwargs)
+
+    @property
+    def num_hidden_layers(self):
+        """Number of blocks that are left, each map counted as one; of sublayers if the blocks were split."""
+        blocks = self._vision.num_hidden_layers * (2 if self.parting else 1)
+        return blocks - sum(span["end"] - span["start"] - 1 for span in self.spans)
+
+    @property
+    def image_size(self):
+        """Height and width of the images in pixels."""
+        return self._vision.image_size
+
+    @property
+    def patch_size(self):
+        """Height and width of a patch in pixels."""
+        return self._vision.patch_size
+
+    @property
+    def _vision(self):
+        return getattr(self.base, "vision_config", self.base)
 
 
 def split_blocks(blocks, split):
@@ -202,10 +223,36 @@ class ToastModel(ToastPreTrainedModel):
         """The encoder in the base model."""
         return self.base.get_submodule(self.config.tower)
 
-    def forward(self, pixel_values, **kwargs):
-        """Hidden states (batch, tokens, width) and features (batch, width) of pixels (batch, 3, height, width)."""
-        output = self.tower(pixel_values, **kwargs)
-        return BaseModelOutputWithPooling(output.last_hidden_state, self._pool(output))
+    def get_input_embeddings(self):
+        """The tower's."""
+        return self.tower.get_input_embeddings()
+
+    def forward(self, pixel_values, output_hidden_states=None, return_dict=None, **kwargs):
+        """Hidden states (batch, tokens, width) and features (batch, width) of pixels (batch, 3, height, width).
+
+        ``output_hidden_states`` adds the input of the first block and the output of every block and map,
+        ``output_attentions`` the attentions of the blocks.
+        """
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        with self._recorded(wanted) as hidden_states:
+            output = self.tower(pixel_values, **kwargs)
+        states = tuple(hidden_states) if wanted else None
+        attentions = output.get("attentions")
+        whole = BaseModelOutputWithPooling(output.last_hidden_state, self._pool(output), states, attentions)
+        return whole if return_dict is None or return_dict else whole.to_tuple()
+
+    @contextlib.contextmanager
+    def _recorded(self, wanted):
+        """Record the hidden states before and after every module of the block list, if they are wanted."""
+        states, hooks = [], []
+        if wanted:
+            blocks = self.tower.get_submodule(self.config.blocks)
+            hooks = [block.register_forward_hook(lambda m, args, output: states.append(output)) for block in blocks]
+            hooks.append(blocks[0].register_forward_pre_hook(lambda m, args: states.append(args[0])))
+        with contextlib.ExitStack() as stack:
+            for hook in hooks:
+                stack.callback(hook.remove)
+            yield states
 
     def _pool(self, output):
         if self.config.features == "pooler":
@@ -224,14 +271,26 @@ class ToastForImageClassification(ToastPreTrainedModel):
         self.classifier = None if config.head == "base" else nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    def forward(self, pixel_values, labels=None, **kwargs):
-        """Logits (batch, classes) of pixel values (batch, 3, height, width); with labels (batch,), their loss too."""
+    def get_input_embeddings(self):
+        """The encoder's."""
+        return self.toast.get_input_embeddings()
+
+    def forward(self, pixel_values, labels=None, output_hidden_states=None, return_dict=None, **kwargs):
+        """Logits (batch, classes) of pixel values (batch, 3, height, width); with labels (batch,), their loss too.
+
+        Hidden states and attentions as of the encoder.
+        """
         if self.classifier is None:
-            logits = self.toast.base(pixel_values, **kwargs).logits
+            wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+            with self.toast._recorded(wanted) as hidden_states:
+                output = self.toast.base(pixel_values, **kwargs)
+            logits, states = output.logits, tuple(hidden_states) if wanted else None
         else:
-            logits = self.classifier(self.toast(pixel_values, **kwargs).pooler_output)
+            output = self.toast(pixel_values, output_hidden_states, **kwargs)
+            logits, states = self.classifier(output.pooler_output), output.hidden_states
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        return ImageClassifierOutput(loss=loss, logits=logits)
+        whole = ImageClassifierOutput(loss, logits, states, output.get("attentions"))
+        return whole if return_dict is None or return_dict else whole.to_tuple()
 
 
 def register():

@@ -1,0 +1,117 @@
+"""Folders of pictures: what is read is what was asked for, and what is not read is counted."""
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from toastlib.data.catalog import dataset_entry
+from toastlib.data.sources import open_table
+from toastlib.errors import InputError
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Write files, pictures but where the suffix says text, to a folder with this name; return its path."""
+
+    def write(*files, name="pictures"):
+        for number, file in enumerate(files):
+            path = tmp_path / name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix in (".txt", ".csv", ".md"):
+                path.write_text("no picture\n")
+            else:
+                Image.fromarray(np.full((4, 5, 3), number + 1, np.uint8)).save(path, "PNG" if not path.suffix else None)
+        return str(tmp_path / name)
+
+    return write
+
+
+def opened(folder, label=None):
+    """For the training and the test rows: the class of each picture, by its path below the folder."""
+    entry = dataset_entry(f"{folder}:{label}" if label else folder)
+    return [
+        {
+            cell["path"].removeprefix(f"{folder}/"): table.rows["label"][row] if table.label else None
+            for row, cell in enumerate(table.rows["image"])
+        }
+        for table in open_table(entry, None, 0)
+    ]
+
+
+def names(folder):
+    return open_table(dataset_entry(folder), None, 0)[0].class_names
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["run[1]", "a*", "what?", "a b", "v[!1]", "test", "train"])
+def test_a_folder_is_read_whatever_its_name_is(make, name):
+    make("train/x/1.png", "test/x/2.png", name="run1")
+    make("train/x/1.png", "test/x/2.png", name="ab")
+    folder = make("train/a/1.png", "train/b/2.png", "test/b/3.png", name=name)
+    assert opened(folder) == [{"train/a/1.png": 0, "train/b/2.png": 1}, {"test/b/3.png": 1}]
+    assert names(folder) == ("a", "b")
+
+
+def test_a_picture_beside_the_classes_is_skipped_and_counted(make):
+    folder = make("train/a/1.png", "train/b/1.png", "train/cover.png", "test/a/1.png", "logo.png", "other/a/1.png")
+    with pytest.warns(UserWarning, match="3 of 6 files are read; skipped: 2 beside the splits, 1 in no class"):
+        train, test = opened(folder)
+    assert (train, test) == ({"train/a/1.png": 0, "train/b/1.png": 1}, {"test/a/1.png": 0})
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_class_is_the_first_folder_below_the_split(make):
+    folder = make("train/a/2021/1.png", "train/a/2022/1.png", "train/b/2021/1.png", "test/b/1.png")
+    assert names(folder) == ("a", "b")
+    assert list(opened(folder)[0].values()) == [0, 0, 1]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("classes", [("a_test", "b_train"), ("good", "test"), ("Test", "cat")])
+def test_classes_may_be_called_like_splits(make, classes):
+    assert names(make(*(f"{name}/{k}.png" for name in classes for k in range(10)))) == classes
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("splits", [("train", "test"), ("Training", "val"), ("TRAIN", "Testing")])
+def test_splits_without_classes_have_no_labels(make, splits):
+    train, test = (f"{split}/1.png" for split in splits)
+    assert opened(make(train, test)) == [{train: None}, {test: None}]
+
+
+def test_splits_whose_classes_differ_are_refused(make):
+    with pytest.raises(InputError, match="has folders of classes in its split 'train', and none in 'test'"):
+        opened(make("train/a/1.png", "train/b/1.png", "test/1.png", name="one"))
+    with pytest.raises(InputError, match="has folders of classes in its split 'test', and none in 'train'"):
+        opened(make("train/1.png", "test/a/1.png", name="two"))
+    with pytest.raises(InputError, match="has the class 'c' in its split 'test', and not in 'train'"):
+        opened(make("train/a/1.png", "train/b/1.png", "test/c/1.png", name="three"))
+    with pytest.raises(InputError, match="has no split 'train', only test"):
+        opened(make("test/a/1.png", name="four"))
+
+
+def test_files_that_are_no_pictures_are_counted_by_suffix(make):
+    files = [f"train/a/1.{kind}" for kind in ("png", "jpg", "webp", "bmp", "tiff", "gif", "ppm", "jfif")]
+    files += ["train/a/1.AVIF"] if features.check("avif") else []
+    folder = make(*files, "test/a/1.png", "train/a/.hidden.txt", "train/a/notes.txt", "README.md", "train/a/nosuffix")
+    read = len(files) + 1
+    says = f"{read} of {read + 3} files are read; skipped: 1 .md, 1 .txt, 1 without a suffix"
+    with pytest.warns(UserWarning, match=says):
+        assert len(opened(folder)[0]) == len(files)
+
+
+def test_metadata_names_the_labels_and_a_column_that_may_is_said(make, tmp_path):
+    folder = make(*(f"{split}/{k}.png" for split in ("train", "test") for k in range(3)))
+    for split in ("train", "test"):
+        (tmp_path / "pictures" / split / "metadata.csv").write_text("file_name,breed\n0.png,x\n1.png,y\n2.png,x\n")
+    with pytest.warns(UserWarning, match=r"has no label column, and is taken without labels: '.*:breed' names one"):
+        tables = open_table(dataset_entry(folder), None, 0)
+    assert tables[0].class_names == ()
+    assert open_table(dataset_entry(f"{folder}:breed"), None, 0)[0].class_names == ("x", "y")
+
+
+def test_tables_in_a_folder_that_reads_as_a_pattern_are_refused(tmp_path):
+    (tmp_path / "run[1]").mkdir()
+    (tmp_path / "run[1]" / "train.csv").write_text("image,label\n1,2\n")
+    with pytest.raises(InputError, match=r"reads \*, \? and \[ as patterns: rename the folder"):
+        open_table(dataset_entry(str(tmp_path / "run[1]")), None, 0)
