@@ -238,8 +238,9 @@ def test_approximate_writes_a_model_and_a_report(tmp_path, capsys):
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert err == ""
-    assert lines[0] == "A new linear classifier is trained on 60 training images."
-    assert lines[1] == f"Removed: blocks 3, 4 and 5 (plan 2->5). In place of each span: {RECOMMENDED}+align."
+    assert lines[0].startswith("A new linear classifier is trained on 60 training images. A map that corrects")
+    place = f"In place of each span: {RECOMMENDED}+align, fitted on 30 training images of digits, seed 0."
+    assert lines[1] == f"Removed: blocks 3, 4 and 5 (plan 2->5). {place}"
     assert lines[-1].strip() == str(tmp_path / "smaller")
     assert (tmp_path / "smaller" / "report.html").is_file()
     assert main([*command, "--out", str(tmp_path)]) == 2
@@ -258,7 +259,7 @@ def test_approximate_counts_sublayers_where_it_is_told_to(tmp_path, capsys):
     assert main([*command, "--out", str(tmp_path / "smaller")]) == 0
     out = capsys.readouterr().out
     assert (
-        "Removed: the MLP of block 2 and the MLP of block 3 (plan 4->5 6->7). In place of each span: linear+align."
+        "Removed: the MLP of block 2 and the MLP of block 3 (plan 4->5 6->7). In place of each span: linear+align, "
         in out
     )
     assert "2k is the attention of block k" in (tmp_path / "smaller" / "report.html").read_text()

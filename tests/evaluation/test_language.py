@@ -10,6 +10,7 @@ from toastlib.approximation.replace import approximate
 from toastlib.data.texts import Texts, TextSet
 from toastlib.errors import InputError
 from toastlib.evaluation.language import LanguageEvaluation, evaluate_language_model, load_language_model
+from toastlib.models.base_architecture import shorten_config
 from toastlib.plan import Plan
 from toastlib.statistics.collect import collect_moments
 
@@ -242,6 +243,14 @@ class TestCheckpoints:
         assert loaded.generate(TestGenerate.PROMPTS, 20) == dropped.generate(TestGenerate.PROMPTS, 20)
         assert cost(loaded, texts.test.tokens) == pytest.approx(cost(dropped, texts.test.tokens), rel=1e-6)
         assert len(language.encoder.blocks) == language.model.config.num_hidden_layers == 5
+
+    def test_a_shorter_configuration_names_as_many_kinds_of_attention_as_blocks(self, tmp_path):
+        from transformers import AutoConfig, Qwen2Config
+
+        config = Qwen2Config(num_hidden_layers=5)
+        shorten_config(config, 3)
+        config.save_pretrained(tmp_path)  # it is refused unless the numbers agree
+        assert len(AutoConfig.from_pretrained(tmp_path).layer_types) == 3
 
     def test_maps_cannot_be_saved(self, language, texts, tmp_path):
         with pytest.raises(InputError, match=r"A map stands in for span 1->2, and a saved .* has no place for it"):

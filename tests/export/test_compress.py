@@ -13,10 +13,11 @@ from toastlib.approximation.align import align_features
 from toastlib.approximation.replace import approximate
 from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
-from toastlib.evaluation.heads import choose_head
+from toastlib.evaluation.heads import answers, choose_head, form
 from toastlib.evaluation.probe import Probe
 from toastlib.export.changes import new_confusions
 from toastlib.export.compress import compress
+from toastlib.export.folder import compare_folders
 from toastlib.models.classifier import match_labels, own_classifier
 from toastlib.models.encoder import Encoder
 from toastlib.models.loading import load_encoder
@@ -28,6 +29,8 @@ from toastlib.selection.plans import best_plans
 from toastlib.selection.rerank import run_plans
 from toastlib.statistics.collect import collect_moments
 from toastlib.translators.base import RECOMMENDED
+
+CORRECTED = "A map that corrects the features is multiplied into its weights."
 
 
 def unlabelled(dataset):
@@ -212,8 +215,11 @@ def test_a_smaller_encoder_is_not_made_smaller_again(taken, tiny_images):
 
 def test_the_summary_says_what_went_and_what_it_cost(taken):
     lines = taken.summary().splitlines()
-    assert lines[0] == "A new linear classifier is trained on 90 training images."
-    assert lines[1] == f"Removed: blocks 1, 2 and 4 (plan 0->2 3->4). In place of each span: {RECOMMENDED}+align."
+    assert lines[0] == f"A new linear classifier is trained on 90 training images. {CORRECTED}"
+    assert lines[1] == (
+        f"Removed: blocks 1, 2 and 4 (plan 0->2 3->4). In place of each span: {RECOMMENDED}+align, fitted on 40 "
+        "training images of tiny, seed 0."
+    )
     assert [line.split("  ")[0] for line in lines[-5:]] == [
         "accuracy before",
         "accuracy after",
@@ -268,8 +274,9 @@ def named(images, *names):
 def test_a_classifier_is_kept_for_some_of_its_labels_and_tested_on_those(tiny_encoder, tiny_images, classifier):
     taken = compress(tiny_encoder, named(tiny_images, "ONE", "t_w o"), remove="0->1", head=classifier, calibration=40)
     assert taken.head.class_names == ("Two", "one", "three")
-    assert taken.card.head == "The checkpoint's own classifier is kept, and tested on 2 of its 3 labels."
-    assert list(taken.classes["class"]) == ["ONE", "t_w o"]
+    head = "The checkpoint's own classifier is kept, and tested on 2 of its 3 labels."
+    assert taken.card.head == f"{head} {CORRECTED}"
+    assert set(taken.classes["class"]) == {"one", "Two"}, "classes have the checkpoint's names"
     part = named(tiny_images, "ONE", "t_w o").test
     with torch.no_grad():
         found = torch.cat([classifier(x).logits.argmax(1) for x, _ in part.batches()])
@@ -326,7 +333,8 @@ def test_a_smaller_model_of_a_classifier_is_saved_as_a_classifier(tuned, tiny_im
     assert "head" not in (tmp_path / "features" / "README.md").read_text()
     new = compress(encoder, tiny_images, remove="0->2", head="new", calibration=40)
     assert (
-        new.card.head == "A new linear classifier is trained on 90 training images, in place of the checkpoint's own."
+        new.card.head
+        == f"A new linear classifier is trained on 90 training images, in place of the checkpoint's own. {CORRECTED}"
     )
 
 
@@ -395,7 +403,7 @@ def test_the_verdict_names_what_is_won_and_what_it_costs(taken):
     row = dict.fromkeys(("ms_low_1", "ms_low_32", "ms_high_1", "ms_high_32"), 1.0)
     same = replace(taken, maps=taken.maps.assign(**row), lost=(2.0, 0.5, 3.5))
     size = 100 * (1 - taken.card.sizes.parameters[1] / taken.card.sizes.parameters[0])
-    time = "a time at batch 32 that is not told from the original's"
+    time = "a time at batch 32 that cannot be distinguished from the original's"
     assert same.verdict() == f"{size:.0f} % fewer parameters and {time}; points lost: 2.0 [0.5, 3.5]."
     times = taken.maps.copy()
     times.loc[1, ["ms_low_32", "ms_high_32"]] = 1e6
@@ -406,8 +414,8 @@ def test_the_verdict_names_what_is_won_and_what_it_costs(taken):
     sizes = taken.card.sizes._replace(parameters=(100, 100))
     nothing = replace(same, card=replace(taken.card, sizes=sizes), lost=(0.5, -0.5, 1.5))
     assert nothing.verdict() == (
-        "Not worth it: as many parameters and a time at batch 32 that is not told from the original's; points lost: "
-        "0.5 [-0.5, 1.5], which is not told from none."
+        "Not worth it: as many parameters and a time at batch 32 that cannot be distinguished from the original's; "
+        "points lost: 0.5 [-0.5, 1.5], which cannot be distinguished from none."
     )
 
 
@@ -457,6 +465,27 @@ def test_a_classifier_that_reads_more_than_the_features_chooses_by_its_answers_t
     assert taken.plan == min(costs, key=costs.get)
 
 
+def test_answers_that_changed_are_all_those_that_differ(taken, tiny_encoder, tiny_images):
+    assert taken.maps["changed"][0] == 0
+    row = taken.maps.iloc[1]
+    assert row["worse"] + row["better"] <= row["changed"] <= len(tiny_images.test)
+    unaligned = compress(tiny_encoder, tiny_images, remove=taken.plan, translator="linear", calibration=40)
+    models = [form(one, unaligned.head) for one in (tiny_encoder, unaligned.encoder)]
+    before, after = (answers(model, tiny_images.test).argmax(1) for model in models)
+    assert unaligned.maps["changed"][1] == (before != after).sum()
+
+
+def test_without_labels_nothing_is_called_points_or_right(tiny_encoder, tiny_images, classifier, tmp_path):
+    settings = {"remove": 2, "translator": "linear", "calibration": 40}
+    taken = compress(tiny_encoder, unlabelled(tiny_images), head=classifier, **settings)
+    assert "% of answers changed: " in taken.verdict()
+    folder = taken.save(tmp_path / "smaller")
+    for text in (taken.summary(), (folder / "report.html").read_text()):
+        assert not re.search(r"points lost|turn wrong| right |worse|difference ", text)
+        assert "% of answers changed" in text
+    assert "% of answers changed" in compare_folders([folder])[0].index
+
+
 def test_remove_shows_where_to_stop(tiny_encoder, tiny_images, monkeypatch):
     monkeypatch.setattr("toastlib.export.compress.TRIED_ON", 15)
     taken = compress(tiny_encoder, tiny_images, remove=3, translator="linear", calibration=40)
@@ -466,7 +495,7 @@ def test_remove_shows_where_to_stop(tiny_encoder, tiny_images, monkeypatch):
     assert taken.search["parameters"].is_monotonic_decreasing
     assert taken.plan == Plan.parse(taken.search["plan"].iloc[-1])
     assert list(taken.ladder()["blocks removed"]) == ["1", "2", "3 (taken)"]
-    assert "points lost, held out" in taken.summary()
+    assert "points lost, 30 held out" in taken.summary()
     without = compress(tiny_encoder, tiny_images, remove=3, translator="linear", calibration=80)
     assert without.ladder().empty
 

@@ -71,6 +71,6 @@ def test_folders_are_compared_and_what_differs_is_told(taken, tmp_path, capsys):
     assert "differ" not in same
     assert "{:.1f} [{:.1f}, {:.1f}]".format(*taken.lost).replace("-0.0", "0.0") in same
     assert main(["compare", str(tmp_path / "one"), str(tmp_path / "two")]) == 0
-    assert "They differ in device: " in capsys.readouterr().out
+    assert "They differ in device, " in capsys.readouterr().out
     assert main(["compare", str(tmp_path / "one"), str(tmp_path)]) == 2
     assert "holds no report.json" in capsys.readouterr().err

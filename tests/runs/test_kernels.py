@@ -1,6 +1,8 @@
 """Kernels forked from a process with the packages imported: as fresh as any kernel, and sooner there."""
 
+import json
 import os
+import sys
 
 import pytest
 from small_notebook import write_notebook
@@ -41,3 +43,13 @@ def test_a_forked_kernel_ends_with_its_notebook(tmp_path):
     execute(notebook, tmp_path / "done.ipynb", {}, one_of_many=True)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+@pytest.mark.parametrize("forked", [True, False])
+def test_a_kernel_is_of_this_python_whatever_the_machine_names(tmp_path, monkeypatch, forked):
+    other = {"argv": ["/bin/false", "-f", "{connection_file}"], "display_name": "other", "language": "python"}
+    (tmp_path / "kernels" / "python3").mkdir(parents=True)
+    (tmp_path / "kernels" / "python3" / "kernel.json").write_text(json.dumps(other))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    notebook = write_notebook(tmp_path / "one.ipynb", f"import sys; assert sys.prefix == {sys.prefix!r}")
+    execute(notebook, tmp_path / "done.ipynb", {}, one_of_many=forked)

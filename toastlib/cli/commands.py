@@ -133,6 +133,8 @@ def approximate(options: argparse.Namespace) -> int:
 
     size = options.image_size
     encoder = load_encoder(options.model, features=options.features, device=options.device, image_size=size)
+    if encoder.reads_text:
+        raise InputError(f"{options.model} reads texts, and approximate is for models of images: see notebook 13.")
     sizes = {"train_size": options.train_size, "test_size": options.test_size, "seed": options.seed}
     images = load_images(options.data, encoder, **sizes, at_most=True)
     result = compress(
@@ -159,7 +161,7 @@ def compare(options: argparse.Namespace) -> int:
     table, differing = compare_folders(options.folders)
     print(table.to_string())
     if differing:
-        print(f"\nThey differ in {', '.join(differing)}: their numbers are not of the same images, model or machine.")
+        print(f"\nThey differ in {', '.join(differing)}, the last rows: their numbers cannot be compared as they are.")
     return 0
 
 
@@ -196,7 +198,10 @@ def export(options: argparse.Namespace) -> int:
 
     precision = "float16" if options.fp16 else "int8" if options.int8 else "float32"
     file, difference, use = export_onnx(options.model, options.out, precision=precision, force=options.force)
-    print(f"{file}: its outputs differ from torch's by at most {difference:.1e} of the largest\n\n{use}")
+    print(f"{file}: its outputs differ from torch's by at most {difference:.1e} of the largest")
+    if options.int8 and "pixel_values" in use:
+        print("What that costs in accuracy, `toast approximate --onnx` measures.")
+    print(f"\n{use}")
     return 0
 
 

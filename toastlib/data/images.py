@@ -59,6 +59,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def __repr__(self) -> str:
+        labels = "without labels" if self.labels is None else f"of {len(self.class_names)} classes"
+        return f"Images({len(self):,} of {self.pixels.shape[2]} x {self.pixels.shape[3]} pixels, {labels})"
+
     def __getitem__(self, index: Any) -> Self:
         """The images of a slice, list or index tensor."""
         labels = None if self.labels is None else self.labels[index]

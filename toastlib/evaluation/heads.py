@@ -27,6 +27,8 @@ MEASURES = {
     "agreement": "agreement with the original",
     "similarity": "cosine similarity with the original's features",
 }
+LOST = {"accuracy": "points lost", "agreement": "% of answers changed", "similarity": "% of similarity lost"}
+"""What a difference of scores is called, by the head's measure."""
 MIN_STEPS = 1000  # of the head
 HEADS = (None, "own", "new")
 
@@ -95,18 +97,20 @@ def choose_head(
     return Head(probe.fit(features, dataset.train.labels), names, "accuracy", tuple(range(len(names))))
 
 
-def describe(head: Head, dataset: ImageSet, classifier: "PreTrainedModel | None") -> str:
-    """One sentence: which head a model has been measured with, and is saved with."""
+def describe(head: Head, dataset: ImageSet, classifier: "PreTrainedModel | None", align: bool = False) -> str:
+    """Which head a model has been measured with, and is saved with; in a second sentence, if an alignment is in it."""
+    corrected = " A map that corrects the features is multiplied into its weights." if align else ""
     if head.measure == "similarity":
         return "No classifier: there are no labels, and the features of both models are compared."
     if head.measure == "agreement":
-        return "The checkpoint's own classifier is kept: there are no labels, and the answers of both are compared."
+        compared = "there are no labels, and the answers of both are compared"
+        return f"The checkpoint's own classifier is kept: {compared}.{corrected}"
     if head.own:
         part = len(head.places) < len(head.class_names)
         tested = f", and tested on {len(head.places)} of its {len(head.class_names)} labels" if part else ""
-        return f"The checkpoint's own classifier is kept{tested}."
+        return f"The checkpoint's own classifier is kept{tested}.{corrected}"
     instead = ", in place of the checkpoint's own" if classifier else ""
-    return f"A new linear classifier is trained on {len(dataset.train)} training images{instead}."
+    return f"A new linear classifier is trained on {len(dataset.train)} training images{instead}.{corrected}"
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

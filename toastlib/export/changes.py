@@ -22,6 +22,9 @@ class Flip(NamedTuple):
     before: str
     after: str
 
+    def __repr__(self) -> str:
+        return f"Flip({self.label!r}, {self.before!r} -> {self.after!r})"
+
 
 def by_class(images: Images, before: np.ndarray, after: np.ndarray, head: Head) -> pd.DataFrame:
     """A row for each class: ``class``, ``images``, ``before`` and ``after`` in percent, and the points lost.
@@ -33,7 +36,7 @@ def by_class(images: Images, before: np.ndarray, after: np.ndarray, head: Head) 
         of_class = labels == label
         shares = (100 * scores[of_class].mean() for scores in (before, after))
         lost = points_lost(before[of_class], after[of_class], head)
-        rows.append((images.class_names[label], int(of_class.sum()), *shares, *lost))
+        rows.append((head.class_names[head.places[label]], int(of_class.sum()), *shares, *lost))
     return pd.DataFrame(rows, columns=["class", "images", "before", "after", "lost", "low", "high"])
 
 
@@ -42,7 +45,7 @@ def flips(images: Images, found: Sequence[Tensor], scores: Sequence[np.ndarray],
     rows, flipped = np.flatnonzero(scores[0] > scores[1]), []
     for row in rows.tolist():
         before, after = (head.class_names[answers[row].argmax()] for answers in found)
-        label = before if images.labels is None else images.class_names[images.labels[row]]
+        label = before if images.labels is None else head.class_names[head.places[images.labels[row]]]
         flipped.append(Flip(images.pixels[row], label, before, after))
     return flipped
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from toastlib.approximation.fuse import FUSED, can_fuse
 from toastlib.data.images import ImageSet
@@ -141,8 +142,8 @@ def compress(
         elif len(held_out):
             plan, search = plan_of_size(tested, trial, remove)
         else:
-            plan, tried, images = choose(remove)
-            search.loc[0] = (remove, str(plan), tried, images, *(float("nan"),) * 3, 0, 0)
+            plan, *how = choose(remove)
+            search.loc[0] = (remove, str(plan), *how, *(float("nan"),) * 3, 0, 0)
     made, reasons = _make_all(calibrated, plan, names, own_head)
     contenders = _contenders({ORIGINAL: (encoder, own_head)} | made, stored_dtype(encoder).itemsize, onnx)
     found = [answers(one.model, data.test) for one in contenders]
@@ -156,7 +157,7 @@ def compress(
         calibration=f"{len(calibrated.images)} training images of {data.name}, seed {seed}",
         evaluation=f"{len(data.test)} test images of {data.name}",
         measure=MEASURES[own_head.measure],
-        head=describe(own_head, data, classifier),
+        head=describe(own_head, data, classifier, split_align(next(iter(made)))[1]),
         before=before if own_head.measure == "accuracy" else None,  # the original agrees with itself
         after=after,
         latency={batch: (times[0][0], times[1][0]) for batch, times in latency.items()},
@@ -176,7 +177,7 @@ def compress(
         head=new_head,
         card=card,
         lost=points_lost(*scores[:2], own_head),
-        maps=_maps(contenders, reasons, scores, latency, energy, own_head),
+        maps=_maps(contenders, reasons, found, scores, latency, energy, own_head),
         classes=by_class(data.test, *scores[:2], own_head) if with_labels else None,
         flips=[] if own_head.measure == "similarity" else flips(data.test, found[:2], scores[:2], own_head),
         similarity=similarity(calibrated.moments, "cka"),
@@ -233,6 +234,7 @@ def _contenders(made: dict[str, tuple[Encoder, Head]], itemsize: int, onnx: bool
 def _maps(
     contenders: list[Contender],
     reasons: dict[str, str],
+    found: list[Tensor],
     scores: list[np.ndarray],
     latency: dict[int, list[Spread]],
     energy: list[float] | None,
@@ -250,6 +252,7 @@ def _maps(
         }
         row = {"translator": one.translator} | dict(zip(("lost", "low", "high"), lost, strict=True))
         row |= {"worse": worse, "better": better, "megabytes": one.megabytes}
+        row["changed"] = int((found[index].argmax(1) != found[0].argmax(1)).sum())
         rows.append(row | times | {"millijoules": energy and energy[index], "opens": one.opens, "why": ""})
     rows += [{"translator": name, "why": why} for name, why in reasons.items()]
     return pd.DataFrame(rows)

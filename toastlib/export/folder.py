@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
 from toastlib.errors import InputError
-from toastlib.evaluation.heads import names_of
+from toastlib.evaluation.heads import LOST, MEASURES, names_of
 from toastlib.export.changes import SHOWN, new_confusions
 from toastlib.models.model_card import change, loading_code, short
 from toastlib.output import writing
@@ -62,11 +62,13 @@ def compare_folders(folders: Sequence[str | Path]) -> tuple[pd.DataFrame, list[s
             raise InputError(f"{folder} holds no {FACTS}: `toast approximate` writes one.") from error
         settings[folder] = {name: read[name] for name in ("base", "evaluation", "measure", "device")}
         (before, after), _, weights = read["sizes"]
-        rows = {"removed": read["removed"], "map": read["translator"]}
+        rows = {"removed": read["removed"], "plan": read["plan"], "map": read["translator"]}
         for moment in ("before", "after"):
             if read[moment]:
                 rows[f"{read['measure']} {moment}"] = "{:.1f} % [{:.1f}, {:.1f}]".format(*read[moment])
-        rows["points lost"] = "{:z.1f} [{:z.1f}, {:z.1f}]".format(*read["lost"])
+        rows[next(LOST[name] for name in LOST if MEASURES[name] == read["measure"])] = (
+            "{:z.1f} [{:z.1f}, {:z.1f}]".format(*read["lost"])
+        )
         rows |= {
             "parameters": f"{before:,} to {after:,}",
             "MB on disk": " to ".join(short(w / 1e6) for w in weights),
@@ -78,7 +80,10 @@ def compare_folders(folders: Sequence[str | Path]) -> tuple[pd.DataFrame, list[s
         columns[str(folder)] = rows
     first = next(iter(settings.values()))
     differing = [name for name in first if any(one[name] != first[name] for one in settings.values())]
-    return pd.DataFrame(columns).fillna(""), differing
+    table = pd.DataFrame(columns)
+    for name in differing:
+        table.loc[name] = [settings[folder][name] for folder in map(Path, folders)]
+    return table.fillna(""), differing
 
 
 def report(result: CompressionResult) -> str:
@@ -120,16 +125,16 @@ def _tiles(result: CompressionResult) -> list[tuple[str, str, str]]:
         note = f"from {card.before[0]:.1f} %: {-lost:+z.1f} points [{-high:+z.1f}, {-low:+z.1f}]"
     tiles = [(card.measure, f"{card.after[0]:.1f} %", note)]
     if result.head.measure != "similarity":
-        worse, better = result.maps[["worse", "better"]].iloc[1].astype(int)
-        note = (
-            f"{worse:,} turn wrong, {better:,} right" if result.head.measure == "accuracy" else "are called otherwise"
-        )
-        tiles.append(("changed answers", f"{worse + better:,}", note))
+        worse, better, changed = result.maps[["worse", "better", "changed"]].iloc[1].astype(int)
+        note = f"{worse:,} turn wrong, {better:,} right, {changed - worse - better:,} from wrong to wrong"
+        tiles.append(("changed answers", f"{changed:,}", note if card.before else f"of {card.evaluation}"))
     changes = [("on disk", card.sizes.bytes, 1e6, "MB"), ("parameters", card.sizes.parameters, 1e6, "M")]
     changes += [("operations", card.sizes.flops, 1e9, "GFLOPs")]
-    changes += [(f"time, batch {size}", times, 1, "ms, measured here") for size, times in sorted(card.latency.items())]
     for name, (before, after), scale, unit in changes:
         tiles.append(
             (name, change(before, after).replace("-", "−"), f"{short(before / scale)} to {short(after / scale)} {unit}")
         )
+    for size in sorted(card.latency):
+        change_in_time, times = result.time(size)
+        tiles.append((f"time, batch {size}", change_in_time.replace("-", "−"), f"{times}, measured here"))
     return tiles

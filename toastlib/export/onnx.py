@@ -18,7 +18,7 @@ from toastlib.data.catalog import not_loaded
 from toastlib.data.transforms import Preprocessing, image_size
 from toastlib.errors import InputError, unknown
 from toastlib.models.quiet import quiet_transformers
-from toastlib.output import writing
+from toastlib.output import MARK, writing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,10 +33,11 @@ NEEDED = ("onnx", "onnxscript", "onnxruntime")
 TOKENS = 9  # at least, of the texts that a model is traced with
 USE = """\
 import onnxruntime
+{imports}
 
+inputs = {inputs}
 session = onnxruntime.InferenceSession("{file}")
-({output},) = session.run(None, {{{arguments}}})  # {shape}"""
-TEXTS = "int64, (batch, tokens)"
+({output},) = session.run(None, {{name: inputs[name] for name in {names}}})  # {shape}"""
 
 
 class Traced(nn.Module):
@@ -79,7 +80,8 @@ def export_onnx(
     ----------
     model, target
         A folder of `Encoder.save_pretrained`, or any classifier, encoder or language model of images or texts that
-        transformers opens by alias, folder or Hub id; and the file, by default ``model.onnx`` in the folder, or here.
+        transformers opens by alias, folder or Hub id; and the file, by default ``model.onnx`` in a folder that toastlib
+        wrote, or here.
         It takes ``pixel_values`` of shape (batch, 3, height, width), or ``input_ids`` and ``attention_mask`` of shape
         (batch, tokens), to ``logits``. A saved encoder gives ``pooler_output``, (batch, width), its features; another
         ``last_hidden_state``, (batch, tokens, width).
@@ -100,18 +102,30 @@ def export_onnx(
         raise unknown("precision", precision, TOLERANCES)
     path = catalog.model_path(str(model))
     traced = _opened(path)
-    if target is None:  # aliases are embedded: their folders are no place to write to
+    if target is None:
         name = "model.onnx" if precision == "float32" else f"model.{precision}.onnx"
-        target = Path(path) / name if Path(path).is_dir() and path not in catalog.MODELS.values() else name
+        target = Path(path) / name if (Path(path) / MARK).exists() else name
     target = Path(target)
     with writing(target, force=force) as file:
         write_onnx(traced, file, precision)
         difference = _difference(traced, file)
         if not difference <= TOLERANCES[precision]:
             raise InputError(f"The {precision} ONNX model of {path} differs by {difference:.1e} of the largest output.")
-    shape = "float32, (batch, {}, {}, {})".format(*traced.inputs["pixel_values"]) if traced.reads_images else TEXTS
-    arguments = ", ".join(f'"{name}": {name}' for name in traced.inputs)
-    return target, difference, USE.format(file=target, output=traced.output, arguments=arguments, shape=shape)
+    return target, difference, _use(traced, path, target)
+
+
+def _use(traced: Traced, path: str, file: Path) -> str:
+    """Lines of Python that use the file."""
+    if traced.reads_images:
+        imports = "from PIL import Image\nfrom transformers import AutoImageProcessor"
+        inputs = f'AutoImageProcessor.from_pretrained("{path}")(Image.open("image.png"), return_tensors="np")'
+        shape = "float32, (batch, {}, {}, {})".format(*traced.inputs["pixel_values"])
+    else:
+        imports = "from transformers import AutoTokenizer"
+        inputs = f'AutoTokenizer.from_pretrained("{path}")(["a text"], return_tensors="np")'
+        shape = "int64, (batch, tokens)"
+    names = list(traced.inputs)
+    return USE.format(imports=imports, inputs=inputs, file=file, output=traced.output, names=names, shape=shape)
 
 
 def need_onnx() -> None:
@@ -135,21 +149,24 @@ def write_onnx(traced: Traced, file: Path, precision: str = "float32") -> None:
             output_names=[traced.output],
             dynamic_shapes=(sizes,) * len(traced.inputs),
         )
-        if precision != "float32":
-            _convert(file, precision)
+        _convert(file, precision)
 
 
 def _convert(file: Path, precision: str) -> None:
+    """Drop what the exporter notes of each operation, a third of a small file, and convert to the precision."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     whole = onnx.load(file)
     whole.graph.ClearField("value_info")  # shapes in between, not all of them right: they are inferred anew
+    for part in (whole, whole.graph, *whole.graph.node):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
     if precision == "int8":
         quantize_dynamic(whole, file, weight_type=QuantType.QInt8)
     else:
-        onnx.save(convert_float_to_float16(whole, keep_io_types=True), file)
+        onnx.save(whole if precision == "float32" else convert_float_to_float16(whole, keep_io_types=True), file)
 
 
 class OnnxModel:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from toastlib.approximation.fuse import FUSED
-from toastlib.evaluation.heads import Head
+from toastlib.evaluation.heads import LOST, Head
 from toastlib.export.changes import Flip
 from toastlib.export.folder import save_compressed
 from toastlib.models.encoder import Encoder
@@ -26,9 +26,9 @@ class CompressionResult:
         Facts about both models; points lost, paired over the test images, with their 95 % interval.
     maps
         One row for the original and for every translator that was compared: points ``lost`` with ``low`` and ``high``,
-        images that turn ``worse`` and ``better``, ``megabytes`` on disk, ``ms_1`` and ``ms_32`` per batch with their
-        quartiles ``ms_low_1`` ..., ``millijoules`` per image where they are counted, what ``opens`` it, and ``why`` it
-        cannot be had. Models in onnxruntime follow, if they were asked for.
+        images that turn ``worse`` and ``better``, answers that ``changed``, ``megabytes`` on disk, ``ms_1`` and
+        ``ms_32`` per batch with their quartiles ``ms_low_1`` ..., ``millijoules`` per image where they are counted,
+        what ``opens`` it, and ``why`` it cannot be had. Models in onnxruntime follow, if they were asked for.
     classes
         One row per class, from `by_class`; `None` without labels.
     flips
@@ -65,41 +65,54 @@ class CompressionResult:
         """The removed blocks in words."""
         return removed_in_words(self.plan.removed, self.encoder.sublayer_split is not None)
 
+    @property
+    def loses(self) -> str:
+        """What a difference is called: points lost, or percent of the answers changed."""
+        return LOST[self.head.measure]
+
+    def time(self, batch: int) -> tuple[str, str]:
+        """The change of the time for a batch, if the quartiles tell one, and both times."""
+        first, own = self.maps.iloc[0], self.maps.iloc[1]
+        apart = any(a[f"ms_high_{batch}"] < b[f"ms_low_{batch}"] for a, b in ((first, own), (own, first)))
+        times = f"{_with_spread(first, f'_{batch}')} to {_with_spread(own, f'_{batch}')} ms"
+        return change(first[f"ms_{batch}"], own[f"ms_{batch}"]) if apart else "not clear", times
+
     def verdict(self) -> str:
         """Whether it is worth it, in one sentence: size and time won, and what that costs."""
         lost, low, high = self.lost
         batch, (old, new) = max(self.card.latency.items())
-        first, own = self.maps.iloc[0], self.maps.iloc[1]
-        faster = own[f"ms_high_{batch}"] < first[f"ms_low_{batch}"]
-        slower = own[f"ms_low_{batch}"] > first[f"ms_high_{batch}"]
+        told, faster = self.time(batch)[0] != "not clear", new < old
         size, time = (100 * (1 - after / before) for before, after in (self.card.sizes.parameters, (old, new)))
         won = (
             "as many parameters" if abs(size) < 1 else f"{abs(size):.0f} % {'fewer' if size > 0 else 'MORE'} parameters"
         )
-        if faster or slower:
+        if told:
             won += f" and {abs(time):.0f} % {'less' if faster else 'MORE'} time at batch {batch}"
         else:
-            won += f" and a time at batch {batch} that is not told from the original's"
-        told = "" if low > 0 or high < 0 else ", which is not told from none"
-        worth = "" if size >= 1 or faster else "Not worth it: "
-        return f"{worth}{won}; points lost: {lost:z.1f} [{low:z.1f}, {high:z.1f}]{told}."
+            won += f" and a time at batch {batch} that cannot be distinguished from the original's"
+        clear = "" if low > 0 or high < 0 else ", which cannot be distinguished from none"
+        worth = "" if size >= 1 or (told and faster) else "Not worth it: "
+        return f"{worth}{won}; {self.loses}: {lost:z.1f} [{low:z.1f}, {high:z.1f}]{clear}."
 
     def summary(self) -> str:
         """What was done, in two lines, and what it costs, in five."""
         card, (lost, low, high) = self.card, self.lost
         size = "{:,} to {:,} parameters ({}), {} to {} MB on disk"
         (before, after), megabytes = card.sizes.parameters, [short(count / 1e6) for count in card.sizes.bytes]
-        original, own = self.maps.iloc[0], self.maps.iloc[1]
-        times = [
-            f"{_with_spread(original, f'_{batch}')} to {_with_spread(own, f'_{batch}')} ms at batch {batch}"
-            for batch in card.latency
-        ]
-        measured = [("before", card.before), ("after ", card.after)][0 if card.before else 1 :]
+        times = [f"{self.time(batch)[1]} at batch {batch}" for batch in card.latency]
+        measured = [f"{card.measure}  {{:.1f}} % [{{:.1f}}, {{:.1f}}], over {card.evaluation}".format(*card.after)]
+        if card.before:
+            measured = [
+                "{} before  {:.1f} % [{:.1f}, {:.1f}]".format(card.measure, *card.before),
+                "{} after   {:.1f} % [{:.1f}, {:.1f}]".format(card.measure, *card.after),
+                f"difference  {-lost:+z.1f} points [{-high:+z.1f}, {-low:+z.1f}], paired over {card.evaluation}",
+            ]
         ladder, in_pipeline = self.ladder(), " to ".join(short(value) for value in card.in_pipeline)
         return "\n".join(
             [
                 card.head,
-                f"Removed: {self.removed} (plan {self.plan}). In place of each span: {self.translator}.",
+                f"Removed: {self.removed} (plan {self.plan}). In place of each span: {self.translator}, fitted on "
+                f"{card.calibration}.",
                 self.verdict(),
                 *self.choice(),
                 *([] if ladder.empty else ["", ladder.to_string(index=False)]),
@@ -107,13 +120,10 @@ class CompressionResult:
                 self.maps_in_words().to_string(index=False),
                 *self.about_maps(),
                 "",
-                *(
-                    f"{card.measure} {moment}  {{:.1f}} % [{{:.1f}}, {{:.1f}}]".format(*found)
-                    for moment, found in measured
-                ),
-                f"difference  {-lost:+z.1f} points [{-high:+z.1f}, {-low:+z.1f}], paired over {card.evaluation}",
+                *measured,
                 f"size  {size.format(before, after, change(before, after), *megabytes)}",
-                f"time  {', '.join(times)}, on {card.device}; preprocessing included, {in_pipeline} ms per image",
+                f"time  {', '.join(times)}, on {card.device}; "
+                f"preprocessing included, in batches of 32: {in_pipeline} ms per image",
             ]
         )
 
@@ -124,8 +134,9 @@ class CompressionResult:
         for number, row in enumerate(self.maps[self.maps["why"] == ""].to_dict("records")):
             lost = "" if number == 0 else "{lost:z.1f} [{low:z.1f}, {high:z.1f}]".format(**row)
             times = {f"ms at batch {size}": _with_spread(row, f"_{size}") for size in sizes}
-            changed = {name: int(row[name]) for name in ("worse", "better") if self.head.measure != "similarity"}
-            cells = {"map": row["translator"], "points lost": lost} | changed | {"MB": short(row["megabytes"])}
+            changed = {"accuracy": ("worse", "better", "changed"), "agreement": ("changed",), "similarity": ()}
+            counts = {name: int(row[name]) for name in changed[self.head.measure]}
+            cells = {"map": row["translator"], self.loses: lost} | counts | {"MB": short(row["megabytes"])}
             energy = {} if pd.isna(row["millijoules"]) else {"mJ per image": short(row["millijoules"], 2)}
             rows.append(cells | times | energy | {"opens with": row["opens"]})
         return pd.DataFrame(rows)
@@ -136,7 +147,7 @@ class CompressionResult:
             {
                 "blocks removed": f"{row.removed}{' (taken)' if row.plan == str(self.plan) else ''}",
                 "plan": row.plan,
-                "points lost, held out": f"{row.lost:z.1f} [{row.low:z.1f}, {row.high:z.1f}]",
+                f"{self.loses}, {row.held_out:,} held out": f"{row.lost:z.1f} [{row.low:z.1f}, {row.high:z.1f}]",
                 "parameters": f"{row.parameters:,}",
             }
             for row in self.search.itertuples()
@@ -166,18 +177,25 @@ class CompressionResult:
             return []
         row = self.search[self.search["plan"] == str(self.plan)].iloc[-1]
         text = [
-            f"Of {row['tried']} plans that were run on {row['tried_on']:,} training images, this one changes least."
+            f"Of {row['tried']} plans that were run on {row['tried_on']:,} training images, this one changes least"
+            f"{row['next']}."
             if row["tried"]
             else "There is one plan only that removes so many blocks."
         ]
+        if not row["held_out"]:
+            return [*text, "No training images were left over to test fewer blocks on."]
         if self.max_drop is not None:
             lost, low, high = self.lost
+            alone = f"; alone they would not promise it, as their interval ends at {high:.1f}"
+            tells = alone if lost <= self.max_drop < high else ""
             text += [
-                f"On {row['held_out']:,} other training images it loses {row['lost']:.1f} [{row['low']:.1f}, "
-                f"{row['high']:.1f}] points, and at most {self.max_drop:g} was asked for.",
-                f"On the test images the promise is {'kept' if lost <= self.max_drop else 'NOT kept'}: "
-                f"{lost:.1f} [{low:.1f}, {high:.1f}].",
+                f"On {row['held_out']:,} other training images {self.loses}: {row['lost']:z.1f} [{row['low']:z.1f}, "
+                f"{row['high']:z.1f}]; the upper end was to be at most {self.max_drop:g}.",
+                f"On the test images the promise is {'kept' if lost <= self.max_drop else 'NOT kept'}: {lost:z.1f} "
+                f"[{low:z.1f}, {high:z.1f}]{tells}.",
             ]
+        if self.head.own:
+            text.append("If the checkpoint was trained on these images, it may lose less on them than on others.")
         return text
 
     save = save_compressed

@@ -62,6 +62,8 @@ def _around(encoder: Encoder, whole: PreTrainedModel) -> PreTrainedModel:
 def shorten_config(config: Any, blocks: int) -> None:
     """Set the number of blocks in a configuration, and everything that it derives from their number."""
     config.num_hidden_layers = blocks
+    if getattr(config, "layer_types", None):  # one for each block, all of them alike, see `Encoder`
+        config.layer_types = config.layer_types[:blocks]
     if hasattr(config, "stage_names"):  # of a backbone
         config.stage_names = config.stage_names[: blocks + 1]
         config.set_output_features_output_indices(out_indices=None, out_features=None)

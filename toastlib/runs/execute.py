@@ -70,7 +70,7 @@ def _papermill(
 ) -> None:
     import papermill
 
-    from toastlib.runs.kernels import CAN_FORK, ForkedKernelManager
+    from toastlib.runs.kernels import CAN_FORK, ForkedKernelManager, OwnKernelManager
 
     def remaining(cell: Any = None) -> float:
         return max(0.01, deadline - time.monotonic())  # 0 would mean: no limit
@@ -83,7 +83,7 @@ def _papermill(
         progress_bar=progress,
         start_timeout=max(1, int(min(START_TIMEOUT, remaining()))),
         timeout_func=remaining,
-        **({"kernel_manager_class": ForkedKernelManager} if fork and CAN_FORK else {}),
+        kernel_manager_class=ForkedKernelManager if fork and CAN_FORK else OwnKernelManager,
         extra_arguments=["--IPKernelApp.log_level=50"],  # else kernels print notices, of encryption and shutdown
     )
 

@@ -1,4 +1,4 @@
-"""Kernels that begin with the packages already imported: one import for all runs of a worker."""
+"""Kernels of this Python; of many runs in a worker, with the packages already imported: one import for all."""
 
 import atexit
 import multiprocessing
@@ -12,6 +12,16 @@ from jupyter_client.manager import AsyncKernelManager
 PRELOADED = ("joblib", "torch", "transformers.modeling_utils", "seaborn", "toastlib.plots", "ipykernel.kernelapp")
 """What nearly every notebook imports, and takes seconds. They start no threads but those that survive a fork (BLAS)."""
 CAN_FORK = sys.platform == "linux"
+
+
+class OwnKernelManager(AsyncKernelManager):
+    """Starts kernels on the running Python, whatever the kernel specification ``python3`` of this machine names."""
+
+    async def _async_launch_kernel(self, kernel_cmd: list[str], **kw: Any) -> None:
+        arguments = kernel_cmd[kernel_cmd.index("-f") :]
+        await super()._async_launch_kernel([sys.executable, "-m", "ipykernel_launcher", *arguments], **kw)
+
+    _launch_kernel = _async_launch_kernel
 
 
 class ForkedKernelManager(AsyncKernelManager):

@@ -26,8 +26,8 @@ CANDIDATES = 10
 """Plans of a size that are run before one of them is chosen."""
 HELD_OUT = 3
 """One in three training images is held out where a loss is bounded: neither maps, head nor choice see it."""
-TESTED = ("removed", "plan", "tried", "tried_on", "lost", "low", "high", "held_out", "parameters")
-"""Columns of the table of numbers of blocks: plans run, on how many images; points lost on others; what is left."""
+TESTED = ("removed", "plan", "tried", "tried_on", "next", "lost", "low", "high", "held_out", "parameters")
+"""Columns of the table of numbers of blocks: plans run and on how many images; points lost on others; what is left."""
 
 
 class Choice(NamedTuple):
@@ -36,6 +36,7 @@ class Choice(NamedTuple):
     plan: Plan
     tried: int
     images: int
+    next: str = ""  # in words, its cost and that of the next best plan
 
 
 class Tested(NamedTuple):
@@ -50,7 +51,8 @@ class Tested(NamedTuple):
         """Its row in the table of numbers of blocks, see `TESTED`."""
         choice, images = self.choice, len(self.before)
         lost = points_lost(self.before, self.after, head)
-        return len(choice.plan.removed), str(choice.plan), choice.tried, choice.images, *lost, images, self.parameters
+        tried = (choice.tried, choice.images, choice.next)
+        return len(choice.plan.removed), str(choice.plan), *tried, *lost, images, self.parameters
 
 
 def make_selector(calibrated: Calibrated, trying: Images, head: Head, translator: str) -> Callable[[int], Choice]:
@@ -79,7 +81,9 @@ def make_selector(calibrated: Calibrated, trying: Images, head: Head, translator
             maps = {"translator": kind, "calibration": calibrated.moments}
             run = run_plans(calibrated.encoder, trying, plans, head=layer, measures=[measure], **maps)
             found = run[measure].tolist()
-        return Choice(plans[int(np.argmin(found))], len(plans), len(trying))
+        best, second = np.argsort(found, kind="stable")[:2]
+        how = f" ({found[best]:.2g}, and {found[second]:.2g} for the next, {plans[second]})"
+        return Choice(plans[best], len(plans), len(trying), how)
 
     return choose
 
