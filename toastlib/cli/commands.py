@@ -160,6 +160,7 @@ def compare(options: argparse.Namespace) -> int:
 
     table, differing = compare_folders(options.folders)
     print(table.to_string())
+    print("\nTimes are of each model beside its own original, at its own hour: compare the percentages.")
     if differing:
         print(f"\nThey differ in {', '.join(differing)}, the last rows: their numbers cannot be compared as they are.")
     return 0

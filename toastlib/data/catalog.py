@@ -125,7 +125,8 @@ def _folder_or_hub_id(kind: str, name: str, aliases: dict) -> str:
     near = difflib.get_close_matches(name, [path.name for path in Path.cwd().iterdir() if path.is_dir()], n=1)
     if near and not difflib.get_close_matches(name, aliases, n=1, cutoff=0.8):
         raise InputError(f"There is no {kind} and no folder {name!r}: did you mean the folder {near[0]!r}?")
-    raise unknown(kind, name, aliases)
+    error = unknown(kind, name, aliases)
+    raise error if "did you mean" in str(error) else InputError(f"There is no folder {name!r} here. {error}")
 
 
 def not_loaded(kind: str, path: str, error: BaseException, *, embedded: str) -> InputError:

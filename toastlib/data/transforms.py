@@ -112,7 +112,7 @@ class Preprocessing:
 def image_size(preprocessing: Preprocessing | None, config: Any) -> tuple[int, int]:
     """Height and width of a model's input images: those of the preprocessing, else those of the configuration."""
     size = preprocessing and (preprocessing.crop or preprocessing.resize)
-    size = size or getattr(config, "image_size", 224)
+    size = size or getattr(getattr(config, "vision_config", config), "image_size", 224)
     return (size, size) if isinstance(size, int) else tuple(size)
 
 

@@ -175,13 +175,15 @@ def score(found: Tensor, original: Tensor, images: Images, head: Head) -> np.nda
 def points_lost(before: np.ndarray, after: np.ndarray, head: Head) -> Accuracy:
     """Points that the scores lose over the same images, with the 95 % interval.
 
-    It is the score interval of `paired_interval` for answers that are right or wrong, and Student's for similarities.
+    It is the score interval of `paired_interval` for answers that are right or wrong, Wilson's for answers that change,
+    and Student's for similarities.
     """
     if head.measure == "similarity":
         return paired_difference(before, after)
     lost, won = changes(before, after)
-    ends = paired_interval(lost, won, len(before))
-    return tuple(100 * value for value in ((lost - won) / len(before), *ends))
+    count = len(before)
+    ends = accuracy_interval(lost, count) if head.measure == "agreement" else paired_interval(lost, won, count)
+    return tuple(100 * value for value in ((lost - won) / count, *ends))
 
 
 def changes(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:

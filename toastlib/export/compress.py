@@ -151,6 +151,7 @@ def compress(
     models, (smaller, new_head) = [one.model for one in contenders], next(iter(made.values()))
     latency, energy = measure_latency(models, data.test), measure_energy(models, data.test)
     in_pipeline = measure_pipeline(models[:2], data.test, task_of(own_head.module is not None))
+    in_pipeline += [(float("nan"),) * 3] * (len(models) - 2)
     before, after = (percent(one, own_head.measure) for one in scores[:2])
     card = ModelCardData(
         base=encoder.name,
@@ -177,7 +178,7 @@ def compress(
         head=new_head,
         card=card,
         lost=points_lost(*scores[:2], own_head),
-        maps=_maps(contenders, reasons, found, scores, latency, energy, own_head),
+        maps=_maps(contenders, reasons, found, scores, latency | {"pipeline": in_pipeline}, energy, own_head),
         classes=by_class(data.test, *scores[:2], own_head) if with_labels else None,
         flips=[] if own_head.measure == "similarity" else flips(data.test, found[:2], scores[:2], own_head),
         similarity=similarity(calibrated.moments, "cka"),
@@ -236,7 +237,7 @@ def _maps(
     reasons: dict[str, str],
     found: list[Tensor],
     scores: list[np.ndarray],
-    latency: dict[int, list[Spread]],
+    latency: dict[int | str, list[Spread]],
     energy: list[float] | None,
     head: Head,
 ) -> pd.DataFrame:

@@ -74,9 +74,10 @@ def compare_folders(folders: Sequence[str | Path]) -> tuple[pd.DataFrame, list[s
             "MB on disk": " to ".join(short(w / 1e6) for w in weights),
         }
         for batch, times in read["latency"].items():
-            rows[f"ms at batch {batch}"] = " to ".join(map(short, times))
+            rows[f"ms at batch {batch}"] = f"{change(*times)}: {' to '.join(map(short, times))}"
         if read.get("in_pipeline"):  # folders of earlier versions have none
-            rows["ms per image in a pipeline"] = " to ".join(map(short, read["in_pipeline"]))
+            times = read["in_pipeline"]
+            rows["ms per image in a pipeline"] = f"{change(*times)}: {' to '.join(map(short, times))}"
         columns[str(folder)] = rows
     first = next(iter(settings.values()))
     differing = [name for name in first if any(one[name] != first[name] for one in settings.values())]

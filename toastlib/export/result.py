@@ -70,8 +70,8 @@ class CompressionResult:
         """What a difference is called: points lost, or percent of the answers changed."""
         return LOST[self.head.measure]
 
-    def time(self, batch: int) -> tuple[str, str]:
-        """The change of the time for a batch, if the quartiles tell one, and both times."""
+    def time(self, batch: int | str) -> tuple[str, str]:
+        """The change of the time for a batch, or ``"pipeline"``, if the quartiles tell one, and both times."""
         first, own = self.maps.iloc[0], self.maps.iloc[1]
         apart = any(a[f"ms_high_{batch}"] < b[f"ms_low_{batch}"] for a, b in ((first, own), (own, first)))
         times = f"{_with_spread(first, f'_{batch}')} to {_with_spread(own, f'_{batch}')} ms"
@@ -107,7 +107,7 @@ class CompressionResult:
                 "{} after   {:.1f} % [{:.1f}, {:.1f}]".format(card.measure, *card.after),
                 f"difference  {-lost:+z.1f} points [{-high:+z.1f}, {-low:+z.1f}], paired over {card.evaluation}",
             ]
-        ladder, in_pipeline = self.ladder(), " to ".join(short(value) for value in card.in_pipeline)
+        ladder, (faster, in_pipeline) = self.ladder(), self.time("pipeline")
         return "\n".join(
             [
                 card.head,
@@ -123,7 +123,7 @@ class CompressionResult:
                 *measured,
                 f"size  {size.format(before, after, change(before, after), *megabytes)}",
                 f"time  {', '.join(times)}, on {card.device}; "
-                f"preprocessing included, in batches of 32: {in_pipeline} ms per image",
+                f"with preprocessing, in batches of 32, {in_pipeline} per image ({faster})",
             ]
         )
 
