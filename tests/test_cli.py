@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from PIL import Image
 from small_notebook import write_notebook
 
 from toastlib.cache import default_cache
@@ -250,6 +251,19 @@ def test_approximate_writes_a_model_and_a_report(tmp_path, capsys):
     assert main(["approximate", "vit-mimi", "--data", "digits", "--out", str(tmp_path / "other")]) == 2
     assert capsys.readouterr().err == "toast: Unknown model 'vit-mimi': did you mean 'vit-mini'?\n"
     assert [path.name for path in tmp_path.iterdir()] == ["smaller"]
+
+
+def test_what_is_skipped_is_said_in_a_line(tmp_path, capsys):
+    for split in ("train", "test"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        (tmp_path / split / "a" / "notes.txt").write_text("none")
+        Image.new("RGB", (8, 8)).save(tmp_path / split / "a" / "1.png")
+    assert (
+        main(["approximate", "vit-mini", "--data", str(tmp_path), "--remove", "99", "--out", str(tmp_path) + "2"]) == 2
+    )
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"toast: {tmp_path}: 2 of 4 files are read; skipped: 2 .txt."
+    assert lines[1].startswith("toast: 99 blocks cannot be removed")
 
 
 @pytest.mark.slow

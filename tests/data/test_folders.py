@@ -84,10 +84,17 @@ def test_splits_whose_classes_differ_are_refused(make):
         opened(make("train/a/1.png", "train/b/1.png", "test/1.png", name="one"))
     with pytest.raises(InputError, match="has folders of classes in its split 'test', and none in 'train'"):
         opened(make("train/1.png", "test/a/1.png", name="two"))
-    with pytest.raises(InputError, match="has the class 'c' in its split 'test', and not in 'train'"):
+    with pytest.raises(InputError, match="has no class that its splits 'train' and 'test' share"):
         opened(make("train/a/1.png", "train/b/1.png", "test/c/1.png", name="three"))
     with pytest.raises(InputError, match="has no split 'train', only test"):
         opened(make("test/a/1.png", name="four"))
+
+
+def test_a_class_without_training_images_is_told(make):
+    folder = make("train/a/1.png", "train/c/1.png", "test/a/1.png", "test/b/1.png", "test/c/1.png")
+    with pytest.warns(UserWarning, match=r"has no training image of b\.$"):
+        train, test = opened(folder)
+    assert (list(train.values()), list(test.values()), names(folder)) == ([0, 2], [0, 1, 2], ("a", "b", "c"))
 
 
 def test_files_that_are_no_pictures_are_counted_by_suffix(make):

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 from toastlib.cli import commands
@@ -13,7 +14,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0, 1 if a notebook failed, 2 if the input cannot be used, or 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
-        return options.command(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"toast: {message}", file=sys.stderr)
+            return options.command(options)
     except (InputError, RuntimeError) as error:
         print(f"toast: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1

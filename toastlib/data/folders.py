@@ -27,7 +27,7 @@ def read_image_folder(folder: str) -> dict[str, Any] | None:
     in a split are classes, and what lies in them at any depth is of that class. A folder of tables, of pictures with
     ``metadata.csv``, or without any picture is left to `datasets`. What is skipped is counted in one warning.
 
-    An `InputError` if one split has classes and another has none, or one has a class that the training images lack.
+    An `InputError` if one split has classes and another has none, or two share no class.
     """
     files = sorted(_walk(folder))
     pictures = [file for file in files if _suffix(file) in _suffixes()]
@@ -38,13 +38,16 @@ def read_image_folder(folder: str) -> dict[str, Any] | None:
     if "train" not in splits:
         raise InputError(f"{folder} has no split 'train', only {', '.join(splits)}.")
     classes = {name: sorted({file[depth] for file in part if len(file) > depth + 1}) for name, part in splits.items()}
-    names = classes["train"]
+    trained = set(classes["train"])
+    names = sorted(trained.union(*classes.values()))
     for split, found in classes.items():
-        if bool(found) != bool(names):
-            having, lacking = ("train", split) if names else (split, "train")
+        if bool(found) != bool(trained):
+            having, lacking = ("train", split) if trained else (split, "train")
             raise InputError(f"{folder} has folders of classes in its split {having!r}, and none in {lacking!r}.")
-        if strange := sorted(set(found) - set(names)):
-            raise InputError(f"{folder} has the class {strange[0]!r} in its split {split!r}, and not in 'train'.")
+        if found and trained.isdisjoint(found):
+            raise InputError(f"{folder} has no class that its splits 'train' and {split!r} share.")
+    if untrained := [name for name in names if name not in trained]:
+        warnings.warn(f"{folder} has no training image of {', '.join(untrained)}.", stacklevel=5)
     if names:
         for split, part in splits.items():
             splits[split] = [file for file in part if len(file) > depth + 1]
