@@ -269,6 +269,19 @@ class TestPhotographs:
         assert read == [40, 40, 20, 10]
 
 
+def test_broken_images_are_left_out_and_counted_where_that_is_asked_for(tiny_encoder, image_folder):
+    picture = Image.fromarray(np.full((8, 8, 3), 9, np.uint8))
+    files = {f"{split}/{name}/{k}.png": picture for split in ("train", "test") for name in "ab" for k in range(5)}
+    folder = image_folder(files | {"train/a/3.png": b"no picture", "train/b/0.png": b"none"})
+    with pytest.raises(InputError, match=r"3\.png\) does not decode"):
+        load_images(folder, tiny_encoder)
+    with pytest.warns(UserWarning, match="The train split of .* 2 of 10 images do not decode and are left out"):
+        images = load_images(folder, tiny_encoder, skip_broken=True)
+    assert (len(images.train), len(images.test)) == (8, 10)
+    assert images.train.labels.tolist() == [0] * 4 + [1] * 4
+    assert (images.train.pixels == 9).all()
+
+
 class TestStreamedSets:
     @pytest.fixture(autouse=True)
     def no_rest(self, monkeypatch):

@@ -71,6 +71,7 @@ ARGUMENTS = {
     "--force": {"action": "store_true", "help": "replace what toastlib did not write, or what has changed since"},
     "export --onnx": {"action": "store_true", "required": True, "help": "the format"},
     "--onnx": {"action": "store_true", "help": "measure in onnxruntime too, and with int8 weights"},
+    "--skip-broken": {"action": "store_true", "help": "leave out images that do not decode, and say how many"},
     "--fp16": {"action": "store_true", "help": "weights and arithmetic of half precision"},
     "--int8": {"action": "store_true", "help": "weights of 8 bits (onnxruntime's dynamic quantisation)"},
     "--remove": COUNT | {"metavar": "K", "help": "number of blocks to remove; which, is chosen"},
@@ -113,7 +114,7 @@ COMMANDS = {
     commands.doctor: "",
     commands.approximate: "model --data --remove|--remove-blocks|--plan|--max-drop --translator|--prefer"
     " --head --sublayers --features --image-size --train-size --test-size --calibration-size --device --seed --out"
-    " --onnx --force",
+    " --skip-broken --onnx --force",
     commands.compare: "folders",
     commands.fetch: "name",
     commands.moments: "model data --shards --jobs --dask --split --size --seed --tokens --features --batch-size"

@@ -136,7 +136,7 @@ def approximate(options: argparse.Namespace) -> int:
     if encoder.reads_text:
         raise InputError(f"{options.model} reads texts, and approximate is for models of images: see notebook 13.")
     sizes = {"train_size": options.train_size, "test_size": options.test_size, "seed": options.seed}
-    images = load_images(options.data, encoder, **sizes, at_most=True)
+    images = load_images(options.data, encoder, **sizes, at_most=True, skip_broken=options.skip_broken)
     result = compress(
         split_blocks(encoder) if options.sublayers else encoder,
         images,

@@ -1,5 +1,6 @@
 """Sets of images: decoded once to uint8, preprocessed on the device batch by batch."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -124,6 +125,7 @@ def load_images(
     image_column: str | None = None,
     seed: int = 0,
     at_most: bool = False,
+    skip_broken: bool = False,
 ) -> ImageSet:
     """Load a set of images as an encoder expects them.
 
@@ -141,6 +143,8 @@ def load_images(
         split.
     at_most
         Take all images of a split that has fewer than asked for, instead of refusing it.
+    skip_broken
+        Leave out images that do not decode, and warn how many there are, instead of refusing the first.
 
     Returns
     -------
@@ -154,7 +158,7 @@ def load_images(
         has too few rows; or if an image does not decode (the message names it).
     """
     sizes = {"train": train_size, "test": test_size}
-    tables = _open(name, encoder, sizes, image_column, seed)
+    tables = _open(name, encoder, sizes, image_column, seed, skip_broken)
     train, test = (
         _load(f"The {split} split of {name!r}", tables[split], size, encoder, seed, at_most)
         for split, size in sizes.items()
@@ -172,13 +176,16 @@ def load_split(
     return _load(f"The {split} split of {name!r}", table, size, encoder, seed, shard=shard)
 
 
-def _open(name: str, encoder: Any, sizes: dict[str, int | None], column: str | None, seed: int) -> dict[str, Table]:
+def _open(
+    name: str, encoder: Any, sizes: dict[str, int | None], column: str | None, seed: int, skip_broken: bool = False
+) -> dict[str, Table]:
     """Both splits, undecoded; images will be drawn from those that `sizes` has."""
     if getattr(encoder, "reads_text", False):
         raise InputError(f"{encoder.name} reads texts, and not images: load them by load_texts.")
     if encoder.preprocessing is None:
         raise InputError(f"{encoder.name} does not say how its images are preprocessed: pass preprocessing=...")
-    splits = EMBEDDED[name]() if name in EMBEDDED else open_table(catalog.dataset_entry(name), column, seed)
+    entry = None if name in EMBEDDED else catalog.dataset_entry(name)
+    splits = open_table(entry, column, seed, skip_broken) if entry else EMBEDDED[name]()
     tables = dict(zip(("train", "test"), splits, strict=True))
     for split, size in sizes.items():
         if isinstance(tables[split], StreamedTable) and (size or 0) <= 0:
@@ -197,7 +204,10 @@ def _load(
         raise InputError(f"{title} is too small: {error}") from None
     expected = len(range(size or len(table))[shard[0] :: shard[1]])
     pixels, labels, preprocessing = stack_chunks(chunks, expected, encoder.preprocessing)
-    if len(pixels) < expected and not at_most:  # the length of a stream is not known before its end
+    if len(pixels) and len(pixels) < expected and getattr(table, "skip_broken", False):
+        broken = f"{expected - len(pixels)} of {expected} images do not decode and are left out"
+        warnings.warn(f"{title}: {broken}.", stacklevel=4)
+    elif len(pixels) < expected and not at_most:  # the length of a stream is not known before its end
         raise InputError(f"{title} is too small: it has {len(pixels)} of {expected} images.")
     return Images(pixels, labels, table.class_names, preprocessing, encoder.device, encoder.dtype)
 

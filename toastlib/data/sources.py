@@ -38,6 +38,7 @@ class DatasetTable:
     image: str
     label: str | None
     class_names: tuple[str, ...]
+    skip_broken: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -60,6 +61,7 @@ class StreamedTable:
     class_names: tuple[str, ...]
     path: str
     fifths: range = range(5)
+    skip_broken: bool = False
 
     def draw(self, n: int, seed: int, shard: tuple[int, int] = (0, 1)) -> Iterator[Chunk]:
         """Decode a shard of `n` rows (fewer if the stream ends) drawn without replacement, `CHUNK` at a time.
@@ -90,10 +92,13 @@ class TextTable:
     class_names: tuple[str, ...]
 
 
-def open_table(entry: DatasetEntry, image: str | None, seed: int) -> tuple[DatasetTable | StreamedTable, ...]:
+def open_table(
+    entry: DatasetEntry, image: str | None, seed: int, skip_broken: bool = False
+) -> tuple[DatasetTable | StreamedTable, ...]:
     """Training and test rows of a set of images, from the Hub or a local folder; nothing is decoded yet.
 
-    A set without a test split gives a fifth of its rows to it, by class. Sets above `STREAM_FROM` are streamed.
+    A set without a test split gives a fifth of its rows to it, by class. Sets above `STREAM_FROM` are streamed. Images
+    that do not decode are refused when they are read, or left out.
     """
     train, test = _open_splits(entry, read_image_folder)
     image = _find_column(image or entry.image, "image", train.features, entry.path)
@@ -105,11 +110,11 @@ def open_table(entry: DatasetEntry, image: str | None, seed: int) -> tuple[Datas
     if _is_streamed(train):
         splits = [(train, range(4)), (train, range(4, 5))] if test is None else [(train, range(5)), (test, range(5))]
         return tuple(
-            StreamedTable(_undecoded(rows, image, label), image, label, names, entry.path, fifths)
+            StreamedTable(_undecoded(rows, image, label), image, label, names, entry.path, fifths, skip_broken)
             for rows, fifths in splits
         )
     splits = _split(train, label, seed, entry.path) if test is None else (train, test)
-    return tuple(DatasetTable(_undecoded(rows, image, label), image, label, names) for rows in splits)
+    return tuple(DatasetTable(_undecoded(rows, image, label), image, label, names, skip_broken) for rows in splits)
 
 
 def open_texts(entry: DatasetEntry, text: str | None, seed: int) -> tuple[TextTable, TextTable]:
@@ -222,11 +227,12 @@ def _undecoded(rows: Any, image: str, label: str | None) -> Any:
 
 
 def _read(columns: dict[str, list], rows: list[int], table: DatasetTable | StreamedTable) -> Chunk:
+    decoding = _decode_or_none if table.skip_broken else decode
     with ThreadPoolExecutor() as threads:  # Pillow decodes without the interpreter's lock
-        images = list(threads.map(decode, columns[table.image], rows))
-    if table.label is None:
-        return images, None
-    return images, _number_labels(list(columns[table.label]), rows, table.class_names)
+        images = list(threads.map(decoding, columns[table.image], rows))
+    whole = [k for k, image in enumerate(images) if image is not None]
+    labels = None if table.label is None else _number_labels(list(columns[table.label]), rows, table.class_names)[whole]
+    return [images[k] for k in whole], labels
 
 
 def _number_labels(labels: list[Any], rows: Iterable[int], class_names: tuple[str, ...]) -> Tensor:
@@ -244,6 +250,13 @@ def _check_labelled(labels: list[Any], rows: Iterable[int]) -> None:
     missing = [row for row, label in zip(rows, labels, strict=True) if label is None or label == -1]
     if missing:
         raise InputError(f"{len(missing)} images have no label, row {missing[0]} among them.")
+
+
+def _decode_or_none(cell: dict[str, Any] | None, row: int) -> np.ndarray | None:
+    try:
+        return decode(cell, row)
+    except InputError:
+        return None
 
 
 def decode(cell: dict[str, Any] | None, row: int) -> np.ndarray:

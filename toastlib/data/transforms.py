@@ -143,6 +143,8 @@ def stack_chunks(
     """
     pixels, rest, labels, filled = None, preprocessing, [], 0
     for images, chunk_labels in chunks:
+        if not images:  # all of them were left out
+            continue
         chunk = [torch.from_numpy(image).permute(2, 0, 1)[None].contiguous() for image in images]
         sizes = {image.shape[1:] for image in (chunk if pixels is None else [pixels, *chunk])}
         if rest == preprocessing and (len(sizes) > 1 or chunk[0].numel() > preprocessing.resized(chunk[0]).numel()):
