@@ -226,3 +226,12 @@ def test_a_folder_that_is_nearly_named_so_is_told(tmp_path, monkeypatch):
         catalog.dataset_entry("photo")
     with pytest.raises(InputError, match="did you mean 'digits'"):
         catalog.dataset_entry("digit")
+
+
+def test_a_missing_folder_of_a_folder_that_is_here_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for find, kind in ((catalog.model_path, "model"), (catalog.dataset_entry, "data set")):
+        with pytest.raises(InputError, match=f"no folder 'photos/cats' in the folder 'photos'; for a {kind} of"):
+            find("photos/cats")
+        find("elsewhere/cats")

@@ -121,6 +121,9 @@ def _folder_or_hub_id(kind: str, name: str, aliases: dict) -> str:
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise InputError(f"There is no {kind} folder {name!r}; an alias such as {next(iter(aliases))!r} needs none.")
     if name.count("/") == 1:
+        if (above := folder.parent).is_dir():
+            where = f"for a {kind} of the Hub, run from where {str(above)!r} is no folder"
+            raise InputError(f"There is no folder {name!r} in the folder {str(above)!r}; {where}.")
         return name
     near = difflib.get_close_matches(name, [path.name for path in Path.cwd().iterdir() if path.is_dir()], n=1)
     if near and not difflib.get_close_matches(name, aliases, n=1, cutoff=0.8):
