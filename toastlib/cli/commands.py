@@ -160,7 +160,9 @@ def compare(options: argparse.Namespace) -> int:
 
     table, differing = compare_folders(options.folders)
     print(table.to_string())
-    print("\nTimes are of each model beside its own original, at its own hour: compare the percentages.")
+    print(
+        "\nTimes are of each model beside its own original, at its own hour; a change is told if quartiles are apart."
+    )
     if differing:
         print(f"\nThey differ in {', '.join(differing)}, the last rows: their numbers cannot be compared as they are.")
     return 0

@@ -46,6 +46,7 @@ def save_compressed(result: CompressionResult, folder: str | Path, *, force: boo
 def facts(result: CompressionResult) -> dict[str, Any]:
     """What ``report.json`` holds: the model card's facts, the plan, its map, and the points lost."""
     own = {"plan": str(result.plan), "removed": result.removed, "translator": result.translator, "lost": result.lost}
+    own["times"] = {batch: result.time(batch) for batch in (*result.card.latency, "pipeline")}
     return own | asdict(result.card)
 
 
@@ -73,11 +74,9 @@ def compare_folders(folders: Sequence[str | Path]) -> tuple[pd.DataFrame, list[s
             "parameters": f"{before:,} to {after:,}",
             "MB on disk": " to ".join(short(w / 1e6) for w in weights),
         }
-        for batch, times in read["latency"].items():
-            rows[f"ms at batch {batch}"] = f"{change(*times)}: {' to '.join(map(short, times))}"
-        if read.get("in_pipeline"):  # folders of earlier versions have none
-            times = read["in_pipeline"]
-            rows["ms per image in a pipeline"] = f"{change(*times)}: {' to '.join(map(short, times))}"
+        for batch, told in read.get("times", {}).items():  # folders of earlier versions have none
+            where = "time per image in a pipeline" if batch == "pipeline" else f"time at batch {batch}"
+            rows[where] = ": ".join(told)
         columns[str(folder)] = rows
     first = next(iter(settings.values()))
     differing = [name for name in first if any(one[name] != first[name] for one in settings.values())]

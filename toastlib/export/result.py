@@ -99,7 +99,7 @@ class CompressionResult:
         card, (lost, low, high) = self.card, self.lost
         size = "{:,} to {:,} parameters ({}), {} to {} MB on disk"
         (before, after), megabytes = card.sizes.parameters, [short(count / 1e6) for count in card.sizes.bytes]
-        times = [f"{self.time(batch)[1]} at batch {batch}" for batch in card.latency]
+        times = [f"{self.time(batch)[1]} at batch {batch} ({self.time(batch)[0]})" for batch in card.latency]
         measured = [f"{card.measure}  {{:.1f}} % [{{:.1f}}, {{:.1f}}], over {card.evaluation}".format(*card.after)]
         if card.before:
             measured = [
