@@ -1,7 +1,6 @@
 """Notebooks that raise, hang, lack their data, kill themselves or eat all memory: rows, with the others done."""
 
 import html
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -86,30 +85,31 @@ def test_a_notebook_that_eats_all_memory_is_a_row(tmp_path):
 
 
 RACE = """\
-import json, os, socket, sys
+import socket, sys
 from pathlib import Path
 
-connection = json.loads(Path(sys.argv[sys.argv.index("-f") + 1]).read_text())
-once = Path({once!r})
-if not once.exists():
-    once.touch()
-    taken = socket.socket()
-    taken.bind(("127.0.0.1", connection["shell_port"]))
-    taken.listen()
-from ipykernel.kernelapp import launch_new_instance
+if any("forkserver" in part for part in sys.orig_argv):  # kernels are forked from this process
+    from ipykernel.kernelapp import IPKernelApp
 
-launch_new_instance()
+    once, original = Path({once!r}), IPKernelApp.init_sockets
+
+    def init_sockets(self):
+        if not once.exists():
+            once.touch()
+            taken = socket.socket()
+            taken.bind(("127.0.0.1", self.shell_port))
+            taken.listen()
+        original(self)
+
+    IPKernelApp.init_sockets = init_sockets
 """
 
 
 def test_a_port_that_another_process_has_taken_is_no_failure(tmp_path, monkeypatch):
-    kernel = tmp_path / "jupyter" / "kernels" / "python3"
-    kernel.mkdir(parents=True)
-    (kernel / "race.py").write_text(RACE.format(once=str(tmp_path / "once")))
-    command = ["python", str(kernel / "race.py"), "-f", "{connection_file}"]
-    (kernel / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "x", "language": "python"}))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(RACE.format(once=str(tmp_path / "once")))
     study = Study(tmp_path, [1])
-    monkeypatch.setitem(ENVIRONMENT, "JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", str(tmp_path / "site"))
     code, said = study.run()
     assert (tmp_path / "once").exists(), "the first kernel did not find its port taken"
     assert code == 0, said
