@@ -88,7 +88,7 @@ RACE = """\
 import socket, sys
 from pathlib import Path
 
-if any("forkserver" in part for part in sys.orig_argv):  # kernels are forked from this process
+if "ipykernel_launcher" in sys.orig_argv:
     from ipykernel.kernelapp import IPKernelApp
 
     once, original = Path({once!r}), IPKernelApp.init_sockets

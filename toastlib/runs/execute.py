@@ -38,18 +38,11 @@ class RunError(RuntimeError):
 
 
 def execute(
-    notebook: Path,
-    target: Path,
-    parameters: dict[str, Any],
-    *,
-    seconds: float = TIMEOUT,
-    progress: bool = False,
-    one_of_many: bool = False,
+    notebook: Path, target: Path, parameters: dict[str, Any], *, seconds: float = TIMEOUT, progress: bool = False
 ) -> None:
     """Execute a notebook into `target`, up to the cell that fails if one does; `progress` shows a bar over the cells.
 
-    Where it is `one_of_many` in this process, their kernels share what they import, see `ForkedKernelManager`. A
-    `RunError` if a cell raises, the time is up, the kernel dies or the disk is full.
+    A `RunError` if a cell raises, the time is up, the kernel dies or the disk is full.
     """
     from zmq import ZMQError
 
@@ -57,7 +50,7 @@ def execute(
     kills, deadline = _memory_kills(), time.monotonic() + seconds
     for start in range(1, MAX_STARTS + 1):
         try:
-            return _papermill(notebook, target, parameters, deadline, progress, one_of_many)
+            return _papermill(notebook, target, parameters, deadline, progress)
         except Exception as error:
             bad_start = isinstance(error, RuntimeError | ZMQError) and _last_cell(target) is None
             if bad_start and start < MAX_STARTS:  # its port is taken, it died at once, or it does not answer
@@ -65,12 +58,10 @@ def execute(
             raise RunError(notebook, _explain(error, target, seconds, _memory_kills() > kills)) from error
 
 
-def _papermill(
-    notebook: Path, target: Path, parameters: dict[str, Any], deadline: float, progress: bool, fork: bool
-) -> None:
+def _papermill(notebook: Path, target: Path, parameters: dict[str, Any], deadline: float, progress: bool) -> None:
     import papermill
 
-    from toastlib.runs.kernels import CAN_FORK, ForkedKernelManager, OwnKernelManager
+    from toastlib.runs.kernels import OwnKernelManager
 
     def remaining(cell: Any = None) -> float:
         return max(0.01, deadline - time.monotonic())  # 0 would mean: no limit
@@ -83,7 +74,7 @@ def _papermill(
         progress_bar=progress,
         start_timeout=max(1, int(min(START_TIMEOUT, remaining()))),
         timeout_func=remaining,
-        kernel_manager_class=ForkedKernelManager if fork and CAN_FORK else OwnKernelManager,
+        kernel_manager_class=OwnKernelManager,
         extra_arguments=["--IPKernelApp.log_level=50"],  # else kernels print notices, of encryption and shutdown
     )
 

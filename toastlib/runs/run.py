@@ -86,7 +86,7 @@ def run_notebook(
         run.check_folder()
         staging_dir = run.new_staging_dir()
         try:
-            _execute(run, staging_dir, seconds=seconds, progress=progress)
+            _execute(run, staging_dir, seconds, progress)
         except RunError as error:
             if error.failure.exception == InputError.__name__:
                 raise InputError(error.failure.message) from None
@@ -96,11 +96,11 @@ def run_notebook(
     return run.folder
 
 
-def _execute(run: Run, staging_dir: Path, **how: Any) -> None:
-    """Execute a run in a staging folder and publish that; needs the run's lock. `how` is for `execute`."""
+def _execute(run: Run, staging_dir: Path, seconds: float, progress: bool = False) -> None:
+    """Execute a run in a staging folder and publish that; needs the run's lock."""
     started = time.time()
     parameters = notebook_variables(run.notebook, run.overrides) | {"results_dir": str(staging_dir)}
-    execute(run.notebook, staging_dir / run.notebook.name, parameters, **how)
+    execute(run.notebook, staging_dir / run.notebook.name, parameters, seconds=seconds, progress=progress)
     run.write_manifest(staging_dir, started)
     run.publish(staging_dir)
 
@@ -182,7 +182,7 @@ def _attempt_locked(run: Run, options: SweepOptions) -> Failure | None:
             message = f"{len(lost)} workers were killed while they made this run"
             raise RunError(run.notebook, Failure("lost worker", "WorkerLost", message))
         with one_gpu(options.runs_per_gpu):
-            _execute(run, staging_dir, seconds=options.seconds, one_of_many=True)
+            _execute(run, staging_dir, options.seconds)
         return None
     except Exception as error:
         failure = explain(error)
