@@ -1,5 +1,7 @@
 """Folders of pictures: what is read is what was asked for, and what is not read is counted."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image, features
@@ -115,6 +117,19 @@ def test_metadata_names_the_labels_and_a_column_that_may_is_said(make, tmp_path)
         tables = open_table(dataset_entry(folder), None, 0)
     assert tables[0].class_names == ()
     assert open_table(dataset_entry(f"{folder}:breed"), None, 0)[0].class_names == ("x", "y")
+
+
+def test_a_picture_beside_tables_is_not_the_data_set(make, tmp_path):
+    import datasets
+
+    folder = make("assets/logo.png", *(f"part/{k}.png" for k in range(10)))
+    pictures = [str(path) for path in sorted(Path(folder, "part").iterdir())]
+    columns = {"image": pictures, "label": [0, 1] * 5}
+    types = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["x", "y"])}
+    rows = datasets.Dataset.from_dict(columns, features=datasets.Features(types))
+    rows.to_parquet(tmp_path / "set" / "train-00000-of-00001.parquet")
+    Path(folder, "assets").rename(tmp_path / "set" / "assets")
+    assert names(str(tmp_path / "set")) == ("x", "y")
 
 
 def test_tables_in_a_folder_that_reads_as_a_pattern_are_refused(tmp_path):

@@ -42,6 +42,16 @@ def test_a_pipeline_is_timed_from_pictures_to_answers(tiny_encoder, images):
     assert set(seen) == {(32, 3, 32, 32)}
 
 
+def test_a_pipeline_leaves_the_model_where_it_is(tiny_encoder, images, monkeypatch):
+    """By itself a pipeline moves its model to a GPU if there is one."""
+    import transformers
+
+    model, placed = saved_form(tiny_encoder, torch.nn.Linear(tiny_encoder.width, 3)), []
+    monkeypatch.setattr(transformers, "pipeline", lambda *_, device, **__: placed.append(device) or len)
+    measure_pipeline([model], images, "image-classification")
+    assert placed == [model.device]
+
+
 def test_energy_is_read_from_the_counters_of_the_cpu(tmp_path, monkeypatch, images):
     monkeypatch.setattr(latency, "COUNTERS", tmp_path)
     assert joules(CPU) is None

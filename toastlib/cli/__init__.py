@@ -66,7 +66,7 @@ ARGUMENTS = {
         "default": "results",
         "help": "where the runs lie (results)",
     },
-    "export --out": {"type": Path, "help": "the file (model.onnx in the model's folder, or here)"},
+    "export --out": {"type": Path, "help": "the file (model.onnx in a folder that toastlib wrote, or here)"},
     "--out": {"type": Path, "required": True, "help": "the folder to write"},
     "--force": {"action": "store_true", "help": "replace what toastlib did not write, or what has changed since"},
     "export --onnx": {"action": "store_true", "required": True, "help": "the format"},

@@ -15,7 +15,8 @@ SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "tes
 """Names of folders, in any case, that are splits and not classes: where there is a training folder among them."""
 LEFT_BEHIND = ("Thumbs.db", "desktop.ini")
 NO_PICTURES = ("MPEG", "PDF", "HDF5", "GRIB", "BUFR", "WMF")  # Pillow knows the names, and decodes none
-METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+METADATA = ("metadata.csv", "metadata.jsonl")
+TABLES = (".parquet", ".arrow", ".tar", ".zip")  # which hold a data set of their own, whatever lies beside them
 Picture = tuple[str, ...]
 """The parts of a file's path below the folder."""
 
@@ -29,9 +30,9 @@ def read_image_folder(folder: str) -> dict[str, Any] | None:
 
     An `InputError` if one split has classes and another has none, or two share no class.
     """
-    files = sorted(_walk(folder))
-    pictures = [file for file in files if _suffix(file) in _suffixes()]
-    if not pictures or any(file[-1] in METADATA for file in files):
+    files, suffixes = sorted(_walk(folder)), _suffixes()
+    pictures = [file for file in files if _suffix(file) in suffixes]
+    if not pictures or any(file[-1] in METADATA or _suffix(file) in TABLES for file in files):
         return None
     skipped = Counter(_suffix(file) or "without a suffix" for file in set(files) - set(pictures))
     splits, depth = _splits(pictures, skipped)
@@ -103,6 +104,7 @@ def _table(folder: str, files: list[Picture], names: list[str], depth: int) -> A
     columns: dict[str, list] = {"image": [str(Path(folder, *file)) for file in files]}
     features = {"image": datasets.Image(decode=False)}
     if names:
-        columns["label"] = [names.index(file[depth]) for file in files]
+        number = {name: k for k, name in enumerate(names)}
+        columns["label"] = [number[file[depth]] for file in files]
         features["label"] = datasets.ClassLabel(names=names)
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))

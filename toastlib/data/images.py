@@ -205,7 +205,8 @@ def _load(
     expected = len(range(size or len(table))[shard[0] :: shard[1]])
     pixels, labels, preprocessing = stack_chunks(chunks, expected, encoder.preprocessing)
     if len(pixels) and len(pixels) < expected and getattr(table, "skip_broken", False):
-        broken = f"{expected - len(pixels)} of {expected} images do not decode and are left out"
+        ended = ", or the stream ended" if isinstance(table, StreamedTable) else ""
+        broken = f"{expected - len(pixels)} of {expected} images do not decode and are left out{ended}"
         warnings.warn(f"{title}: {broken}.", stacklevel=4)
     elif len(pixels) < expected and not at_most:  # the length of a stream is not known before its end
         raise InputError(f"{title} is too small: it has {len(pixels)} of {expected} images.")

@@ -278,4 +278,6 @@ def decode(cell: dict[str, Any] | None, row: int) -> np.ndarray:
     except Exception as error:  # a broken file can raise almost anything
         reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
         name = f"Image {row} ({cell.get('path') or 'embedded'})"
-        raise InputError(f"{name} does not decode: {reason}. --skip-broken leaves such images out.") from error
+        raise InputError(
+            f"{name} does not decode: {reason}. skip_broken (--skip-broken) leaves such images out."
+        ) from error

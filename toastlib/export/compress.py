@@ -253,7 +253,8 @@ def _maps(
         }
         row = {"translator": one.translator} | dict(zip(("lost", "low", "high"), lost, strict=True))
         row |= {"worse": worse, "better": better, "megabytes": one.megabytes}
-        row["changed"] = int((found[index].argmax(1) != found[0].argmax(1)).sum())
+        differ = found[index].argmax(1) != found[0].argmax(1)
+        row["changed"] = float("nan") if head.measure == "similarity" else int(differ.sum())
         rows.append(row | times | {"millijoules": energy and energy[index], "opens": one.opens, "why": ""})
     rows += [{"translator": name, "why": why} for name, why in reasons.items()]
     return pd.DataFrame(rows)

@@ -74,17 +74,16 @@ def export_onnx(
     """Write a model as ONNX, with any batch size, and compare it with the model in onnxruntime.
 
     Returned are the file, the largest difference from eager torch over batches of 1 and 3, as a share of the largest
-    output, and four lines of Python that use the file.
+    output, and lines of Python that use the file.
 
     Parameters
     ----------
     model, target
         A folder of `Encoder.save_pretrained`, or any classifier, encoder or language model of images or texts that
         transformers opens by alias, folder or Hub id; and the file, by default ``model.onnx`` in a folder that toastlib
-        wrote, or here.
-        It takes ``pixel_values`` of shape (batch, 3, height, width), or ``input_ids`` and ``attention_mask`` of shape
-        (batch, tokens), to ``logits``. A saved encoder gives ``pooler_output``, (batch, width), its features; another
-        ``last_hidden_state``, (batch, tokens, width).
+        wrote, or here. It takes ``pixel_values`` of shape (batch, 3, height, width), or ``input_ids`` and
+        ``attention_mask`` of shape (batch, tokens), to ``logits``. A saved encoder gives ``pooler_output``,
+        (batch, width), its features; another ``last_hidden_state``, (batch, tokens, width).
     precision
         ``"float32"``; ``"float16"`` for the weights and what is computed between inputs and outputs; ``"int8"`` for the
         weights of matrix products, whose inputs are rounded as they come (onnxruntime's dynamic quantisation).

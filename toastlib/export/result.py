@@ -183,7 +183,8 @@ class CompressionResult:
             else "There is one plan only that removes so many blocks."
         ]
         if not row["held_out"]:
-            return [*text, "No training images were left over to test fewer blocks on."]
+            fewer = int(row["removed"] > 1)
+            return text + ["No training images were left over to test fewer blocks on."] * fewer
         if self.max_drop is not None:
             lost, low, high = self.lost
             alone = f"; alone they would not promise it, as their interval ends at {high:.1f}"

@@ -13,7 +13,7 @@ from toastlib.approximation.fuse import FUSED
 from toastlib.data.images import Images
 from toastlib.errors import InputError
 from toastlib.evaluation.calibrated import Calibrated
-from toastlib.evaluation.heads import Head, answers, changes, first_layer, form, points_lost, score
+from toastlib.evaluation.heads import LOST, Head, answers, changes, first_layer, form, points_lost, score
 from toastlib.evaluation.metrics import images_needed
 from toastlib.models.costs import parameter_count
 from toastlib.plan import Plan
@@ -155,8 +155,8 @@ def _why_none(step: Tested, head: Head, max_drop: float) -> str:
     (lost, low, high), images = points_lost(step.before, step.after, head), len(step.before)
     plan, needed = step.choice.plan, images_needed(*changes(step.before, step.after), images, max_drop / 100)
     told = (
-        f"{images:,} held-out training images: {lost:.1f} [{low:.1f}, {high:.1f}] points are lost when one block goes "
-        f"({plan})"
+        f"{images:,} held-out training images: {LOST[head.measure]} {lost:.1f} [{low:.1f}, {high:.1f}] when one block "
+        f"goes ({plan})"
     )
     if needed is None:
         return f"No block can be removed within {max_drop:g} points on {told}: allow a larger drop, or say how many go."
