@@ -1,5 +1,7 @@
 """Criteria: every span has a cost, from moments alone; and no label is seen."""
 
+import math
+
 import pytest
 
 from toastlib.errors import InputError
@@ -8,7 +10,7 @@ from toastlib.selection.criteria import CRITERIA, NEED_FOLDS, span_costs
 from toastlib.selection.plans import best_plans, select
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import plan_pairs
-from toastlib.statistics.similarity import cka, cosine, mse
+from toastlib.statistics.similarity import angular, cka, cosine, mse
 from toastlib.translators.per_token import PerTokenType
 
 
@@ -27,11 +29,20 @@ def test_every_criterion_gives_every_span_a_cost(folds, criterion):
 
 def test_similarities_are_those_of_the_plain_moments(tiny_encoder, tiny_images, folds):
     moments = collect_moments(tiny_encoder, tiny_images.train[:40], folds=0)
-    for name, measure in (("mse", mse), ("cosine", cosine), ("cka", cka)):
+    for name, measure in (("mse", mse), ("angular", angular), ("cosine", cosine), ("cka", cka)):
         matrix, costs = measure(moments), span_costs(folds, name)
         for (start, end), cost in costs.items():
             value = matrix[start + 1, end + 1].item()
-            assert cost == pytest.approx(value if name == "mse" else 1 - value, rel=1e-3, abs=1e-6)
+            assert cost == pytest.approx(value if measure in (mse, angular) else 1 - value, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("criterion", set(CRITERIA) - set(NEED_FOLDS))
+def test_a_block_whose_rows_are_all_alike_has_a_cost_too(tiny_encoder, tiny_images, criterion):
+    """As the CLS tokens before block 0; nothing can be like them, and CKA is undefined."""
+    costs = span_costs(collect_moments(tiny_encoder, tiny_images.train[:40], tokens="cls"), criterion)
+    assert all(math.isfinite(cost) for cost in costs.values())
+    if criterion == "cka":
+        assert {cost for span, cost in costs.items() if span.start == -1} == {1.0}
 
 
 def test_a_fit_leaves_less_of_what_it_was_fitted_on_than_of_what_was_held_out(folds):

@@ -1,5 +1,6 @@
 """MSE, cosine and CKA: against their formulas on the activations themselves, and by what must not change them."""
 
+import functools
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from toastlib.errors import InputError
 from toastlib.models.hooks import collect_activations
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import Moments, all_pairs
-from toastlib.statistics.similarity import METRICS, cka, cka_from_samples, similarity
+from toastlib.statistics.similarity import METRICS, cka, cka_from_samples, debiased_cka, similarity
 
 EXACT = {"rtol": 0, "atol": 1e-8}
 
@@ -33,10 +34,12 @@ def test_every_matrix_is_symmetric_over_all_pairs(metric):
     assert torch.equal(matrix, matrix.mT)
 
 
-@pytest.mark.parametrize(("metric", "value"), [("mse", 0.0), ("cosine", 1.0), ("cka", 1.0)])
+@pytest.mark.parametrize(
+    ("metric", "value"), [("mse", 0), ("cosine", 1), ("angular", 0), ("cka", 1), ("debiased-cka", 1)]
+)
 def test_a_block_is_like_itself(metric, value):
     diagonal = METRICS[metric](moments_of(rows())).diagonal()
-    torch.testing.assert_close(diagonal, torch.full_like(diagonal, value), rtol=0, atol=1e-12)
+    torch.testing.assert_close(diagonal, torch.full_like(diagonal, float(value)), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("tokens", ["all", "patch", "cls", "mean"])
@@ -47,13 +50,17 @@ def test_matrices_from_moments_are_those_of_the_stored_activations(tiny_encoder,
     direct = {
         "mse": lambda x, y: mse_loss(x, y).item(),
         "cosine": lambda x, y: cosine_similarity(x, y).mean().item(),
+        "angular": lambda x, y: (cosine_similarity(x, y).clamp(-1, 1).acos() / math.pi).mean().item(),
         "cka": cka_from_samples,
+        "debiased-cka": functools.partial(cka_from_samples, debiased=True),
     }
     for metric, formula in direct.items():
         expected = [[formula(x.double(), y.double()) for y in stored.values()] for x in stored.values()]
         matrix = METRICS[metric](moments)
         expected = torch.tensor(expected, dtype=torch.float64)
-        torch.testing.assert_close(matrix, expected, **EXACT, equal_nan=True)
+        # An angle is known to the root of the rounding of its cosine where the cosine is near 1.
+        exact = {"rtol": 0, "atol": 1e-7} if metric == "angular" else EXACT
+        torch.testing.assert_close(matrix, expected, **exact, equal_nan=True)
 
 
 def test_cka_of_feature_and_sample_space_agree_where_rows_are_fewer_than_the_width():
@@ -81,9 +88,9 @@ def test_cka_of_samples_takes_two_widths():
 
 def test_cka_of_rows_that_are_all_alike_is_not_a_number():
     h = rows() | {-1: torch.randn(8, generator=torch.Generator().manual_seed(2)).double().expand(60, 8)}
-    matrix = cka(moments_of(h))
-    assert matrix[0].isnan().all()
-    assert not matrix[1:, 1:].isnan().any()
+    for matrix in (cka(moments_of(h)), debiased_cka(moments_of(h))):
+        assert matrix[0].isnan().all()
+        assert not matrix[1:, 1:].isnan().any()
     assert math.isnan(cka_from_samples(h[-1], h[0]))
 
 
@@ -143,3 +150,22 @@ def test_debiased_cka_refuses_three_rows_and_rows_that_are_all_alike_are_not_a_n
     with pytest.raises(InputError, match="Debiased CKA needs at least 4 rows; there are 3"):
         cka_from_samples(torch.randn(3, 5), torch.randn(3, 5), debiased=True)
     assert math.isnan(cka_from_samples(torch.ones(6, 5), torch.randn(6, 5), debiased=True))
+    with pytest.raises(InputError, match="Debiased CKA needs at least 4 rows; there are 3"):
+        similarity(moments_of(rows(count=3)), "debiased-cka")
+
+
+@pytest.mark.parametrize("count", [20, 100, 500, 3000])
+def test_debiased_cka_of_moments_is_near_zero_for_independent_rows_and_cka_warns_that_it_is_not(count):
+    draw = torch.Generator().manual_seed(0)
+    h = {block: torch.randn(count, 384, generator=draw) + 1 for block in (0, 1)}
+    moments = Moments.of(h, [(0, 0), (0, 1), (1, 1)])
+    value = similarity(moments, "debiased-cka")["value"][1]
+    assert abs(value) < 0.05
+    assert value == pytest.approx(cka_from_samples(h[0], h[1], debiased=True), abs=1e-8)
+    with pytest.warns(UserWarning, match=f"CKA is up to 0...? too large: {count} rows are few for a width of 384"):
+        assert similarity(moments, "cka")["value"][1] > 0.1
+
+
+def test_enough_rows_are_not_warned_about(recwarn):
+    similarity(moments_of(rows(count=500)), "cka")
+    assert not recwarn

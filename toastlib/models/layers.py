@@ -86,7 +86,8 @@ class AddPooledContext(nn.Module):
 def context_of(patches: Tensor) -> Tensor:
     """Mean and standard deviation of each image's patches, shape (batch, 2 width), from (batch, patches, width)."""
     mean = patches.mean(1, keepdim=True)
-    spread = (patches - mean).square().mean(1).sqrt()  # torch.std is far slower
+    variance = (patches - mean).square().mean(1)  # torch.std is far slower
+    spread = torch.where(variance > 0, variance, 1).sqrt() * (variance > 0)  # the root has no gradient at 0
     return torch.cat([mean[:, 0], spread], dim=-1)
 
 

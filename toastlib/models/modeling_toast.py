@@ -239,7 +239,7 @@ class ToastModel(ToastPreTrainedModel):
         states = tuple(hidden_states) if wanted else None
         attentions = output.get("attentions")
         whole = BaseModelOutputWithPooling(output.last_hidden_state, self._pool(output), states, attentions)
-        return whole if return_dict is None or return_dict else whole.to_tuple()
+        return whole if (self.config.return_dict if return_dict is None else return_dict) else whole.to_tuple()
 
     @contextlib.contextmanager
     def _recorded(self, wanted):
@@ -276,9 +276,9 @@ class ToastForImageClassification(ToastPreTrainedModel):
         return self.toast.get_input_embeddings()
 
     def forward(self, pixel_values, labels=None, output_hidden_states=None, return_dict=None, **kwargs):
-        """Logits (batch, classes) of pixel values (batch, 3, height, width); with labels (batch,), their loss too.
+        """Logits (batch, classes) of pixel values (batch, 3, height, width); with labels, their loss too.
 
-        Hidden states and attentions as of the encoder.
+        The loss is that of ``config.problem_type``. Hidden states and attentions as of the encoder.
         """
         if self.classifier is None:
             wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -286,11 +286,11 @@ class ToastForImageClassification(ToastPreTrainedModel):
                 output = self.toast.base(pixel_values, **kwargs)
             logits, states = output.logits, tuple(hidden_states) if wanted else None
         else:
-            output = self.toast(pixel_values, output_hidden_states, **kwargs)
+            output = self.toast(pixel_values, output_hidden_states, True, **kwargs)
             logits, states = self.classifier(output.pooler_output), output.hidden_states
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        loss = None if labels is None else self.loss_function(labels, logits, self.config)
         whole = ImageClassifierOutput(loss, logits, states, output.get("attentions"))
-        return whole if return_dict is None or return_dict else whole.to_tuple()
+        return whole if (self.config.return_dict if return_dict is None else return_dict) else whole.to_tuple()
 
 
 def register():

@@ -28,16 +28,18 @@ def _by_token(moments: KFoldMoments, spans: Iterable[Span]) -> Costs:
 CRITERIA: dict[str, Callable[..., float]] = {
     "mse": lambda moments, span: similarity.mse(moments)[0, 1].item(),
     "cosine": lambda moments, span: 1 - similarity.cosine(moments)[0, 1].item(),
-    "cka": lambda moments, span: 1 - similarity.cka(moments)[0, 1].item(),
+    "angular": lambda moments, span: similarity.angular(moments)[0, 1].item(),
+    "cka": lambda moments, span: 1 - similarity.cka(moments)[0, 1].nan_to_num(0).item(),
     "fit": lambda moments, span: Affine().fit_moments(moments, span).residual_,
     "held-out": lambda moments, span: Ridge().fit_moments(moments, span).cv_error_,
     "by-token": lambda moments, span: _by_token(moments, [span])[span],
 }
 """Name -> (moments of the span's two blocks, span) -> its cost.
 
-``"mse"``, ``"cosine"`` (ShortGPT's Block Influence over all tokens) and ``"cka"`` compare ``h[s]`` with ``h[e]``. The
-others are the share of ``|H[e]|^2`` that a map leaves: ``"fit"`` an affine map on the rows that it was fitted on,
-``"held-out"`` a ridge on held-out images, ``"by-token"`` the mean of that for special tokens and for patches.
+``"mse"``, ``"cosine"`` (ShortGPT's Block Influence, over all tokens), ``"angular"`` (Gromov et al. 2024, over all
+tokens) and ``"cka"`` (1 where all rows of a block are alike) compare ``h[s]`` with ``h[e]``. The others are the share
+of ``|H[e]|^2`` that a map leaves: ``"fit"`` an affine map on the rows that it was fitted on, ``"held-out"`` a ridge on
+held-out images, ``"by-token"`` the mean of that for special tokens and for patches.
 """
 NEED_FOLDS = ("held-out", "by-token")
 """Criteria that hold images out: they need moments in folds."""

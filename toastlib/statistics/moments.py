@@ -2,8 +2,9 @@
 
 Everything closed-form about blocks follows from them. With one row per token and ``H[k]`` the (rows, width)
 matrix of block k's outputs, the sums ``1'H[k]``, the products ``H[i]'H[j]``, the inner products ``tr H[i]'H[j]`` and
-the sums of row cosines give MSE, cosine similarity and linear CKA, and for every span the least-squares map
-with its residual. Memory depends on the pairs and the width, never on the number of images.
+the sums of row cosines and angles give MSE, cosine similarity, angular distance and linear CKA, and for every span the
+least-squares map with its residual. Sums of third and fourth order take the bias of few rows out of CKA. Memory depends
+on the pairs and the width, never on the number of images.
 """
 
 from collections.abc import Iterable
@@ -19,6 +20,8 @@ from toastlib.models.layers import context_of
 from toastlib.plan import Plan
 
 Pair = tuple[int, int]
+SUMS = ("sums", "inner", "cosines", "angles", "lengths", "weighted")
+"""The tensors of `Moments` that add up."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,12 @@ class Moments:
         images for ``"cls"`` and ``"mean"``).
     sums
         float64, shape (blocks, width): the sum of each block's rows.
-    inner, cosines
-        float64, shape (blocks, blocks): the sums over rows of ``h[i] . h[j]``, and of ``cos(h[i], h[j])``.
+    inner, cosines, angles
+        float64, shape (blocks, blocks): the sums over rows of ``h[i] . h[j]``, of ``cos(h[i], h[j])``, and of the angle
+        between the two in radians.
+    lengths, weighted
+        float64, shapes (blocks, blocks) and (blocks, blocks, width): the sums over rows of ``|h[i]|^2 |h[j]|^2``, and
+        of ``|h[i]|^2 h[j]``.
     products
         (i, j) with i <= j -> ``H[i]'H[j]``, float64, shape (width, width).
     """
@@ -43,6 +50,9 @@ class Moments:
     sums: Tensor
     inner: Tensor
     cosines: Tensor
+    angles: Tensor
+    lengths: Tensor
+    weighted: Tensor
     products: dict[Pair, Tensor]
     _spectra: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -52,10 +62,18 @@ class Moments:
         blocks = tuple(sorted(hidden))
         rows = torch.stack([hidden[block] for block in blocks], dim=1).double()  # (rows, blocks, width)
         inner = rows @ rows.mT
-        lengths = inner.diagonal(dim1=1, dim2=2).sqrt().clamp(min=1e-12)
-        cosines = inner / (lengths[:, :, None] * lengths[:, None])
-        sums = rows.sum(0)
-        return cls(blocks, len(rows), sums, inner.sum(0), cosines.sum(0), _products(rows, blocks, list(pairs)))
+        squares = inner.diagonal(dim1=1, dim2=2)  # (rows, blocks)
+        norms = squares.sqrt().clamp(min=1e-12)
+        cosines = inner / (norms[:, :, None] * norms[:, None])
+        added = {
+            "sums": rows.sum(0),
+            "inner": inner.sum(0),
+            "cosines": cosines.sum(0),
+            "angles": cosines.clamp(-1, 1).acos().sum(0).fill_diagonal_(0),
+            "lengths": squares.mT @ squares,
+            "weighted": (squares.mT @ rows.flatten(1)).unflatten(1, rows.shape[1:]),
+        }
+        return cls(blocks, len(rows), **added, products=_products(rows, blocks, list(pairs)))
 
     def merge(self, other: Self) -> Self:
         """Moments of the union of two disjoint sets of images.
@@ -67,27 +85,22 @@ class Moments:
         """
         if self.products.keys() != other.products.keys() or self.blocks != other.blocks:
             raise InputError("Only moments of the same blocks and pairs can be merged.")
-        return Moments(
-            self.blocks,
-            self.count + other.count,
-            self.sums + other.sums,
-            self.inner + other.inner,
-            self.cosines + other.cosines,
-            {pair: product + other.products[pair] for pair, product in self.products.items()},
-        )
+        added = {name: getattr(self, name) + getattr(other, name) for name in SUMS}
+        products = {pair: product + other.products[pair] for pair, product in self.products.items()}
+        return Moments(self.blocks, self.count + other.count, **added, products=products)
 
     def tensors(self) -> dict[str, Tensor]:
         """Named tensors for a safetensors file; `from_tensors` reads them."""
         kept = {"blocks": torch.tensor(self.blocks), "count": torch.tensor(self.count)}
-        kept |= {"sums": self.sums, "inner": self.inner, "cosines": self.cosines}
+        kept |= {name: getattr(self, name) for name in SUMS}
         return kept | {f"product {i} {j}": product for (i, j), product in self.products.items()}
 
     @classmethod
     def from_tensors(cls, kept: dict[str, Tensor]) -> Self:
         """Moments from the result of `tensors`."""
         products = {tuple(map(int, name.split()[1:])): kept[name] for name in kept if name.startswith("product ")}
-        blocks = tuple(kept["blocks"].tolist())
-        return cls(blocks, int(kept["count"]), kept["sums"], kept["inner"], kept["cosines"], products)
+        added = {name: kept[name] for name in SUMS}
+        return cls(tuple(kept["blocks"].tolist()), int(kept["count"]), **added, products=products)
 
     def restrict(self, blocks: Iterable[int]) -> Self:
         """Moments of these blocks alone, with the products that are held.
@@ -102,8 +115,8 @@ class Moments:
             raise self.lack(*blocks)
         rows = [self.blocks.index(block) for block in blocks]
         products = {pair: product for pair, product in self.products.items() if set(pair) <= set(blocks)}
-        inner, cosines = (matrix[rows][:, rows] for matrix in (self.inner, self.cosines))
-        return Moments(blocks, self.count, self.sums[rows], inner, cosines, products)
+        pairwise = {name: getattr(self, name)[rows][:, rows] for name in SUMS if name != "sums"}
+        return Moments(blocks, self.count, self.sums[rows], **pairwise, products=products)
 
     def product(self, first: int, second: int) -> Tensor:
         """``H[first]'H[second]``, float64, shape (width, width).

@@ -1,8 +1,9 @@
-"""How alike the outputs of two blocks are: MSE, cosine similarity and linear CKA.
+"""How alike the outputs of two blocks are: MSE, cosine similarity, angular distance and linear CKA.
 
 From moments every pair costs next to nothing; `cka_from_samples` computes CKA a second, independent way.
 """
 
+import warnings
 from collections.abc import Callable
 
 import pandas as pd
@@ -26,6 +27,14 @@ def cosine(moments: Moments | KFoldMoments) -> Tensor:
     return moments.whole.cosines / moments.whole.count
 
 
+def angular(moments: Moments | KFoldMoments) -> Tensor:
+    """Mean over rows of the angle between ``h[i]`` and ``h[j]``, divided by pi; float64, shape (blocks, blocks).
+
+    Gromov et al., "The Unreasonable Ineffectiveness of the Deeper Layers" (2024), section 3.2, over all rows.
+    """
+    return moments.whole.angles / (torch.pi * moments.whole.count)
+
+
 def cka(moments: Moments | KFoldMoments) -> Tensor:
     """Linear centred kernel alignment, ``|Xc'Yc|_F^2 / (|Xc'Xc|_F |Yc'Yc|_F)``; float64, shape (blocks, blocks).
 
@@ -33,16 +42,58 @@ def cka(moments: Moments | KFoldMoments) -> Tensor:
     needs the products of all pairs. NaN for a block whose rows are all alike, as the CLS tokens are before block 0.
     """
     moments = moments.whole
-    size = len(moments.blocks)
-    norms = torch.empty(size, size, dtype=torch.float64)
+    centred = _pairwise(moments, lambda a, b, xy: _about_the_means(moments, a, b, xy).square().sum())
+    return _normalised(centred, moments)
+
+
+def debiased_cka(moments: Moments | KFoldMoments) -> Tensor:
+    """Linear CKA from the unbiased estimate of HSIC, in feature space; float64, shape (blocks, blocks).
+
+    Near 0 for independent rows, however few, where CKA is near 1; it may be negative. The estimate is that of Song et
+    al., "Feature Selection via Dependence Maximization" (2012), for CKA as in Nguyen et al., "Do Wide and Deep Networks
+    Learn the Same Things?" (2021), section 2. It needs the products of all pairs; NaN where `cka` is.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than 4 rows.
+    """
+    moments = moments.whole
+    n, sums, squares = moments.count, moments.sums, moments.inner.diagonal()
+    if n < 4:
+        raise InputError(f"Debiased CKA needs at least 4 rows; there are {n}.")
+    # With K = XX' and L = YY', both without their diagonals: tr KL, 1'K1 and 1'KL1.
+    traces = _pairwise(moments, lambda a, b, xy: xy.square().sum()) - moments.lengths.cpu()
+    totals = (sums.square().sum(1) - squares).cpu()
+    means = _pairwise(moments, lambda a, b, xy: sums[a] @ xy @ sums[b])
+    weighted = torch.einsum("jiw,iw->ij", moments.weighted, sums).cpu()  # sum over rows of |y|^2 x, times 1'X
+    paths = means - weighted - weighted.mT + moments.lengths.cpu()
+    hsic = traces + torch.outer(totals, totals) / ((n - 1) * (n - 2)) - 2 * paths / (n - 2)
+    return _normalised((hsic + hsic.mT) / 2, moments)
+
+
+def _pairwise(moments: Moments, value: Callable[[int, int, Tensor], Tensor]) -> Tensor:
+    """A symmetric matrix over blocks, from the positions of two blocks and their product."""
+    matrix = torch.empty(len(moments.blocks), len(moments.blocks), dtype=torch.float64)
     for a, first in enumerate(moments.blocks):
         for b, second in enumerate(moments.blocks[a:], start=a):
-            centred = moments.product(first, second) - torch.outer(moments.sums[a], moments.sums[b]) / moments.count
-            norms[a, b] = norms[b, a] = centred.square().sum()
-    scale = norms.diagonal().sqrt()
-    rounding = moments.count * torch.finfo(torch.float64).eps * moments.inner.diagonal().cpu()
-    scale[scale <= rounding] = torch.nan
-    return norms / torch.outer(scale, scale)
+            matrix[a, b] = matrix[b, a] = value(a, b, moments.product(first, second))
+    return matrix
+
+
+def _about_the_means(moments: Moments, a: int, b: int, product: Tensor) -> Tensor:
+    """``Xc'Yc`` from ``X'Y``."""
+    return product - torch.outer(moments.sums[a], moments.sums[b]) / moments.count
+
+
+def _normalised(hsic: Tensor, moments: Moments) -> Tensor:
+    """HSIC divided by the roots of its diagonal; NaN for blocks whose rows are all alike but for rounding."""
+    scale = hsic.diagonal().sqrt()
+    for a, block in enumerate(moments.blocks):
+        spread = _about_the_means(moments, a, a, moments.product(block, block)).norm()
+        if not spread > moments.count * torch.finfo(torch.float64).eps * moments.inner[a, a]:
+            scale[a] = torch.nan
+    return hsic / torch.outer(scale, scale)
 
 
 def cka_from_samples(first: Tensor, second: Tensor, debiased: bool = False) -> float:
@@ -88,7 +139,12 @@ def _centred_gram(rows: Tensor, debiased: bool) -> Tensor:
     return (hollow - sums - sums[:, None] + sums.sum() / (n - 1)).fill_diagonal_(0)
 
 
-METRICS: dict[str, Callable[[Moments | KFoldMoments], Tensor]] = {"mse": mse, "cosine": cosine, "cka": cka}
+METRICS: dict[str, Callable[[Moments | KFoldMoments], Tensor]] = {
+    **{"mse": mse, "cosine": cosine, "angular": angular},
+    **{"cka": cka, "debiased-cka": debiased_cka},
+}
+FEW_ROWS = 0.05
+"""Above its debiased value by more than this, CKA says more of the number of rows than of the blocks."""
 
 
 def similarity(moments: Moments | KFoldMoments, metric: str = "cka") -> pd.DataFrame:
@@ -97,7 +153,8 @@ def similarity(moments: Moments | KFoldMoments, metric: str = "cka") -> pd.DataF
     Parameters
     ----------
     moments, metric
-        Of all pairs, from `collect_moments`; ``"mse"`` (a distance), ``"cosine"`` or ``"cka"``.
+        Of all pairs, from `collect_moments`; ``"mse"`` and ``"angular"`` (distances), ``"cosine"``, ``"cka"``, or
+        ``"debiased-cka"`` where rows are few.
 
     Returns
     -------
@@ -108,9 +165,22 @@ def similarity(moments: Moments | KFoldMoments, metric: str = "cka") -> pd.DataF
     ------
     InputError
         If the metric is unknown, or the moments lack a pair that it needs.
+
+    Warns
+    -----
+    UserWarning
+        If the rows are so few that a CKA is more than 0.05 above its debiased value.
     """
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
+    moments = moments.whole
+    matrix = METRICS[metric](moments)
+    excess = (matrix - debiased_cka(moments)).nan_to_num(0).max() if metric == "cka" and moments.count >= 4 else 0
+    if excess > FEW_ROWS:
+        warnings.warn(
+            f"CKA is up to {excess:.2f} too large: {moments.count} rows are few for a width of {moments.width}. Take "
+            "more images, or the metric 'debiased-cka'.",
+            stacklevel=2,
+        )
     pairs = pd.MultiIndex.from_product([moments.blocks] * 2, names=["first", "second"])
-    values = METRICS[metric](moments).flatten().tolist()
-    return pd.DataFrame({"metric": metric, "value": values}, index=pairs).reset_index()
+    return pd.DataFrame({"metric": metric, "value": matrix.flatten().tolist()}, index=pairs).reset_index()
