@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from tiny import SIZES, WORDS, make_tiny_model, write_tokenizer
 
 from toastlib.data.images import Images, ImageSet
@@ -19,6 +20,9 @@ from toastlib.models.encoder import Encoder
 assert "huggingface_hub" not in sys.modules
 CACHE = tempfile.TemporaryDirectory(prefix="toastlib-tests-")
 os.environ.update(HF_HUB_OFFLINE="1", HF_HOME=CACHE.name, HF_DATASETS_CACHE=f"{CACHE.name}/datasets", TOAST_CACHE="off")
+
+settings.register_profile("the same every time", derandomize=True, database=None, deadline=None)
+settings.load_profile("the same every time")
 
 
 def pytest_ignore_collect(collection_path, config):

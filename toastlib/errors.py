@@ -1,11 +1,48 @@
 """The errors that a user can cause, each one sentence long."""
 
 import difflib
+import math
 from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import Any
 
 
 class InputError(ValueError):
     """An input that cannot be used; the message says what is wrong with it, and what would be right."""
+
+
+def need(value: Any, attribute: str, wanted: str) -> None:
+    """Raise an `InputError` unless a value has an attribute, as what is `wanted` has, such as ``"an Encoder"``."""
+    if not hasattr(value, attribute):
+        raise InputError(f"{wanted} is needed here, not a {type(value).__name__}.")
+
+
+def need_encoder(encoder: Any) -> None:
+    """Raise an `InputError` unless it is an `Encoder`."""
+    need(encoder, "blocks_path", "An Encoder, such as load_encoder returns,")
+
+
+def need_batches(images: Any) -> None:
+    """Raise an `InputError` unless images or texts come in batches."""
+    need(images, "batches", "Images or Texts, such as the .train or .test of what load_images returns,")
+
+
+def need_set(data: Any) -> None:
+    """Raise an `InputError` unless it is an `ImageSet` or a `TextSet`."""
+    need(data, "test", "A set with .train and .test, such as load_images returns,")
+
+
+def whole_number(name: str, value: Any, least: int = 0) -> None:
+    """Raise an `InputError` unless the value is an integer from `least` on; `True` and `False` are none."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name} is a whole number from {least} on, not {value!r}.")
+
+
+def real_number(name: str, value: Any, above: float = -math.inf) -> None:
+    """Raise an `InputError` unless the value is a finite number greater than `above`."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value) or value <= above:
+        bound = f" above {above:g}" if math.isfinite(above) else ""
+        raise InputError(f"{name} is a number{bound}, not {value!r}.")
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:

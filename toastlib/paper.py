@@ -68,6 +68,8 @@ def read_plans(text: str, block_count: int) -> list[Plan]:
         ``"paper"`` (see `plan_list`), ``"table 4"``, or plans separated by commas, ``"1->5, 1->2 4->5"``; and the depth
         of the model: the plans of a table that do not fit it are left out, a plan written out must fit.
     """
+    if not isinstance(text, str):
+        return [plan.check(block_count) for plan in parse_plans(text)]
     if text.strip() == "paper":
         return plan_list(block_count)
     if match := re.fullmatch(r"\s*table\s*(\w+)\s*", text):

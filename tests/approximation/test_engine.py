@@ -140,6 +140,18 @@ def test_a_model_that_is_more_than_its_blocks_is_refused(tiny_images, kind):
     encoder = Encoder(Between(kind), "stages", "mean", preprocessing=tiny_images.train.preprocessing)
     with pytest.raises(InputError, match=r"more than its blocks one after the other: .* such as positions or skips"):
         collect_features(encoder, tiny_images.test, [THE_ORIGINAL], {})
+    with pytest.raises(InputError, match="more than its blocks one after the other"):
+        approximate(encoder, "0->2", tiny_images.test)
+
+
+def test_blocks_that_take_the_batch_for_tokens_are_refused(tiny_images):
+    """Whatever the sizes: also where a batch has as many images as an image has tokens."""
+    encoder = Encoder(Between("tokens first"), "stages", "mean", preprocessing=tiny_images.train.preprocessing)
+    for batch_size in (16, 32):
+        with pytest.raises(InputError, match=r"depend on the others in its batch.* without batch_first=True"):
+            collect_features(encoder, tiny_images.test, [THE_ORIGINAL], {}, batch_size)
+        with pytest.raises(InputError, match="depend on the others in its batch"):
+            collect_moments(encoder, tiny_images.test, batch_size=batch_size)
 
 
 def test_a_plain_stack_of_blocks_is_walked(tiny_images):

@@ -84,5 +84,5 @@ def test_only_images_are_augmented():
 
 
 def test_a_negative_number_of_copies_is_refused(tiny_images):
-    with pytest.raises(InputError, match="-1 copies cannot be made"):
+    with pytest.raises(InputError, match="copies is a whole number from 0 on, not -1"):
         Augmentation(copies=-1)(tiny_images.train)

@@ -1,12 +1,20 @@
 """Folders of pictures: what is read is what was asked for, and what is not read is counted."""
 
+import io
+import re
+import tempfile
+import warnings
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image, features
 
 from toastlib.data.catalog import dataset_entry
+from toastlib.data.folders import SPLITS, read_image_folder
 from toastlib.data.sources import open_table
 from toastlib.errors import InputError
 
@@ -137,3 +145,53 @@ def test_tables_in_a_folder_that_reads_as_a_pattern_are_refused(tmp_path):
     (tmp_path / "run[1]" / "train.csv").write_text("image,label\n1,2\n")
     with pytest.raises(InputError, match=r"reads \*, \? and \[ as patterns: rename the folder"):
         open_table(dataset_entry(str(tmp_path / "run[1]")), None, 0)
+
+
+PNG = (lambda stream: (Image.new("L", (2, 2)).save(stream, "PNG"), stream.getvalue())[1])(io.BytesIO())
+NAMES = st.text("abAZ01 ._-[]*?!(){}~é", min_size=1, max_size=6).filter(
+    lambda name: name[0] not in "._" and name.strip() and name.lower() not in SPLITS
+)
+CLASSES = st.lists(NAMES, min_size=1, max_size=3, unique=True)
+PLACES = st.lists(st.lists(NAMES, max_size=2).map(tuple), min_size=1, max_size=3)
+"""Of the pictures of a class: the folders below it that each lies in."""
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    root=NAMES,
+    classes=CLASSES,
+    places=st.lists(PLACES, min_size=6, max_size=6),
+    splits=st.sampled_from([(), ("train", "test"), ("Training", "val"), ("TRAIN", "validation")]),
+    stray=st.sets(st.sampled_from(["root", "class", "no suffix", "text"])),
+)
+def test_any_tree_is_read_as_a_plain_walk_of_it_says(root, classes, places, splits, stray):
+    """What belongs to a class is read with it, at any depth; all else is skipped and counted; no file is lost."""
+    with tempfile.TemporaryDirectory() as above:
+        folder, expected = Path(above, root), {SPLITS[split.lower()]: {} for split in splits or ("train",)}
+        for number, (split, name) in enumerate(product(splits or ("",), classes)):
+            for k, below in enumerate(places[number]):
+                file = Path(split, name, *below, f"{k}.png")
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                (folder / file).write_bytes(PNG)
+                expected[SPLITS[split.lower() or "train"]][str(file)] = sorted(classes).index(name)
+        first = Path(splits[0] if splits else "", classes[0])
+        others = {
+            "root": "cover.png",
+            "class": first.parent / "stray.png",
+            "no suffix": first / "x",
+            "text": first / "a.txt",
+        }
+        for kind in stray:
+            (folder / others[kind]).write_bytes(PNG)
+        files = sum(file.is_file() for file in folder.rglob("*"))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = read_image_folder(str(folder))
+        read = {
+            split: {str(Path(row["image"]["path"]).relative_to(folder)): row["label"] for row in table}
+            for split, table in found.items()
+        }
+    assert read == expected
+    told = [re.search(r"(\d+) of (\d+) files are read", str(warning.message)) for warning in caught]
+    rows = sum(map(len, read.values()))
+    assert [tuple(map(int, match.groups())) for match in told if match] == ([(rows, files)] if rows < files else [])

@@ -71,10 +71,9 @@ class TestSample:
     def test_a_larger_draw_begins_with_the_smaller(self):
         assert torch.equal(numbered(50).sample(30, 0).labels[:10], numbered(50).sample(10, 0).labels)
 
-    @pytest.mark.parametrize("n", [51, -1])
-    def test_more_than_there_are_is_refused(self, n):
-        with pytest.raises(InputError, match=f"{n} images were asked for, and there are 50"):
-            numbered(50).sample(n, seed=0)
+    def test_more_than_there_are_is_refused(self):
+        with pytest.raises(InputError, match="51 images were asked for, and there are 50"):
+            numbered(50).sample(51, seed=0)
 
     def test_without_labels_images_are_drawn_alone(self):
         assert replace(numbered(5), labels=None).sample(2, seed=0).labels is None

@@ -169,7 +169,7 @@ class TestHeadConfig:
             ({"protocol": "frosen"}, r"^Unknown head 'frosen': did you mean 'frozen'"),
             ({"protocol": ("frozen", "retraned")}, r"^Unknown head 'retraned': did you mean 'retrained'"),
             ({"seeds": []}, r"^There is no seed: every head needs one, for example seeds=\[0, 1, 2\]\.$"),
-            ({"seeds": 0}, "^There is no seed"),
+            ({"seeds": 0}, "^seeds is a whole number from 1 on, not 0"),
         ],
     )
     def test_heads_that_cannot_be_trained_are_refused(self, options, says):

@@ -56,7 +56,7 @@ def test_onnxruntime_computes_what_torch_does(folder, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not here")
-@pytest.mark.parametrize("kind", ["classifier", "encoder", "fused", "CLIP", "Siglip", "Dinov2"])
+@pytest.mark.parametrize("kind", ["classifier", "encoder", "fused", "CLIP", "Siglip", "Dinov2", "BEiT"])
 def test_any_model_of_images_is_exported(tiny_model, tiny_encoder, tmp_path, monkeypatch, kind):
     import transformers
     from transformers import ViTForImageClassification
@@ -67,6 +67,8 @@ def test_any_model_of_images_is_exported(tiny_model, tiny_encoder, tmp_path, mon
         config = tiny_model(kind.lower()).config
         whole = config if kind == "Dinov2" else getattr(transformers, f"{kind}Config")(vision_config=config)
         getattr(transformers, f"{kind}ForImageClassification")(whole).save_pretrained(tmp_path / "one")
+    elif kind == "BEiT":  # of which the exporter cannot write the fused attention
+        tiny_model("beit", use_relative_position_bias=True).save_pretrained(tmp_path / "one")
     elif kind == "encoder":
         tiny_model("vit").save_pretrained(tmp_path / "one")
     else:
@@ -79,7 +81,18 @@ def test_any_model_of_images_is_exported(tiny_model, tiny_encoder, tmp_path, mon
     assert (file, difference <= TOLERANCES["float32"]) == (Path("model.onnx"), True)
     (tmp_path / "one" / MARK).write_text("{}")  # what toastlib wrote takes the file in
     assert export_onnx(tmp_path / "one")[0] == tmp_path / "one" / "model.onnx"
-    assert ("(logits,)" in use) == (kind not in ("encoder", "fused"))
+    assert ("(logits,)" in use) == (kind not in ("encoder", "fused", "BEiT"))
+
+
+def test_what_the_exporter_cannot_write_is_refused_in_one_sentence(tiny_encoder, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise torch.onnx.OnnxExporterError("Failed.\n\n## Exception summary\n\n<class 'ValueError'>: no view\n\nmore")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    model = saved_form(tiny_encoder)
+    with pytest.raises(InputError, match=r"^torch cannot write a ToastModel as ONNX with an open batch size: no view$"):
+        in_onnxruntime(model, torch.zeros(1, 3, 32, 32), "float32")
+    assert model.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.slow

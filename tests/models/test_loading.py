@@ -203,7 +203,44 @@ def test_weights_of_more_blocks_than_the_configuration_says_are_refused(tiny_mod
     settings = json.loads(config.read_text())
     settings["num_hidden_layers"] = 3
     config.write_text(json.dumps(settings))
-    with pytest.raises(InputError, match=r"has weights of more blocks than its configuration: .*\.3\..* others"):
+    with pytest.raises(
+        InputError, match=r"has weights that its configuration has no place for, .*\.3\..* others: it has more"
+    ):
+        load_encoder(str(folder), device="cpu")
+
+
+def test_an_adapter_that_was_not_merged_is_refused(tiny_model, save):
+    folder = save(tiny_model("vit"))
+    low_rank = {f"layers.1.attention.q_proj.lora_{side}.weight": torch.ones(4, 4) for side in "AB"}
+    edit_weights(folder, lambda weights: weights | low_rank)
+    with pytest.raises(
+        InputError, match=r"no place for, layers\.1\.attention\.q_proj\.lora_A\.weight and 1 others: .*adapter"
+    ):
+        load_encoder(str(folder), device="cpu")
+
+
+def test_a_folder_without_safetensors_says_what_to_do(tiny_model, save):
+    folder = save(tiny_model("vit"))
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"holds pytorch_model\.bin alone, a pickle: .* save_pretrained writes"):
+        load_encoder(str(folder))
+    (folder / "pytorch_model.bin").rename(folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(InputError, match=r"holds adapter_config\.json alone, an adapter: merge it into its model"):
+        load_encoder(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("processor", "says"),
+    [
+        ({"image_processor_type": "FooProcessor", "size": 32}, "FooProcessor normalises, and names no image_mean"),
+        ({"size": {"shortest_edge": 32, "longest_edge": 64}}, "Image size .* is not understood"),
+        ({"size": {"max_height": 32, "max_width": 64}}, "is not understood"),
+    ],
+)
+def test_a_processor_that_is_not_understood_is_refused(tiny_model, save, processor, says):
+    folder = save(tiny_model("vit"), {"image_processor_type": "ViTImageProcessor"} | processor)
+    with pytest.raises(InputError, match=says):
         load_encoder(str(folder), device="cpu")
 
 
@@ -250,7 +287,7 @@ def invent_a_type(folder):
     ("spoil", "reason"),
     [
         (truncate, "header"),
-        (pickle_the_weights, r"no file named model\.safetensors"),
+        (pickle_the_weights, r"it holds pytorch_model\.bin alone, a pickle"),
         (require_code, "custom code"),
         (lose_the_weights, r"no file named model\.safetensors"),
         (lose_the_config, "Unrecognized model"),

@@ -2,6 +2,8 @@
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from small_notebook import write_notebook
 
 from toastlib import paper
@@ -168,3 +170,26 @@ class TestMembersByTheirOwnName:
     def test_both_names_at_once_are_refused(self, read):
         with pytest.raises(InputError, match=r"line 4: 'options\.image_size' stands here twice"):
             read("  image_size: 112\n  options.image_size: 224")
+
+
+KEYS = st.sampled_from(
+    ["notebook", "parameters", "include", "exclude", "size", "rate", "plans", "seeds", "head", "nope"]
+)
+SCALARS = st.sampled_from(["07_small", "00", 3, -1, 0.5, float("nan"), True, None, "1->2", "x", "", "*a", "results"])
+TREES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4))
+ENTRIES = st.fixed_dictionaries({"notebook": st.just("07_small"), "parameters": TREES | st.dictionaries(KEYS, TREES)})
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.one_of(TREES.map(yaml.safe_dump), ENTRIES.map(yaml.safe_dump), st.text("ab:-[]{}&*!|>'\"\n #%@`,?", max_size=20))
+)
+def test_any_file_is_read_or_refused_by_its_line(grid, text):
+    runs, refused = [], None
+    try:
+        runs = grid(text)
+    except InputError as error:
+        refused = str(error)
+    assert bool(runs) != bool(refused)
+    assert len({run.folder for run in runs}) == len(runs)
+    assert refused is None or (refused.startswith("grid.yaml") and "\n" not in refused)

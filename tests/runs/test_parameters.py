@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
 from small_notebook import write_notebook
 
 from toastlib.errors import InputError
@@ -11,6 +13,7 @@ from toastlib.runs import parameters
 from toastlib.runs.parameters import (
     Parameter,
     check_parameters,
+    defaults,
     find_notebook,
     notebook_names,
     notebook_parameters,
@@ -237,3 +240,28 @@ class TestMembersByTheirOwnName:
     def test_its_value_is_checked_as_any_other(self, notebook):
         with pytest.raises(InputError, match="mean"):
             check_parameters(notebook, {"features": "man"})
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 10**7) | st.floats() | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+"""Whatever a command line, a grid or a caller can name as a value."""
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+@pytest.mark.parametrize("name", notebook_names())
+def test_any_value_is_taken_in_the_type_of_the_default_or_refused(name, data):
+    notebook = find_notebook(name)
+    known = defaults(notebook)
+    parameter = data.draw(st.sampled_from([*known, "nope"]))
+    value = data.draw(VALUES)
+    try:
+        checked = check_parameters(notebook, {parameter: value})
+    except InputError as error:
+        event(f"refused: {error}"[:40])
+        return
+    assert type(checked[parameter]) is type(known[parameter])
+    assert check_parameters(notebook, checked) == checked or checked[parameter] != checked[parameter]  # NaN

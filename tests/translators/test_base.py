@@ -145,7 +145,11 @@ def test_moments_without_the_span_say_so():
 def test_fit_on_rows_is_lstsq_in_float64():
     X, Y = normal(100, 6), normal(100, 6, seed=1)
     solution = torch.linalg.lstsq(X, Y).solution
-    for fitted in (Linear().fit(X, Y), Linear().fit(X.numpy(), Y.numpy()), Linear().fit(X.reshape(20, 5, 6), Y)):
+    for fitted in (
+        Linear().fit(X, Y),
+        Linear().fit(X.numpy(), Y.numpy()),
+        Linear().fit(X.reshape(20, 5, 6), Y.reshape(20, 5, 6)),
+    ):
         torch.testing.assert_close(fitted.weight_, solution, rtol=0, atol=1e-12)
     prediction = Linear().fit(X, Y).predict(X.numpy())
     assert prediction.dtype == "float64"

@@ -12,8 +12,9 @@ from tqdm.auto import tqdm
 from toastlib.cache import default_cache, fingerprint
 from toastlib.data.images import Images
 from toastlib.data.tokens import Inputs
-from toastlib.errors import InputError
+from toastlib.errors import InputError, need_batches, need_encoder
 from toastlib.models.encoder import Encoder
+from toastlib.models.walk import check_walk
 from toastlib.plan import ORIGINAL, Plan, Span
 from toastlib.translators.base import split_align
 
@@ -116,6 +117,8 @@ def collect_features(
     Maps are those of `fit_maps`, and of `fit_alignments` where a variant is aligned. The features are float32, shape
     (variants, images, width), on the encoder's device; an `InputError` if they hold NaN or infinity.
     """
+    need_encoder(encoder)
+    need_batches(images)
     features = torch.empty(len(variants), len(images), encoder.width, device=encoder.device)
     cache = default_cache()
     prefix = None  # of the keys of features before alignment; nothing is cached without one
@@ -131,8 +134,7 @@ def collect_features(
             features[row] = kept["features"]
     done = 0
     for inputs in visible_batches(images, batch_size, "features") if missing else ():
-        if not done:
-            check_walk(encoder, inputs[:2])
+        check_walk(encoder, inputs)
         batch = forward_plans(encoder, inputs, list(missing.values()), maps)
         for row, variant in missing.items():
             features[row, done : done + len(inputs)] = batch[variant]
@@ -146,21 +148,6 @@ def collect_features(
         if variant.aligned:
             features[row] = maps[variant](features[row])
     return features
-
-
-@torch.inference_mode()
-def check_walk(encoder: Encoder, inputs: Inputs) -> None:
-    """Raise an `InputError` unless a walk from block to block gives the features of the model's own forward.
-
-    Rounding differs, and may grow over the blocks to the root of the dtype's precision.
-    """
-    own, walked = encoder.features(inputs), forward_plans(encoder, inputs, [THE_ORIGINAL], {})[THE_ORIGINAL]
-    difference = ((own - walked).abs().max() / own.abs().max()).item()
-    if difference > torch.finfo(own.dtype).eps ** 0.5:
-        raise InputError(
-            f"{encoder.name} is more than its blocks one after the other: its features differ from theirs by "
-            f"{difference:.1g} of the largest. It adds something between blocks, such as positions or skips."
-        )
 
 
 def visible_batches(images: Any, batch_size: int, task: str, unit: str = "image") -> Iterator[Inputs]:

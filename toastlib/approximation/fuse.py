@@ -10,7 +10,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from toastlib.errors import InputError
+from toastlib.errors import InputError, need_batches, need_encoder
 from toastlib.models.base_architecture import shorten_config
 from toastlib.models.costs import example_input, flops, parameter_count
 from toastlib.models.encoder import Encoder
@@ -60,6 +60,8 @@ def fuse_spans(encoder: Encoder, plan: str | Plan, images, *, batch_size: int = 
     InputError
         If the plan does not fit the model or cannot be folded, or the model's blocks have no MLP to fold into.
     """
+    need_encoder(encoder)
+    need_batches(images)
     if encoder.sublayer_split is not None:
         raise InputError("Sublayers cannot be folded, for the base architecture has none: fold the original's blocks.")
     plan = Plan.parse(plan).check(len(encoder.blocks))

@@ -10,7 +10,7 @@ from torch import nn
 from toastlib.approximation.align import fit_alignment
 from toastlib.approximation.engine import THE_ORIGINAL, Maps, Variant, collect_features, variants_of
 from toastlib.approximation.replace import collect_calibration, fit_spans
-from toastlib.errors import InputError
+from toastlib.errors import InputError, need_encoder, whole_number
 from toastlib.models.encoder import Encoder
 from toastlib.plan import Plan, Span, parse_plans
 from toastlib.statistics.moments import KFoldMoments, Moments
@@ -49,16 +49,21 @@ def prepare(
     An `InputError` if a name is unknown, a plan does not fit the encoder, a map is missing, or a calibration does not
     suit a map.
     """
+    need_encoder(encoder)
     plans = [plan.check(len(encoder.blocks)) for plan in parse_plans(plans)]
     named = name_translators(translators)
     # Activations are a mapping too, from blocks to tensors.
     several = isinstance(calibration, Mapping) and all(isinstance(name, str) for name in calibration)
     calibrations = calibration if several else {"": calibration}
+    if not calibrations:
+        raise InputError("There is no calibration set: name one at least, such as {'mnist': images}.")
     variants, maps = variants_of(plans, list(named), list(calibrations)), {}
     for name, given in calibrations.items():
         own = [variant for variant in variants if variant.plan and variant.calibration == name]
         sources = {v.unaligned.translator: named[v.translator] for v in own}
         to_fit = [one for one in sources.values() if one != "identity" and not isinstance(one, Mapping)]
+        if isinstance(given, int):
+            whole_number("The number of calibration images", given, least=1)
         drawn = isinstance(given, int) and data is not None and (to_fit or any(variant.aligned for variant in own))
         statistics = images = data.train.sample(given, seed=0) if drawn else given
         if to_fit and hasattr(images, "batches"):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from toastlib.errors import InputError
+from toastlib.errors import InputError, need, need_encoder
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import collect_activations
 from toastlib.models.layers import Replacement
@@ -82,6 +82,7 @@ def approximate(
     InputError
         If the plan does not fit the encoder, or the calibration is missing, does not suit the map, or lacks a block.
     """
+    need_encoder(encoder)
     plan = Plan.parse(plan).check(len(encoder.blocks))
     if plan and calibration is None:
         raise InputError(f"Plan {plan} needs calibration images, or their moments, to fit its maps on.")
@@ -121,7 +122,16 @@ def replace_spans(encoder: Encoder, maps: dict[Span, nn.Module]) -> Encoder:
     -------
     Encoder
         The smaller encoder.
+
+    Raises
+    ------
+    InputError
+        If the spans make no plan of this encoder, or a map is no module.
     """
+    need_encoder(encoder)
+    Plan.parse(list(maps)).check(len(encoder.blocks))
+    for span, module in maps.items():
+        need(module, "forward", f"A torch.nn.Module for span {Span(*span)}")
     starts = {span.start + 1: span for span in maps}
     removed = {block for span in maps for block in span.blocks}
     kept = [

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from toastlib.data.images import Images
-from toastlib.errors import InputError
+from toastlib.errors import InputError, whole_number
 
 CHUNK = 64  # images per step: the arithmetic is in float32, the result in uint8
 
@@ -41,12 +41,12 @@ class Augmentation:
         Raises
         ------
         InputError
-            If `images` are not `Images`, or `copies` is negative.
+            If `images` are not `Images`, or `copies` or `seed` is no whole number from 0 on.
         """
         if not isinstance(images, Images):
             raise InputError(f"Only images can be augmented, not {type(images).__name__}.")
-        if self.copies < 0:
-            raise InputError(f"{self.copies} copies cannot be made: take none or more.")
+        whole_number("copies", self.copies)
+        whole_number("seed", self.seed)
         seeds = torch.randint(2**31, (fold + 1,), generator=torch.Generator().manual_seed(self.seed))
         generator = torch.Generator().manual_seed(int(seeds[fold]))
         copies = [self._copy(images.pixels, generator) for _ in range(self.copies)]

@@ -73,6 +73,11 @@ TEXTS = {
 """Alias -> Hub id and columns of sets of texts; the embedded sets have no path."""
 
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+ADVICE = {
+    "pytorch_model.bin": "alone, a pickle: open it where you trust it, and save_pretrained writes model.safetensors.",
+    "adapter_config.json": "alone, an adapter: merge it into its model (peft's merge_and_unload), and save that.",
+}
+"""File of a checkpoint without model.safetensors -> what to do with it."""
 
 
 def model_path(name: str) -> str:
@@ -152,7 +157,11 @@ def not_loaded(kind: str, path: str, error: BaseException, *, embedded: str) -> 
             f"{named} is not on this machine and the Hub cannot be reached; "
             f"{embedded!r} is embedded and needs no network."
         )
-    return InputError(f"{named} cannot be loaded: {(str(error).strip() or type(error).__name__).splitlines()[0]}")
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    for file, advice in ADVICE.items():
+        if (Path(path) / file).is_file() and not any(Path(path).glob("model*.safetensors")):
+            reason = f"it holds {file} {advice}"
+    return InputError(f"{named} cannot be loaded: {reason}")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -12,7 +12,7 @@ from toastlib.data import catalog
 from toastlib.data.builtin import EMBEDDED, ArrayTable
 from toastlib.data.sources import CHUNK, DatasetTable, StreamedTable, open_table
 from toastlib.data.transforms import Chunk, Preprocessing, stack_chunks
-from toastlib.errors import InputError, unknown
+from toastlib.errors import InputError, need, unknown, whole_number
 
 Table = ArrayTable | DatasetTable | StreamedTable
 Shard = tuple[int, int]  # (k, n): every n-th image, from the k-th on
@@ -80,6 +80,7 @@ class Images:
 
     def batches(self, size: int = 32) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield (pixel values, labels) on the device: shapes (batch, 3, height, width) and (batch,)."""
+        whole_number("batch_size", size, least=1)
         for start in range(0, len(self), size):
             batch = self[start : start + size]
             pixel_values = self.preprocessing(batch.pixels, self.dtype, self.device)
@@ -157,7 +158,10 @@ def load_images(
         If the encoder has no preprocessing for images; if the set is unknown, cannot be fetched, lacks the columns or
         has too few rows; or if an image does not decode (the message names it).
     """
+    need(encoder, "preprocessing", "An Encoder, such as load_encoder returns,")
     sizes = {"train": train_size, "test": test_size}
+    for split, size in sizes.items():
+        whole_number(f"{split}_size", size or 0)
     tables = _open(name, encoder, sizes, image_column, seed, skip_broken)
     train, test = (
         _load(f"The {split} split of {name!r}", tables[split], size, encoder, seed, at_most)
@@ -184,6 +188,8 @@ def _open(
         raise InputError(f"{encoder.name} reads texts, and not images: load them by load_texts.")
     if encoder.preprocessing is None:
         raise InputError(f"{encoder.name} does not say how its images are preprocessed: pass preprocessing=...")
+    if name in EMBEDDED and column:
+        raise InputError(f"{name!r} is embedded and has no column {column!r}: leave out image_column.")
     entry = None if name in EMBEDDED else catalog.dataset_entry(name)
     splits = open_table(entry, column, seed, skip_broken) if entry else EMBEDDED[name]()
     tables = dict(zip(("train", "test"), splits, strict=True))
@@ -215,7 +221,9 @@ def _load(
 
 def draw_rows(available: int, n: int, seed: int, *, kind: str = "images") -> Tensor:
     """`n` different row numbers in random order, int64, shape (n,); refused if fewer are available."""
-    if not 0 <= n <= available:
+    whole_number(f"The number of {kind}", n)
+    whole_number("seed", seed)
+    if n > available:
         raise InputError(f"{n} {kind} were asked for, and there are {available}.")
     return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:n]
 

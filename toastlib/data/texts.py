@@ -12,7 +12,7 @@ from toastlib.data import catalog
 from toastlib.data.images import ImageSet, draw_rows
 from toastlib.data.sources import TextTable, open_texts
 from toastlib.data.tokens import Tokens
-from toastlib.errors import InputError
+from toastlib.errors import InputError, whole_number
 
 BOOKS = ("sonnets", "genesis", "alice")
 """Shakespeare's Sonnets, the King James Bible, Alice's Adventures in Wonderland: passages in ``data/texts``."""
@@ -62,6 +62,7 @@ class Texts:
 
     def batches(self, size: int = 32) -> Iterator[tuple[Tokens, Tensor | None]]:
         """Yield (tokens, labels) on the device; a batch is as wide as its longest text."""
+        whole_number("batch_size", size, least=1)
         for start in range(0, len(self), size):
             batch = self[start : start + size]
             width = int(batch.tokens.attention_mask.sum(1).max())

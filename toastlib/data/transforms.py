@@ -1,5 +1,6 @@
 """Images as a checkpoint expects them: stacked as uint8; resized, cropped and normalised on any device."""
 
+import math
 import tempfile
 import warnings
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from toastlib.errors import InputError
+from toastlib.errors import InputError, real_number, unknown, whole_number
 
 MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
 """PIL's resampling code -> the mode of `torch.nn.functional.interpolate` that computes the same."""
@@ -34,6 +35,11 @@ class Preprocessing:
         (height, width) of the centre crop after the resize; no crop if `None`.
     scale, mean, std
         Pixel values are ``(pixels * scale - mean) / std``, with a mean and std per channel.
+
+    Raises
+    ------
+    InputError
+        If a size, the mode or a number is none.
     """
 
     resize: tuple[int, int] | int | None = None
@@ -43,14 +49,40 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
+    def __post_init__(self) -> None:
+        for name, size in (("resize", self.resize), ("crop", self.crop)):
+            edges = size if isinstance(size, tuple | list) else (size,) * (name == "resize" and size is not None)
+            if len(edges) > 2 or (size is not None and not edges) or (name == "crop" and len(edges) == 1):
+                raise InputError(f"{name} has a height and a width, not {size!r}.")
+            for edge in edges:
+                whole_number(name, edge, least=1)
+        if self.mode not in MODES.values():
+            raise unknown("mode", self.mode, MODES.values())
+        real_number("scale", self.scale, above=0)
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if not isinstance(values, tuple | list) or len(values) != 3:
+                raise InputError(f"{name} has a number for each of the three channels, not {values!r}.")
+            for value in values:
+                real_number(name, value, above=0 if name == "std" else -math.inf)
+
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Read the contents of a ``preprocessor_config.json``."""
+        """Read the contents of a ``preprocessor_config.json``.
+
+        Raises
+        ------
+        InputError
+            If a size is not understood, or images are normalised by a mean or a deviation that it does not name.
+        """
         size = config.get("size", {})
         mode = MODES.get(config.get("resample", 2))
         if mode is None:
             warnings.warn(f"Resampling code {config['resample']} is not available here; bicubic is used.", stacklevel=2)
         normalise = config.get("do_normalize", True)
+        for key in ("image_mean", "image_std") if normalise else ():
+            if not config.get(key):
+                kind = config.get("image_processor_type", "The image processor")
+                raise InputError(f"{kind} normalises, and names no {key}: add it to preprocessor_config.json.")
         return cls(
             resize=_edges(size) if config.get("do_resize", True) else None,
             crop=_edges(config["crop_size"]) if config.get("do_center_crop") else None,
@@ -120,11 +152,13 @@ def _edges(size: Any) -> tuple[int, int] | int:
     """(height, width) or the shorter edge, from any form of a size in a processor's configuration."""
     if isinstance(size, int):
         return size, size
-    if "height" in size:
+    if isinstance(size, list | tuple) and len(size) == 2:
+        return tuple(size)
+    if set(size) == {"height", "width"}:
         return size["height"], size["width"]
-    if "shortest_edge" in size:
+    if set(size) == {"shortest_edge"}:
         return size["shortest_edge"]
-    raise InputError(f"Image size {dict(size)} is not understood: it has height and width, or shortest_edge.")
+    raise InputError(f"Image size {size} is not understood: it has height and width, or shortest_edge alone.")
 
 
 def _centre_crop(images: Tensor, height: int, width: int) -> Tensor:
@@ -154,6 +188,13 @@ def stack_chunks(
             chunk = [preprocessing.resized(image) for image in chunk]
         if pixels is None:
             pixels = _allocate(count, chunk[0].shape[1:])
+        shapes = {tuple(image.shape[2:]) for image in (pixels[:1], *chunk)}
+        if len(shapes) > 1:
+            (a, b), (c, d) = sorted(shapes)[:2]
+            raise InputError(
+                f"Images of {a} x {b} and {c} x {d} pixels cannot be stacked: the preprocessing resizes the shorter "
+                "edge alone. Give it a crop, or a height and a width."
+            )
         pixels[filled : filled + len(chunk)] = torch.cat(chunk)
         filled += len(chunk)
         labels.append(chunk_labels)

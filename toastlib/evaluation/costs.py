@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from toastlib.approximation.prepare import Source, fitted_maps, name_translators
 from toastlib.approximation.replace import approximate
+from toastlib.errors import InputError, need_encoder, unknown, whole_number
 from toastlib.models.costs import count_flops, flops, parameter_count, without_values
 from toastlib.models.encoder import Encoder
 from toastlib.plan import ORIGINAL, Plan
@@ -30,7 +31,15 @@ def pareto_front(frame: pd.DataFrame, cost: str, value: str) -> pd.Series:
     -------
     Series
         bool, with the frame's index.
+
+    Raises
+    ------
+    InputError
+        If it has no such column.
     """
+    for column in (cost, value):
+        if column not in getattr(frame, "columns", ()):
+            raise unknown("column", column, getattr(frame, "columns", ()))
     best = frame.dropna(subset=[cost, value]).groupby(cost)[value].max()  # for each cost, cheapest first
     cheaper = best.astype(float).cummax().shift(fill_value=-float("inf"))
     return frame[value].eq(frame[cost].map(best)) & frame[value].gt(frame[cost].map(cheaper))
@@ -55,7 +64,15 @@ def relative_throughput(encoders: Mapping[Any, Callable], inputs: Any, repeats: 
     DataFrame
         One row per encoder and round: ``encoder``, ``repeat``, ``images_per_second``, ``relative`` (1 for the first
         encoder; 1.5 is half as fast again).
+
+    Raises
+    ------
+    InputError
+        If there is no encoder or no round.
     """
+    if not encoders:
+        raise InputError("There is no encoder to measure.")
+    whole_number("repeats", repeats, least=1)
     names, rows = list(encoders), []
     for repeat in range(-1, repeats):
         order = names if repeat % 2 else names[::-1]
@@ -94,6 +111,7 @@ def time_plans(
         Columns ``translator``, ``plan``, ``repeat``, ``images_per_second``, ``relative``; the original's rows, as the
         translator ``"original"``, stand with each plan.
     """
+    need_encoder(encoder)
     translators = list(translators)
     frames = []
     for plan in plans:

@@ -14,7 +14,7 @@ from toastlib.approximation.engine import THE_ORIGINAL, forward_plans, visible_b
 from toastlib.approximation.prepare import Prepared, Source, name_translators, prepare
 from toastlib.data.images import Images, ImageSet
 from toastlib.data.tokens import Inputs
-from toastlib.errors import InputError
+from toastlib.errors import InputError, need_set
 from toastlib.evaluation.metrics import paired_difference
 from toastlib.models.encoder import Encoder, ReplayBlock
 from toastlib.plan import Plan
@@ -152,6 +152,7 @@ def evaluate_dense(
     InputError
         If a name is unknown, a plan does not fit, or the patches do not fill an image.
     """
+    need_set(data)
     translators = name_translators(translators)
     if any(split_align(name)[1] for name in translators):
         raise InputError("Feature alignment maps one vector of an image, not its patches: name the map alone.")

@@ -10,7 +10,7 @@ from torch import Tensor
 from toastlib.approximation.engine import collect_features
 from toastlib.approximation.prepare import Prepared, Source, prepare
 from toastlib.data.images import ImageSet
-from toastlib.errors import InputError
+from toastlib.errors import InputError, need_set
 from toastlib.evaluation.costs import plan_costs
 from toastlib.evaluation.probe import HeadConfig, Probe
 from toastlib.evaluation.result import Evaluation
@@ -60,7 +60,7 @@ def evaluate_plans(
         labels.
     """
     head = head or HeadConfig()
-    require_labels(data.name, data.train.labels, data.test.labels)
+    require_labels(data)
     ready = prepare(encoder, data, plans, translators=translators, calibration=calibration, batch_size=batch_size)
     trained_on = ready.variants if "retrained" in head.protocol else ready.variants[:1]
     train = collect_features(encoder, data.train, trained_on, ready.maps, batch_size)
@@ -89,7 +89,8 @@ def as_evaluation(
     )
 
 
-def require_labels(name: str, *labels: Tensor | None) -> None:
-    """Raise an `InputError` if labels are missing."""
-    if any(one is None for one in labels):
-        raise InputError(f"{name} has no labels: accuracies need them, similarities and maps do not.")
+def require_labels(data: ImageSet, splits: Iterable[str] = ("train", "test")) -> None:
+    """Raise an `InputError` unless it is a set whose images have labels in these splits."""
+    need_set(data)
+    if any(getattr(data, split).labels is None for split in splits):
+        raise InputError(f"{data.name} has no labels: accuracies need them, similarities and maps do not.")

@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from toastlib.errors import InputError
+
 CONFIDENCE = 0.95
 
 
@@ -31,10 +33,22 @@ def paired_difference(
     -------
     tuple
         Difference, lower and upper end, in percentage points.
+
+    Raises
+    ------
+    InputError
+        If the two are not numbers for the same images, or the coverage is not between 0 and 1.
     """
     from scipy.stats import ttest_1samp
 
-    difference = 100 * (first - second)
+    first, second = np.asarray(first), np.asarray(second)
+    if any(one.dtype.kind not in "biuf" for one in (first, second)):
+        raise InputError(f"Correctness is a number for each image, not {first.dtype} and {second.dtype}.")
+    if first.shape != second.shape or first.ndim != 1 or not len(first):
+        raise InputError(f"Differences are paired over images: shapes {first.shape} and {second.shape} are no pairs.")
+    if not 0 < confidence < 1:
+        raise InputError(f"The confidence of an interval lies between 0 and 1, not at {confidence}.")
+    difference = 100 * (first.astype(float) - second)
     if np.ptp(difference) == 0:
         return (float(difference[0]),) * 3
     interval = ttest_1samp(difference, 0).confidence_interval(confidence)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from toastlib.cache import cached
-from toastlib.errors import InputError, unknown
+from toastlib.errors import InputError, real_number, unknown, whole_number
 from toastlib.translators.linear import Ridge, linear_module
 
 PROTOCOLS = ("retrained", "frozen")
@@ -41,7 +41,7 @@ class HeadConfig:
     Raises
     ------
     InputError
-        If a protocol is unknown or there is no seed.
+        If a protocol is unknown, there is none or no seed, or a number is none that heads can be trained with.
     """
 
     protocol: str | Iterable[str] = "frozen"
@@ -53,10 +53,19 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         protocols = (self.protocol,) if isinstance(self.protocol, str) else tuple(self.protocol)
-        seeds = tuple(range(self.seeds) if isinstance(self.seeds, int) else self.seeds)
+        if not isinstance(self.seeds, Iterable) or isinstance(self.seeds, str):
+            whole_number("seeds", self.seeds, least=1)
+        seeds = tuple(self.seeds if isinstance(self.seeds, Iterable) else range(self.seeds))
+        for seed in seeds:
+            whole_number("A seed", seed)
+        for name, least in (("min_steps", 0), ("epochs", 0 if self.min_steps else 1), ("batch_size", 1)):
+            whole_number(name, getattr(self, name), least)
+        real_number("learning_rate", self.learning_rate, above=0)
         for protocol in protocols:
             if protocol not in PROTOCOLS:
                 raise unknown("head", protocol, PROTOCOLS)
+        if not protocols:
+            raise InputError(f"There is no head: choose from {', '.join(PROTOCOLS)}.")
         if not seeds:
             raise InputError("There is no seed: every head needs one, for example seeds=[0, 1, 2].")
         object.__setattr__(self, "protocol", protocols)
@@ -81,6 +90,7 @@ class Probe:
     """
 
     def __init__(self, classes: int, config: HeadConfig | None = None) -> None:
+        whole_number("classes", classes, least=1)
         self.classes = classes
         self.config = config or HeadConfig()
 
@@ -88,9 +98,21 @@ class Probe:
         """Train the heads on labels (int64, shape (n,)), or read them from the cache.
 
         Features have shape (n, width); or (sets, n, width) for several sets of features of the same images.
+
+        Raises
+        ------
+        InputError
+            If there is no image, or not one label for each, or a label is none of the classes.
         """
         features = _as_sets(features)
+        if labels is None:
+            raise InputError("A head is trained on labels, and there are none.")
         labels, c = torch.as_tensor(labels).to(features.device), self.config
+        if labels.dtype != torch.int64 or tuple(labels.shape) != (features.shape[1],) or not len(labels):
+            kind = f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}"
+            raise InputError(f"Labels are int64, one for each of {features.shape[1]} images, not {kind}.")
+        if (strange := labels[(labels < 0) | (labels >= self.classes)]).numel():
+            raise InputError(f"Label {int(strange[0])} is none of the {self.classes} classes, which count from 0.")
         settings = (self.classes, list(c.seeds), c.epochs, c.learning_rate, c.batch_size, c.min_steps)
         heads = cached(lambda: self._train(features, labels), "probe", features, labels, settings)
         self.weight_, self.bias_ = heads["weight"].to(features.device), heads["bias"].to(features.device)
@@ -120,7 +142,14 @@ class Probe:
         """Predict classes, int64, shape (sets, seeds, n), or (seeds, n) from features of shape (n, width).
 
         Heads fitted on one set apply to every set: the paper's frozen head.
+
+        Raises
+        ------
+        InputError
+            If the heads were not trained.
         """
+        if not hasattr(self, "weight_"):
+            raise InputError("The heads are not trained: call fit first.")
         predicted = (_as_sets(features)[:, None] @ self.weight_ + self.bias_).argmax(-1)
         return predicted if np.ndim(features) == 3 else predicted[0]
 

@@ -8,14 +8,14 @@ import pandas as pd
 
 from toastlib.approximation.replace import fit_spans
 from toastlib.data.images import Images, ImageSet
-from toastlib.errors import InputError
-from toastlib.evaluation.evaluate import evaluate_plans
+from toastlib.errors import InputError, need_encoder, whole_number
+from toastlib.evaluation.evaluate import evaluate_plans, require_labels
 from toastlib.evaluation.probe import HeadConfig
 from toastlib.models.encoder import Encoder
 from toastlib.plan import ORIGINAL, Plan, parse_plans
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import Moments, Pair, plan_pairs
-from toastlib.translators.least_squares import Sums
+from toastlib.translators.least_squares import Sums, share
 from toastlib.translators.linear import Identity
 
 SIZES = (16, 32, 64, 128, 256, 512, 1024)
@@ -57,9 +57,13 @@ def sample_size_curve(
     Raises
     ------
     InputError
-        If there is no plan or one does not fit, a size is not positive, or there are no labels.
+        If there is no plan or one does not fit, there is no draw, a size is not positive, or there are no labels.
     """
-    plans = [plan.check(len(encoder.blocks)) for plan in parse_plans(plans) if plan]
+    need_encoder(encoder)
+    require_labels(data)
+    plans, draws = [plan.check(len(encoder.blocks)) for plan in parse_plans(plans) if plan], list(draws)
+    if not draws:
+        raise InputError("A curve needs a draw of calibration images, such as draws=[0].")
     if not plans:
         raise InputError("A curve needs a plan that removes blocks, such as '1->3'.")
     sizes, pairs = cap_sizes(sizes, len(data.train)), plan_pairs(plans)
@@ -87,10 +91,12 @@ def cap_sizes(sizes: Iterable[int], available: int) -> list[int]:
 
     An `InputError` if there is no size, or one is not positive.
     """
-    capped = sorted({min(size, available) for size in sizes})
-    if not capped or capped[0] < 1:
+    sizes = list(sizes)
+    if not sizes:
         raise InputError("Calibration sizes are numbers of images from 1 on, such as [16, 64, 256].")
-    return capped
+    for size in sizes:
+        whole_number("A calibration size", size, least=1)
+    return sorted({min(size, available) for size in sizes})
 
 
 def nested_moments(
@@ -108,7 +114,7 @@ def _fit_quality(plan: Plan, moments: Moments, test: Moments) -> tuple[int, floa
     """Rank, residual on the calibration images and residual on the test images of a plan's linear maps."""
     fitted = fit_spans(plan, "linear", moments)
     fits, sums = list(fitted.values()), [Sums.of_span(test, span) for span in fitted]
-    on_test = [(own.error(fit.weight_) / own.square).item() for fit, own in zip(fits, sums, strict=True)]
+    on_test = [share(own.error(fit.weight_), own.square) for fit, own in zip(fits, sums, strict=True)]
     return min(fit.rank_ for fit in fits), np.mean([fit.residual_ for fit in fits]), np.mean(on_test)
 
 
@@ -131,7 +137,7 @@ def variance_split(curve: pd.DataFrame) -> pd.DataFrame:
         ``draw_share``: percent of the summed variance that the draws bring. NaN with a single draw or seed, the share
         also where nothing varies.
     """
-    maps = curve[curve["calibration_size"] > 0]
+    maps = _maps_of(curve)
     rows = [
         (*key, *_components(part.pivot(index="calibration_seed", columns="seed", values="accuracy").to_numpy()))
         for key, part in maps.groupby(["plan", "calibration_size"], sort=False)
@@ -155,11 +161,18 @@ def saturation(curve: pd.DataFrame, within: float = 0.5) -> pd.DataFrame:
     DataFrame
         Columns ``plan``, ``calibration_size``.
     """
-    maps = curve[curve["calibration_size"] > 0]
+    maps = _maps_of(curve)
     means = maps.pivot_table(index="calibration_size", columns="plan", values="accuracy", sort=False).sort_index()
     best_beyond = means[::-1].cummax()[::-1]
     enough = (best_beyond - means <= within).idxmax()
     return enough.rename("calibration_size").rename_axis("plan").reset_index()
+
+
+def _maps_of(curve: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a map; an `InputError` unless it is a curve."""
+    if "calibration_size" not in getattr(curve, "columns", ()):
+        raise InputError("A curve is the result of sample_size_curve, with a column calibration_size.")
+    return curve[curve["calibration_size"] > 0]
 
 
 def _components(accuracy: np.ndarray) -> tuple[float, float, float]:

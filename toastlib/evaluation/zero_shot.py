@@ -83,7 +83,7 @@ def evaluate_zero_shot(
     InputError
         As `evaluate_plans`, and if a template has no ``{}``.
     """
-    require_labels(data.name, data.test.labels)
+    require_labels(data, ["test"])
     encoder, head = dual.encoder, zero_shot_head(dual, data.class_names, templates)
     ready = prepare(encoder, data, plans, translators=translators, calibration=calibration, batch_size=batch_size)
     test = collect_features(encoder, data.test, ready.variants, ready.maps, batch_size)

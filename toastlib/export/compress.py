@@ -1,6 +1,7 @@
 """Compression: blocks chosen, removed and replaced, and the cost measured, in one call."""
 
 from dataclasses import replace
+from numbers import Real
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from toastlib.approximation.fuse import FUSED, can_fuse
 from toastlib.data.images import ImageSet
-from toastlib.errors import InputError, unknown
+from toastlib.errors import InputError, need, need_encoder, need_set, unknown, whole_number
 from toastlib.evaluation.calibrated import Calibrated
 from toastlib.evaluation.heads import (
     MEASURES,
@@ -113,7 +114,13 @@ def compress(
         need_onnx()
         if encoder.device.type != "cpu":
             raise InputError("onnxruntime is measured on the CPU: load the encoder with device cpu.")
+    need_encoder(encoder)
+    need_set(data)
+    whole_number("calibration", calibration, least=1)
+    whole_number("seed", seed)
     _check(encoder, remove, max_drop, RECOMMENDED if translator is None or translator in PREFERENCES else translator)
+    if head is not None and not isinstance(head, str):
+        need(head, "config", "A classifier, as AutoModelForImageClassification loads it,")
     classifier, wanted = (None, head) if head is None or isinstance(head, str) else (head, OWN)
     if classifier is None and encoder.checkpoint:
         classifier = own_classifier(*encoder.checkpoint[:3])
@@ -132,7 +139,7 @@ def compress(
     tried_on = drawn[len(calibrated.images) :][:TRIED_ON]
     search = pd.DataFrame(columns=TESTED)
     if plan_given:
-        plan = Plan.parse(remove).check(len(encoder.blocks))
+        plan = Plan.parse(remove)
     else:
         trial = choose_head(encoder, replace(data, train=fitting), classifier, seed, wanted)
         choose = make_selector(calibrated, tried_on, trial, names[0])
@@ -267,12 +274,12 @@ def _check(encoder: Encoder, remove: int | str | Plan | None, max_drop: float | 
         raise InputError(
             f"{encoder.name} was made smaller already: start from the original, with all spans in one plan."
         )
-    kind, _ = split_align(translator)
+    kind, _ = split_align(str(translator))
     if kind not in (*TRANSLATORS, FUSED):
         raise unknown("translator", kind, [name + end for name in (*TRANSLATORS, FUSED) for end in ("", ALIGN)])
-    if max_drop is not None and not 0 < max_drop < 100:
-        raise InputError(f"max_drop is a number of points between 0 and 100, not {max_drop:g}.")
-    if isinstance(remove, str | Plan) and not Plan.parse(remove):
+    if max_drop is not None and not (isinstance(max_drop, Real) and 0 < max_drop < 100):
+        raise InputError(f"max_drop is a number of points between 0 and 100, not {max_drop}.")
+    if isinstance(remove, str | Plan) and not Plan.parse(remove).check(len(encoder.blocks)):
         raise InputError("The plan removes nothing: name spans such as '2->5', or a number of blocks.")
     if isinstance(remove, int) and not 0 < remove < len(encoder.blocks):
         raise InputError(f"{remove} blocks cannot be removed: the model has {len(encoder.blocks)}, and keeps one.")

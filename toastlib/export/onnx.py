@@ -4,6 +4,7 @@ import contextlib
 import copy
 import importlib.util
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -134,21 +135,40 @@ def need_onnx() -> None:
 
 
 def write_onnx(traced: Traced, file: Path, precision: str = "float32") -> None:
-    """Write a model, float32, as an ONNX file of that precision."""
-    sizes = {0: torch.export.Dim("batch")} | ({} if traced.reads_images else {1: torch.export.Dim("tokens")})
+    """Write a model, float32, as an ONNX file of that precision; an `InputError` if the exporter cannot.
+
+    The exporter stumbles over fused attention with a bias, BEiT's: then the plain products are written.
+    """
+    fused = getattr(getattr(traced.model, "config", None), "_attn_implementation", None)
     with _quiet():
-        torch.onnx.export(
-            traced,
-            traced.example(2),
-            file,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-            input_names=list(traced.inputs),
-            output_names=[traced.output],
-            dynamic_shapes=(sizes,) * len(traced.inputs),
-        )
+        try:
+            _export(traced, file)
+        except torch.onnx.OnnxExporterError:
+            traced.model.set_attn_implementation("eager")
+            try:
+                _export(traced, file)
+            except torch.onnx.OnnxExporterError as error:
+                reason = re.search(r"^<class '[\w.]+'>: (.+)", str(error), re.MULTILINE)
+                kind, why = type(traced.model).__name__, f": {reason[1]}" if reason else "."
+                raise InputError(f"torch cannot write a {kind} as ONNX with an open batch size{why}") from error
+            finally:
+                traced.model.set_attn_implementation(fused)
         _convert(file, precision)
+
+
+def _export(traced: Traced, file: Path) -> None:
+    sizes = {0: torch.export.Dim("batch")} | ({} if traced.reads_images else {1: torch.export.Dim("tokens")})
+    torch.onnx.export(
+        traced,
+        traced.example(2),
+        file,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+        input_names=list(traced.inputs),
+        output_names=[traced.output],
+        dynamic_shapes=(sizes,) * len(traced.inputs),
+    )
 
 
 def _convert(file: Path, precision: str) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from toastlib.data.transforms import image_size
-from toastlib.errors import InputError
+from toastlib.errors import InputError, need
 
 if TYPE_CHECKING:
     from toastlib.models.encoder import Encoder
@@ -27,7 +27,13 @@ def parameter_count(module: torch.nn.Module) -> int:
     Returns
     -------
     int
+
+    Raises
+    ------
+    InputError
+        If it is no module.
     """
+    need(module, "parameters", "A torch.nn.Module")
     return sum(p.numel() for p in module.parameters())
 
 

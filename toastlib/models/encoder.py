@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from toastlib.data.tokens import Inputs, Tokens, select_tokens, token_mask
 from toastlib.data.transforms import Preprocessing
-from toastlib.errors import InputError, unknown
+from toastlib.errors import InputError, need_batches, unknown
 from toastlib.models.hooks import capture_outputs
 from toastlib.models.saving import save_pretrained
-from toastlib.models.structure import count_special_tokens, find_blocks, is_causal, reads_text
+from toastlib.models.structure import check_is_encoder, count_special_tokens, find_blocks, is_causal, reads_text
 from toastlib.models.sublayer_split import SublayerSplit
 
 FEATURES = ("cls", "mean", "pooler", "last")
@@ -57,7 +57,8 @@ class Encoder(nn.Module):
     Raises
     ------
     InputError
-        If the block list is not found, or the features do not exist in this model.
+        If the block list is not found, the features do not exist in this model, or it is more than an encoder, as a
+        classifier is.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Encoder(nn.Module):
         tokenizer: Any = None,
     ) -> None:
         super().__init__()
+        check_is_encoder(model, name)
         self.model = model.eval().requires_grad_(False)
         self.blocks_path = find_blocks(model, blocks)
         self.feature_kind = features
@@ -82,6 +84,7 @@ class Encoder(nn.Module):
         self.special_tokens = count_special_tokens(model)
         self.sublayer_split: SublayerSplit | None = None  # set by split_blocks
         self.checkpoint: Checkpoint | None = None  # set by load_encoder
+        self.walk_is_checked = False  # set by check_walk
         if features not in FEATURES:
             raise unknown("features", features, FEATURES)
         if features == "cls" and hasattr(model, "config") and not self.special_tokens:
@@ -123,7 +126,9 @@ class Encoder(nn.Module):
     @torch.inference_mode()
     def encode(self, images: Any, batch_size: int = 32) -> Tensor:
         """Features of all images or texts, shape (images, width), from anything with ``batches(size)``."""
-        return torch.cat([self.features(inputs) for inputs, _ in images.batches(batch_size)])
+        need_batches(images)
+        features = [self.features(inputs) for inputs, _ in images.batches(batch_size)]
+        return torch.cat(features) if features else torch.empty(0, self.width, dtype=self.dtype, device=self.device)
 
     def features(self, inputs: Inputs) -> Tensor:
         """Features of shape (batch, width) from pixel values of shape (batch, 3, height, width), or from `Tokens`.
@@ -148,10 +153,15 @@ class Encoder(nn.Module):
         Raises
         ------
         InputError
-            If texts are padded before a CLS token.
+            If texts are padded before a CLS token, or the model does not take pixel values of this shape or dtype.
         """
         if not isinstance(inputs, Tokens):
-            return model(inputs)
+            if not isinstance(inputs, Tensor) or inputs.dtype == torch.uint8:
+                raise InputError(f"{self.name} takes pixel values, a float tensor: Images.batches makes them.")
+            try:
+                return model(inputs)
+            except ValueError as error:  # what transformers raises for another size or number of channels
+                raise InputError(f"{self.name} does not take inputs of shape {tuple(inputs.shape)}: {error}") from error
         arguments = {"input_ids": inputs.input_ids} | ({"use_cache": False} if self.is_causal else {})
         if inputs.device.type == "meta":  # FLOPs are counted: transformers reads no values of such a mask
             tokens = inputs.input_ids.shape[1]

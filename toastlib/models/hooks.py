@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from toastlib.data.tokens import select_tokens, token_mask
-from toastlib.errors import InputError
+from toastlib.errors import InputError, need_batches, need_encoder
 
 if TYPE_CHECKING:
     from toastlib.models.encoder import Encoder
@@ -30,8 +30,9 @@ def capture_modules(modules: Mapping[Hashable, nn.Module]) -> Iterator[dict[Hash
 def capture_outputs(encoder: Encoder, blocks: Iterable[int]) -> Iterator[dict[int, Tensor]]:
     """Collect the latest ``h[k]``, shape (batch, tokens, width), for every `k` of `blocks` while the encoder runs.
 
-    An `InputError` if the encoder has no such block.
+    An `InputError` if it is no encoder, or has no such block.
     """
+    need_encoder(encoder)
     blocks, last = set(blocks), len(encoder.blocks) - 1
     if outside := [block for block in blocks if not -1 <= block <= last]:
         raise InputError(
@@ -67,7 +68,14 @@ def collect_activations(
     -------
     dict
         Block -> float32 tensor of shape (rows, width) on the encoder's device.
+
+    Raises
+    ------
+    InputError
+        If it is no encoder or has no such block, or there are no images.
     """
+    need_encoder(encoder)
+    need_batches(images)
     blocks = list(range(-1, len(encoder.blocks)) if blocks is None else blocks)
     kept: dict[int, list[Tensor]] = {block: [] for block in blocks}
     with capture_outputs(encoder, blocks) as h:
@@ -76,4 +84,6 @@ def collect_activations(
             for block in blocks:
                 rows = select_tokens(h[block], tokens, encoder.special_tokens, mask=token_mask(inputs))
                 kept[block].append(rows.float())
+    if not all(kept.values()):
+        raise InputError("There are no images to collect activations from.")
     return {block: torch.cat(rows) for block, rows in kept.items()}

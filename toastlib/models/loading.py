@@ -131,25 +131,25 @@ def load_checkpoint(path: str, trust_remote_code: bool, auto: str = "AutoModel")
             )
     except Exception as error:  # each part of a checkpoint that can be broken raises another kind
         raise not_loaded("model", path, error, embedded="vit-mini") from error
-    if left_over := _beyond_a_list(info["unexpected_keys"], model):
+    if left_over := _of_a_list(info["unexpected_keys"], model):
         raise InputError(
-            f"{path} has weights of more blocks than its configuration: {left_over[0]} and {len(left_over) - 1} others."
+            f"{path} has weights that its configuration has no place for, {left_over[0]} and {len(left_over) - 1} "
+            "others: it has more blocks, or an adapter that was not merged."
         )
     return model, [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
 
 
-def _beyond_a_list(left_over: Iterable[str], model: nn.Module) -> list[str]:
-    """The weights left over that would belong to a list of the model, such as its blocks, if it were longer."""
-    names = set(model.state_dict())
-    prefixes = ("", f"{model.base_model_prefix}.")
+def _of_a_list(left_over: Iterable[str], model: nn.Module) -> list[str]:
+    """The weights left over that belong to a list of the model, such as its blocks."""
+    lists = {name for name, module in model.named_modules() if isinstance(module, nn.ModuleList | nn.Sequential)}
+    base = f"{model.base_model_prefix}."
+    lists |= {base + name for name in lists} | {name.removeprefix(base) for name in lists}
 
-    def first_of_list(key: str) -> set[str]:
-        parts = key.removeprefix(prefixes[1]).split(".")
-        return {".".join([*parts[:k], "0", *parts[k + 1 :]]) for k, part in enumerate(parts) if part.isdigit()}
+    def is_member(key: str) -> bool:
+        parts = key.split(".")
+        return any(part.isdigit() and ".".join(parts[:k]) in lists for k, part in enumerate(parts))
 
-    return sorted(
-        key for key in left_over if any(prefix + first in names for first in first_of_list(key) for prefix in prefixes)
-    )
+    return sorted(filter(is_member, left_over))
 
 
 def _stored_dtype(path: str, trust_remote_code: bool) -> torch.dtype:

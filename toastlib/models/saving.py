@@ -72,6 +72,8 @@ def save_pretrained(
 
     Weights are saved in the encoder's dtype, or in the checkpoint's where that is of half precision.
     """
+    if Path(folder).is_file():
+        raise InputError(f"{folder} is a file: name a folder to save the encoder in.")
     if isinstance(head, str):
         if head != OWN:
             raise unknown("head", head, [OWN])

@@ -1,5 +1,7 @@
 """How a transformer is built: where its blocks are, what it reads, and which tokens are no patches."""
 
+import inspect
+
 from torch import nn
 
 from toastlib.errors import InputError, unknown
@@ -39,6 +41,29 @@ def find_blocks(model: nn.Module, path: str | None = None) -> str:
     if len(set(lists[path])) < len(lists[path]):
         raise InputError(f"{type(model).__name__} runs one block several times, and its outputs cannot be told apart.")
     return path
+
+
+def check_is_encoder(model: nn.Module, name: str) -> None:
+    """Raise an `InputError` if a model has a head or a second tower, and name its encoder; or if it asks for more."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    if not isinstance(model, nn.Module):
+        raise InputError(f"An encoder is made of a torch.nn.Module, not of a {type(model).__name__}.")
+    part, kind = getattr(model, "base_model_prefix", ""), type(model).__name__
+    if hasattr(model, "text_model") and hasattr(model, "vision_model"):
+        part = "vision_model"
+    elif not isinstance(getattr(model, part or " ", None), nn.Module) or kind in MODEL_MAPPING_NAMES.values():
+        part = ""
+    if part:
+        raise InputError(f"A {kind} is more than an encoder: pass its part model.{part}, or let load_encoder open it.")
+    accepted = inspect.signature(model.forward).parameters.values()
+    asked = [
+        p.name for p in accepted if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    if len(asked) > 1:
+        raise InputError(
+            f"{name} cannot be an encoder here: a {kind} asks for {', '.join(asked[1:])} beside {asked[0]}."
+        )
 
 
 def reads_text(model: nn.Module) -> bool:

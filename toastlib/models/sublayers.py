@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from toastlib.data.tokens import Tokens
-from toastlib.errors import InputError
+from toastlib.errors import InputError, need_encoder
 from toastlib.models.costs import example_input
 from toastlib.models.encoder import BlockInput, Encoder
 from toastlib.models.hooks import capture_modules
@@ -41,6 +41,7 @@ def split_blocks(encoder: Encoder) -> Encoder:
     >>> sublayers = split_blocks(encoder)  # doctest: +SKIP
     >>> smaller = approximate(sublayers, "4->5 6->7", images)  # two MLPs removed  # doctest: +SKIP
     """
+    need_encoder(encoder)
     if encoder.sublayer_split is not None:
         raise InputError(f"The blocks of {encoder.name} are sublayers already.")
     if any(hasattr(block, "translation") for block in encoder.blocks):
@@ -99,8 +100,11 @@ def _is_right(split: SublayerSplit, block: nn.Module, shared: BlockInput, whole:
         return module(hidden, *shared.args, **shared.kwargs)
 
     attention, mlp = split_block(block, split)
-    middle = run(attention, shared.hidden)
-    if middle.shape != whole.shape or torch.equal(middle, shared.hidden) or torch.equal(middle, whole):
+    try:
+        middle = run(attention, shared.hidden)
+        if middle.shape != whole.shape or torch.equal(middle, shared.hidden) or torch.equal(middle, whole):
+            return False
+        neither, _ = split_block(mlp, split)
+        return torch.equal(run(mlp, middle), whole) and torch.equal(run(neither, middle), middle)
+    except RuntimeError:  # half an MLP has another width
         return False
-    neither, _ = split_block(mlp, split)
-    return torch.equal(run(mlp, middle), whole) and torch.equal(run(neither, middle), middle)

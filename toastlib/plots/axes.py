@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullFormatter
 
-from toastlib.errors import unknown
+from toastlib.errors import need, unknown
 from toastlib.plots.style import DIFFERENCES, LABELS
 
 F = TypeVar("F", bound=Callable)
@@ -34,7 +34,8 @@ def share_texts(function: F) -> F:
 
 
 def check_columns(data: pd.DataFrame, *columns: str | None) -> None:
-    """Raise an `InputError` if a column is missing."""
+    """Raise an `InputError` if it is no frame, or a column is missing."""
+    need(data, "columns", "A tidy pandas.DataFrame")
     for column in columns:
         if column is not None and column not in data:
             raise unknown("column", column, [str(name) for name in data])

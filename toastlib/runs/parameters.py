@@ -32,8 +32,9 @@ def notebook_names() -> list[str]:
     return sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 
 
-def find_notebook(name: str) -> Path:
+def find_notebook(name: str | Path) -> Path:
     """Find a notebook of the study by name or number, or any notebook by path; InputError if there is none."""
+    name = str(name)
     if name.endswith(".ipynb") and Path(name).is_file():
         return Path(name)
     matches = [stem for stem in notebook_names() if name in (stem, stem[:2])]

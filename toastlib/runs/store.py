@@ -17,7 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 from toastlib.data.catalog import ROOT
-from toastlib.errors import InputError
+from toastlib.errors import InputError, need
 from toastlib.runs.execute import FULL
 from toastlib.runs.gpus import gpu_names
 from toastlib.runs.parameters import code_hash, defaults, full_name
@@ -42,17 +42,24 @@ class Results:
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def table(self, frame: Any, name: str = "results") -> None:
-        """Write a tidy frame as ``name.parquet`` and ``name.csv``."""
+        """Write a tidy frame as ``name.parquet`` and ``name.csv``; an `InputError` if it is no frame."""
+        need(frame, "to_parquet", "A pandas.DataFrame")
         if self.folder:
-            frame.to_parquet(self.folder / f"{name}.parquet", index=False)
-            frame.to_csv(self.folder / f"{name}.csv", index=False)
+            frame.to_parquet(self._file(name, "parquet"), index=False)
+            frame.to_csv(self._file(name, "csv"), index=False)
 
     def figure(self, axes: Any, name: str) -> None:
-        """Write the figure of these axes as ``name.png`` and ``name.svg``."""
+        """Write the figure of these axes as ``name.png`` and ``name.svg``; an `InputError` if they are none."""
+        first = axes.flat[0] if getattr(axes, "size", 0) else axes
+        need(first, "figure", "A matplotlib Axes, or an array of them,")
         if self.folder:
-            figure = getattr(axes, "figure", None) or axes.flat[0].figure
-            figure.savefig(self.folder / f"{name}.png")
-            figure.savefig(self.folder / f"{name}.svg", metadata={"Date": None})  # the same run, the same file
+            first.figure.savefig(self._file(name, "png"))
+            first.figure.savefig(self._file(name, "svg"), metadata={"Date": None})  # the same run, the same file
+
+    def _file(self, name: str, suffix: str) -> Path:
+        if Path(name).name != name:
+            raise InputError(f"{name!r} names no file in the results folder: leave out folders.")
+        return self.folder / f"{name}.{suffix}"
 
     def compare_with_paper(self, ours: Any) -> Any:
         """Write and return `paper.compare_with_paper` of an `Evaluation.table`, with a figure; or say it is empty."""

@@ -6,7 +6,7 @@ from toastlib.errors import InputError, unknown
 from toastlib.plan import Span, all_spans
 from toastlib.statistics import similarity
 from toastlib.statistics.moments import KFoldMoments, Moments
-from toastlib.translators.least_squares import Sums, held_out_errors
+from toastlib.translators.least_squares import Sums, held_out_errors, share
 from toastlib.translators.linear import Affine, Ridge
 
 Costs = dict[Span, float]
@@ -20,8 +20,8 @@ def _by_token(moments: KFoldMoments, spans: Iterable[Span]) -> Costs:
         errors = []
         for kind, kept in shared[span.start].items():
             folds = [Sums.of_span(fold, span) for fold in moments.parts[kind]]
-            errors.append(held_out_errors(folds, shared=kept).min() / sum(fold.square for fold in folds))
-        costs[span] = sum(errors).item() / len(errors)
+            errors.append(share(held_out_errors(folds, shared=kept).min(), sum(fold.square for fold in folds)))
+        costs[span] = sum(errors) / len(errors)
     return costs
 
 

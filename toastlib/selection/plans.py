@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from heapq import nsmallest
 from itertools import combinations
 
-from toastlib.errors import InputError
+from toastlib.errors import InputError, real_number, whole_number
 from toastlib.plan import Plan, Span, plan_of
 from toastlib.selection.criteria import Costs, span_costs
 from toastlib.statistics.moments import KFoldMoments, Moments
@@ -78,6 +78,11 @@ def best_plans(costs: Costs, n: int, remove: int | None = None, *, budget: float
     InputError
         If both or none of `remove` and `budget` are given, or no plan removes that number of blocks.
     """
+    whole_number("The number of plans", n, least=1)
+    if remove is not None:
+        whole_number("remove", remove)
+    if budget is not None:
+        real_number("budget", budget)
     if (remove is None) == (budget is None):
         raise InputError("Say either how many blocks to remove, or the budget that their cost must not exceed.")
     count = max(span.end for span in costs) + 1
@@ -131,6 +136,8 @@ def random_plans(block_count: int, remove: int, n: int, *, seed: int = 0) -> lis
     InputError
         If there are fewer than `n` such plans.
     """
+    whole_number("remove", remove)
+    whole_number("The number of plans", n, least=1)
     available = math.comb(block_count, remove)
     if n > available:
         raise InputError(f"{n} plans were asked for: {available} remove {remove} of {block_count} blocks.")

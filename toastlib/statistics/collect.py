@@ -8,9 +8,10 @@ from torch import Tensor
 
 from toastlib.cache import cached
 from toastlib.data.tokens import select_tokens, token_mask
-from toastlib.errors import InputError
+from toastlib.errors import InputError, need_batches, need_encoder
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import capture_outputs
+from toastlib.models.walk import check_walk
 from toastlib.statistics.moments import KFoldMoments, Moments, Pair, all_pairs, split_folds, summarise
 
 
@@ -51,10 +52,14 @@ def collect_moments(
     Raises
     ------
     InputError
-        If there are no images or fewer than folds, folds are wanted of selected tokens, or a block's output holds NaN
-        or infinity (the message names the first such block).
+        If there are no images or fewer than folds, or no pairs, folds are wanted of selected tokens, the encoder is
+        more than its blocks, see `check_walk`, or a block's output holds NaN or infinity (the message names it).
     """
+    need_encoder(encoder)
+    need_batches(images)
     pairs = all_pairs(len(encoder.blocks)) if pairs is None else list(pairs)
+    if not pairs:
+        raise InputError("There are no pairs of blocks to collect moments of.")
     if folds is None:
         folds = 5 if tokens == "all" else 0
     if not folds:
@@ -99,6 +104,7 @@ def _collect(
     summaries: dict[int, list[Tensor]] = {}
     with capture_outputs(encoder, sorted({block for pair in pairs for block in pair})) as hidden:
         for inputs, _ in images.batches(batch_size):
+            check_walk(encoder, inputs)
             encoder(inputs)
             mask = token_mask(inputs)
             for kind in kinds:

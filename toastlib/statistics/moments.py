@@ -17,7 +17,7 @@ from torch import Tensor
 
 from toastlib.errors import InputError
 from toastlib.models.layers import context_of
-from toastlib.plan import Plan
+from toastlib.plan import Plan, parse_plans
 
 Pair = tuple[int, int]
 SUMS = ("sums", "inner", "cosines", "angles", "lengths", "weighted")
@@ -58,8 +58,19 @@ class Moments:
 
     @classmethod
     def of(cls, hidden: dict[int, Tensor], pairs: Iterable[Pair]) -> Self:
-        """Moments of stored rows: block -> (rows, width), all of one length; the products of `pairs`, in float64."""
-        blocks = tuple(sorted(hidden))
+        """Moments of stored rows: block -> (rows, width), all of one shape; the products of `pairs`, in float64.
+
+        Raises
+        ------
+        InputError
+            If there are no rows, they are of several shapes, or a pair names a block that is not among them.
+        """
+        blocks, pairs = tuple(sorted(hidden)), list(pairs)
+        shapes = {tuple(rows.shape) for rows in hidden.values()}
+        if len(shapes) != 1 or len(shape := shapes.pop()) != 2 or not shape[0]:
+            raise InputError(f"Every block has rows of one shape (rows, width), not {_shapes(hidden.values())}.")
+        if missing := {block for pair in pairs for block in pair} - set(blocks):
+            raise InputError(f"There are no rows of block {min(missing)}, which the pairs name.")
         rows = torch.stack([hidden[block] for block in blocks], dim=1).double()  # (rows, blocks, width)
         inner = rows @ rows.mT
         squares = inner.diagonal(dim1=1, dim2=2)  # (rows, blocks)
@@ -73,7 +84,7 @@ class Moments:
             "lengths": squares.mT @ squares,
             "weighted": (squares.mT @ rows.flatten(1)).unflatten(1, rows.shape[1:]),
         }
-        return cls(blocks, len(rows), **added, products=_products(rows, blocks, list(pairs)))
+        return cls(blocks, len(rows), **added, products=_products(rows, blocks, pairs))
 
     def merge(self, other: Self) -> Self:
         """Moments of the union of two disjoint sets of images.
@@ -213,20 +224,20 @@ def all_pairs(block_count: int) -> list[Pair]:
     return [(i, j) for i in range(-1, block_count) for j in range(i, block_count)]
 
 
-def plan_pairs(plans: Iterable[Plan]) -> list[Pair]:
+def plan_pairs(plans: str | Plan | Iterable[str | Plan]) -> list[Pair]:
     """The pairs that the maps of plans are fitted from: (s, s) and (s, e) for each span ``s->e``.
 
     Parameters
     ----------
     plans
-        `Plan` objects.
+        One plan, or several, in any form of `Plan.parse`.
 
     Returns
     -------
     list of Pair
         Sorted, without repetitions.
     """
-    return sorted({pair for plan in plans for s, e in plan for pair in ((s, s), (s, e))})
+    return sorted({pair for plan in parse_plans(plans) for s, e in plan for pair in ((s, s), (s, e))})
 
 
 def split_folds(images: Any, folds: int) -> list:
@@ -248,6 +259,10 @@ def summarise(hidden: Tensor, special_tokens: int) -> Tensor:
     """
     context = context_of(hidden[:, special_tokens:])
     return torch.cat([hidden[:, :special_tokens].mean(1), context], dim=-1) if special_tokens else context
+
+
+def _shapes(tensors: Iterable[Tensor]) -> str:
+    return " and ".join(sorted({str(tuple(tensor.shape)) for tensor in tensors})) or "none"
 
 
 def _products(rows: Tensor, blocks: tuple[int, ...], pairs: list[Pair]) -> dict[Pair, Tensor]:

@@ -118,11 +118,14 @@ def cka_from_samples(first: Tensor, second: Tensor, debiased: bool = False) -> f
     Raises
     ------
     InputError
-        If there are fewer than 4 rows for the debiased estimate.
+        If the two are no rows of the same number, or there are fewer than 4 for the debiased estimate.
     """
+    shapes = [tuple(getattr(rows, "shape", ())) for rows in (first, second)]
+    if any(len(shape) != 2 for shape in shapes) or shapes[0][0] != shapes[1][0] or not shapes[0][0]:
+        raise InputError(f"CKA compares as many rows, (rows, width), not shapes {shapes[0]} and {shapes[1]}.")
     if debiased and len(first) < 4:
         raise InputError(f"Debiased CKA needs at least 4 rows; there are {len(first)}.")
-    k, l = (_centred_gram(rows.double(), debiased) for rows in (first, second))
+    k, l = (_centred_gram(torch.as_tensor(rows).double(), debiased) for rows in (first, second))
     return ((k * l).sum() / (k.norm() * l.norm())).item()
 
 

@@ -8,6 +8,7 @@ import copy
 import pkgutil
 from typing import Self
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
@@ -45,8 +46,13 @@ class Translator:
 
         Arrays or tensors of shape (rows, width), or (images, tokens, width) with `special_tokens` tokens before the
         patches. Where folds are needed, row or image i belongs to fold ``i % 5``.
+
+        Raises
+        ------
+        InputError
+            If X and Y are not of one such shape, or hold NaN or infinity.
         """
-        hidden = {block: torch.as_tensor(rows) for block, rows in enumerate((X, Y))}
+        hidden = dict(enumerate(check_rows(X, Y)))
         hidden = {block: rows if rows.ndim == 3 else rows[:, None] for block, rows in hidden.items()}
         if self.needs_folds:
             return self.fit_moments(KFoldMoments.of(hidden, PAIRS, special_tokens=special_tokens), SPAN)
@@ -67,10 +73,21 @@ class Translator:
         raise NotImplementedError
 
     def predict(self, X: Rows) -> Rows:
-        """The map of X, in the type, shape and dtype of X."""
-        rows = torch.as_tensor(X)
-        with torch.no_grad():
-            mapped = self.module().to(rows)(rows)
+        """The map of X, in the type, shape and dtype of X.
+
+        Raises
+        ------
+        InputError
+            If the map was not fitted, or was fitted on rows of another width.
+        """
+        if not any(name.endswith("_") for name in vars(self)):
+            raise InputError(f"Translator {self.name!r} is not fitted: call fit or fit_moments first.")
+        try:
+            rows = torch.as_tensor(X)
+            with torch.no_grad():
+                mapped = self.module().to(rows)(rows)
+        except RuntimeError as error:
+            raise InputError(f"The map does not take rows of shape {np.shape(X)}: {error}") from error
         return mapped if isinstance(X, Tensor) else mapped.numpy()
 
     def build(self, width: int) -> nn.Module:
@@ -78,6 +95,20 @@ class Translator:
         with torch.device("cpu"), torch.random.fork_rng([]):
             rows = torch.randn(10, 2 * width, width)
             return copy.copy(self).fit(rows, rows, special_tokens=1).module()
+
+
+def check_rows(X: Rows, Y: Rows) -> tuple[Tensor, Tensor]:
+    """X and Y as tensors; refused unless they are of one shape of two or three dimensions, with finite numbers."""
+    try:
+        x, y = torch.as_tensor(X), torch.as_tensor(Y)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"X and Y are rows of numbers, not a {type(X).__name__} and a {type(Y).__name__}.") from error
+    if x.shape != y.shape or x.ndim not in (2, 3) or not x.numel():
+        shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
+        raise InputError(f"X and Y are of one shape, (rows, width) or (images, tokens, width), not of {shapes}.")
+    if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
+        raise InputError("X or Y holds NaN or infinity.")
+    return x, y
 
 
 TRANSLATORS: dict[str, str | type[Translator]] = {

@@ -116,6 +116,11 @@ def fit_ridge(folds: Sequence[Sums], shrink_to: str = "identity", alpha: float |
     return RidgeFit(weight, y_mean - x_mean @ weight, alpha, *(error.item() for error in errors))
 
 
+def share(error: Tensor | float, square: Tensor | float) -> float:
+    """``error / square``; 0 where the target is zero, of which nothing is left to explain."""
+    return float(error) / float(square) if square else 0.0
+
+
 def inverse(values: Tensor, alpha: float | Tensor) -> Tensor:
     """``1 / (values + alpha * mean value)``, and 0 where a value is 0: ``alpha = 0`` gives the pseudo-inverse.
 

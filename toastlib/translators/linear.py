@@ -10,12 +10,12 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from toastlib.errors import unknown
+from toastlib.errors import real_number, unknown
 from toastlib.models.layers import Parallel, Scale
 from toastlib.plan import Span
 from toastlib.statistics.moments import KFoldMoments, Moments
 from toastlib.translators.base import Translator
-from toastlib.translators.least_squares import Sums, fit_ridge
+from toastlib.translators.least_squares import Sums, fit_ridge, share
 
 
 class Identity(Translator):
@@ -26,7 +26,7 @@ class Identity(Translator):
     def fit_moments(self, moments: Moments | KFoldMoments, span: Span) -> Self:
         """Measure the error of dropping the span; there is nothing to fit."""
         inner = moments.whole.restrict(span).inner
-        self.residual_ = ((inner[0, 0] - 2 * inner[0, 1] + inner[1, 1]) / inner[1, 1]).item()
+        self.residual_ = share(inner[0, 0] - 2 * inner[0, 1] + inner[1, 1], inner[1, 1])
         return self
 
     def module(self) -> nn.Module:
@@ -58,7 +58,7 @@ class Affine(Translator):
         centred, (x_mean, y_mean) = sums.centred(), sums.means
         self.weight_ = self.solve(centred)
         self.bias_ = y_mean - x_mean @ self.weight_
-        self.residual_ = (centred.error(self.weight_) / sums.square).item()
+        self.residual_ = share(centred.error(self.weight_), sums.square)
         return self
 
     def solve(self, sums: Sums) -> Tensor:
@@ -107,7 +107,7 @@ class Linear(Affine):
         kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps  # the others are rounding errors
         basis, self.rank_ = basis[:, kept], int(kept.sum())
         self.weight_ = basis @ ((basis.mT @ sums.cross) / values[kept, None])
-        self.residual_ = (sums.error(self.weight_) / sums.square).item()
+        self.residual_ = share(sums.error(self.weight_), sums.square)
         return self
 
     def build(self, width: int) -> nn.Module:
@@ -138,7 +138,7 @@ class Ridge(Affine):
     Raises
     ------
     InputError
-        If `shrink_to` is neither of the two.
+        If `shrink_to` is neither of the two, or `alpha` is negative or no number.
     """
 
     name = "ridge"
@@ -146,6 +146,8 @@ class Ridge(Affine):
     def __init__(self, shrink_to: str = "identity", alpha: float | None = None) -> None:
         if shrink_to not in ("identity", "zero"):
             raise unknown("goal of a ridge", shrink_to, ("identity", "zero"))
+        if alpha is not None and alpha != 0:
+            real_number("alpha", alpha, above=0)
         self.shrink_to = shrink_to
         self.alpha = alpha
 
@@ -159,7 +161,7 @@ class Ridge(Affine):
         folds = moments.restrict(span).folds if self.needs_folds else (moments,)
         fit = fit_ridge([Sums.of_span(fold, span) for fold in folds], self.shrink_to, self.alpha)
         self.weight_, self.bias_, self.alpha_ = fit.weight, fit.bias, fit.alpha
-        self.cv_error_, self.residual_ = fit.cv_error / fit.square, fit.error / fit.square
+        self.cv_error_, self.residual_ = share(fit.cv_error, fit.square), share(fit.error, fit.square)
         return self
 
 

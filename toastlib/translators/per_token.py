@@ -11,7 +11,7 @@ from toastlib.models.layers import AddPooledContext, SplitByTokenType
 from toastlib.plan import Span
 from toastlib.statistics.moments import KFoldMoments
 from toastlib.translators.base import Translator
-from toastlib.translators.least_squares import Sums, fit_ridge
+from toastlib.translators.least_squares import Sums, fit_ridge, share
 from toastlib.translators.linear import Affine, Ridge, linear_module
 
 
@@ -41,7 +41,8 @@ class PerTokenType(Translator):
         parts = {kind: moments.kind(kind) for kind in moments.parts}
         self.fits_ = {kind: copy.copy(self.form).fit_moments(part, span) for kind, part in parts.items()}
         squares = {kind: part.whole.inner[1, 1].item() for kind, part in parts.items()}
-        self.residual_ = sum(fit.residual_ * squares[kind] for kind, fit in self.fits_.items()) / sum(squares.values())
+        errors = (fit.residual_ * squares[kind] for kind, fit in self.fits_.items())
+        self.residual_ = share(sum(errors), sum(squares.values()))
         self.special_tokens_ = moments.special_tokens
         return self
 
@@ -95,7 +96,7 @@ class PooledContext(Translator):
         sums[reader] = [add_context(*fold, span) for fold in zip(sums[reader], moments.summaries, strict=True)]
         self.fits_ = {kind: fit_ridge(folds, alpha=self.alpha) for kind, folds in sums.items()}
         errors, squares = (sum(getattr(fit, name) for fit in self.fits_.values()) for name in ("error", "square"))
-        self.residual_ = errors / squares
+        self.residual_ = share(errors, squares)
         self.special_tokens_ = moments.special_tokens
         return self
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from toastlib.models.layers import Parallel
-from toastlib.translators.base import Rows, Translator
+from toastlib.translators.base import Rows, Translator, check_rows
+from toastlib.translators.least_squares import share
 from toastlib.translators.linear import Linear
 
 HELD_OUT, PATIENCE, TOLERANCE = 0.1, 3, 1e-3
@@ -46,14 +47,20 @@ class MLP(Translator):
         return nn.Sequential(nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, width))
 
     def fit(self, X: Rows, Y: Rows, special_tokens: int = 0) -> Self:
-        """Train the map from X to Y, shapes (rows, width) or (images, tokens, width)."""
-        source, target = (torch.as_tensor(rows).float().flatten(0, -2) for rows in (X, Y))
+        """Train the map from X to Y, shapes (rows, width) or (images, tokens, width).
+
+        Raises
+        ------
+        InputError
+            If X and Y are not of one such shape, or hold NaN or infinity.
+        """
+        source, target = (rows.float().flatten(0, -2) for rows in check_rows(X, Y))
         with _training(self.seed, source.device):
             source, target = source.clone(), target.clone()  # inference tensors cannot be trained on
             network = self.build(source.shape[1]).to(source.device)
             self.losses_ = torch.stack(self._train(network, source, target)).cpu()
         self.map_ = network.eval().requires_grad_(False)
-        self.residual_ = ((target - self.map_(source)).square().sum() / target.square().sum()).item()
+        self.residual_ = share((target - self.map_(source)).square().sum(), target.square().sum())
         return self
 
     def module(self) -> nn.Module:

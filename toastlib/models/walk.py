@@ -1,0 +1,37 @@
+"""Whether an encoder is its blocks, one after the other: all that is computed here takes that for granted."""
+
+import torch
+
+from toastlib.data.tokens import Inputs
+from toastlib.errors import InputError
+from toastlib.models.encoder import Encoder
+
+
+@torch.inference_mode()
+def check_walk(encoder: Encoder, inputs: Inputs) -> None:
+    """Raise an `InputError` unless a walk from block to block gives the features of the model's own forward.
+
+    Each input must also have the features that it has alone: torch's own layers, without ``batch_first``, take a batch
+    of images for the tokens of one. Two inputs are enough, and an encoder is checked once, with what is made of it.
+    Rounding differs, and may grow over the blocks to the root of the dtype's precision.
+    """
+    if encoder.walk_is_checked:
+        return
+    inputs = inputs[:2]
+    own, shared = encoder.features(inputs), encoder.embed(inputs)
+    hidden = shared.hidden
+    for block in range(len(encoder.blocks)):
+        hidden = encoder.run_block(block, hidden, shared)
+    largest, tolerance = own.abs().max(), torch.finfo(own.dtype).eps ** 0.5  # NaN is left to whoever meets it
+    difference = (own - encoder.pool(hidden, inputs)).abs().max() / largest
+    if difference > tolerance:
+        raise InputError(
+            f"{encoder.name} is more than its blocks one after the other: its features differ from theirs by "
+            f"{difference:.1g} of the largest. It adds something between blocks, such as positions or skips."
+        )
+    if len(own) > 1 and (own[:1] - encoder.features(inputs[:1])).abs().max() / largest > tolerance:
+        raise InputError(
+            f"The features that {encoder.name} has for an image depend on the others in its batch: its blocks take the "
+            "batch for tokens, as torch's own layers do without batch_first=True."
+        )
+    encoder.walk_is_checked = len(own) > 1
