@@ -6,8 +6,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
 
 from toastlib.cli import main
+from toastlib.runs.parameters import defaults, find_notebook
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9]*.ipynb"))
 QUOTE = "> With the default parameters"
@@ -118,3 +120,18 @@ def test_a_notebook_runs_away_from_its_defaults(notebook, tmp_path, capfd):
     given = [word for parameter in AWAY[notebook].split() for word in ("-p", parameter)]
     assert main(["run", notebook, *given, "--results-dir", str(tmp_path)]) == 0, capfd.readouterr().err
     assert len(list(tmp_path.glob("*/results.parquet"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", ["00", "01", "02", "03", "04", "05", "06", "07", "08", "11", "14", "15"])
+def test_images_without_labels_are_refused_in_one_sentence(notebook, tmp_path, capfd):
+    for split, count in (("train", 60), ("test", 30)):
+        (tmp_path / "pictures" / split).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / "pictures" / split / f"{number}.png")
+    known = {name.partition(".")[2] or name for name in defaults(find_notebook(notebook))}
+    few = {"train_size": 0, "test_size": 0, "calibration_size": 20, "calibration_sizes": "8"}
+    few |= dict.fromkeys(("dataset", "datasets"), tmp_path / "pictures")
+    given = [word for name, value in few.items() if name in known for word in ("-p", f"{name}={value}")]
+    assert main(["run", notebook, *given, "--results-dir", str(tmp_path)]) == 1
+    assert "pictures has no labels: accuracies need them, similarities and maps do not." in capfd.readouterr().err

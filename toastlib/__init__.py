@@ -30,7 +30,7 @@ _HOMES = {
     "approximation.fuse": ["fuse_spans"],
     "evaluation.probe": ["HeadConfig", "Probe"],
     "evaluation.result": ["Evaluation"],
-    "evaluation.evaluate": ["evaluate_plans"],
+    "evaluation.evaluate": ["evaluate_plans", "require_labels"],
     "evaluation.metrics": ["paired_difference"],
     "evaluation.costs": ["map_costs", "pareto_front", "plan_costs", "relative_throughput", "time_plans"],
     "evaluation.sample_size": ["sample_size_curve", "saturation", "variance_split"],

@@ -90,7 +90,18 @@ def as_evaluation(
 
 
 def require_labels(data: ImageSet, splits: Iterable[str] = ("train", "test")) -> None:
-    """Raise an `InputError` unless it is a set whose images have labels in these splits."""
+    """Refuse a set whose images have no labels, before time is spent on it.
+
+    Parameters
+    ----------
+    data, splits
+        A set of images or texts, and those of its splits that need labels.
+
+    Raises
+    ------
+    InputError
+        If labels are missing, or it is no set.
+    """
     need_set(data)
     if any(getattr(data, split).labels is None for split in splits):
         raise InputError(f"{data.name} has no labels: accuracies need them, similarities and maps do not.")

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
@@ -103,6 +104,11 @@ class Probe:
         ------
         InputError
             If there is no image, or not one label for each, or a label is none of the classes.
+
+        Warns
+        -----
+        UserWarning
+            If there are fewer images than the features' width: a linear head can then give them any labels.
         """
         features = _as_sets(features)
         if labels is None:
@@ -113,6 +119,12 @@ class Probe:
             raise InputError(f"Labels are int64, one for each of {features.shape[1]} images, not {kind}.")
         if (strange := labels[(labels < 0) | (labels >= self.classes)]).numel():
             raise InputError(f"Label {int(strange[0])} is none of the {self.classes} classes, which count from 0.")
+        if len(labels) < (width := features.shape[2]):
+            warnings.warn(
+                f"{len(labels)} images train heads on features of width {width}: on so few a linear head can learn any "
+                "labels, and its accuracy says little of the features.",
+                stacklevel=2,
+            )
         settings = (self.classes, list(c.seeds), c.epochs, c.learning_rate, c.batch_size, c.min_steps)
         heads = cached(lambda: self._train(features, labels), "probe", features, labels, settings)
         self.weight_, self.bias_ = heads["weight"].to(features.device), heads["bias"].to(features.device)

@@ -50,16 +50,33 @@ class Affine(Translator):
     """
 
     name = "affine"
+    has_free_matrix = True
     bias_: Tensor | None
 
     def fit_moments(self, moments: Moments | KFoldMoments, span: Span) -> Self:
-        """Solve for the weights; the bias takes mean to mean."""
+        """Solve for the weights; the bias takes mean to mean.
+
+        Warns
+        -----
+        UserWarning
+            If there are fewer calibration rows than the width, so that many maps fit them equally well.
+        """
+        self.warn_of_few(moments.whole)
         sums = Sums.of_span(moments, span)
         centred, (x_mean, y_mean) = sums.centred(), sums.means
         self.weight_ = self.solve(centred)
         self.bias_ = y_mean - x_mean @ self.weight_
         self.residual_ = share(centred.error(self.weight_), sums.square)
         return self
+
+    def warn_of_few(self, moments: Moments) -> None:
+        """Warn where the rows do not determine a map with a free matrix."""
+        if self.has_free_matrix and moments.count < moments.width:
+            warnings.warn(
+                f"{moments.count} calibration rows cannot determine a map of width {moments.width}: many fit them "
+                "equally well, and one of these is taken; more calibration images make it unique.",
+                stacklevel=3,
+            )
 
     def solve(self, sums: Sums) -> Tensor:
         """Weights, float64, shape (width, width), from sums about the means."""
@@ -97,12 +114,7 @@ class Linear(Affine):
             If there are fewer calibration rows than the width, so that many maps fit them equally well.
         """
         moments = moments.whole
-        if moments.count < moments.width:
-            warnings.warn(
-                f"{moments.count} calibration rows cannot determine a map of width {moments.width}: of the maps that "
-                "fit equally well the one of least norm is taken; more calibration images make it unique.",
-                stacklevel=2,
-            )
+        self.warn_of_few(moments)
         sums, (values, basis) = Sums.of_span(moments, span), moments.spectrum(span.start)
         kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps  # the others are rounding errors
         basis, self.rank_ = basis[:, kept], int(kept.sum())
@@ -213,6 +225,7 @@ class Diagonal(Affine):
     """One factor and one bias for each dimension."""
 
     name = "diagonal"
+    has_free_matrix = False
 
     def solve(self, sums: Sums) -> Tensor:
         """Each dimension's own regression, on the diagonal of a matrix."""
