@@ -97,3 +97,16 @@ def test_matrices_in_panels_keep_the_names_of_their_rows():
     assert [text.get_text() for text in first.get_yticklabels()] == ["ridge", "linear"]
     assert first.yaxis.get_tick_params()["labelleft"]
     assert list(first.get_yticks()) == list(second.get_yticks()) == [0.5, 1.5]
+
+
+def test_numbers_have_the_same_colours_where_a_panel_lacks_some():
+    rows = [("a", 1, 0.1, 1), ("a", 2, 0.2, 2), ("a", 4, 0.3, 3), ("b", 2, 0.1, 1), ("b", 1, 0.2, 2)]
+    frame = pd.DataFrame(rows, columns=["criterion", "removed", "predicted", "lost"])
+    axes = plots.panels(plots.scatter, frame, by="criterion", x="predicted", y="lost", hue="removed")
+    points = [
+        {place: to_hex(line.get_color()) for line in ax.lines for place in map(tuple, line.get_xydata().tolist())}
+        for ax in axes
+    ]
+    assert points[0][0.1, 1] == points[1][0.2, 2]
+    assert points[0][0.2, 2] == points[1][0.1, 1]
+    assert len({points[0][place] for place in ((0.1, 1), (0.2, 2), (0.3, 3))}) == 3

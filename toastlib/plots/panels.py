@@ -48,7 +48,9 @@ def panels(
         The axes, shape (panels,).
     """
     check_columns(data, by)
-    names = data.select_dtypes(exclude=["number", "bool"])
+    names, hue = data.select_dtypes(exclude=["number", "bool"]), options.get("hue")
+    if hue in data and hue not in (options.get("x"), options.get("y")):  # numbers have their colours in all panels too
+        names[hue] = data[hue]
     data = data.assign(**{name: pd.Categorical(names[name], levels(names[name])) for name in names})
     is_shared = (data[by] == ORIGINAL) & (by in ("plan", "translator"))
     titles = levels(data.loc[~is_shared, by].astype(object))

@@ -60,7 +60,9 @@ DIFFERENCES = ("correlation", "delta", "gain", "lead", "lost")
 NAMES = {
     "mse": "MSE",
     "cosine": "cosine similarity",
+    "angular": "angular distance",
     "cka": "linear CKA",
+    "debiased-cka": "linear CKA, debiased",
     "fit": "post-fit error",
     "held-out": "post-fit error, held-out",
     "by-token": "post-fit error, held-out, by token",
