@@ -131,7 +131,7 @@ def test_images_without_labels_are_refused_in_one_sentence(notebook, tmp_path, c
             Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / "pictures" / split / f"{number}.png")
     known = {name.partition(".")[2] or name for name in defaults(find_notebook(notebook))}
     few = {"train_size": 0, "test_size": 0, "calibration_size": 20, "calibration_sizes": "8"}
-    few |= dict.fromkeys(("dataset", "datasets"), tmp_path / "pictures")
+    few |= {"dataset": tmp_path / "pictures", "datasets": f"{tmp_path / 'pictures'},digits"}
     given = [word for name, value in few.items() if name in known for word in ("-p", f"{name}={value}")]
-    assert main(["run", notebook, *given, "--results-dir", str(tmp_path)]) == 1
+    assert main(["run", notebook, *given, "--results-dir", str(tmp_path)]) == 2
     assert "pictures has no labels: accuracies need them, similarities and maps do not." in capfd.readouterr().err

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from toastlib.data.transforms import Preprocessing
+from toastlib.data.transforms import Preprocessing, stack_chunks
 from toastlib.errors import InputError
 
 BICUBIC, BILINEAR, NEAREST, LANCZOS = 3, 2, 0, 1
@@ -118,6 +118,14 @@ def test_every_way_to_write_a_size_is_read():
 def test_a_size_of_another_kind_is_refused():
     with pytest.raises(InputError, match=r"Image size \{'longest_edge': 980\} is not understood"):
         Preprocessing.from_config({"size": {"longest_edge": 980}, "do_normalize": False})
+
+
+def test_images_that_a_resize_leaves_in_several_shapes_are_refused():
+    images = [np.zeros((40, 60, 3), np.uint8), np.zeros((60, 40, 3), np.uint8)]
+    with pytest.raises(InputError, match=r"32 x 48 and 48 x 32 pixels cannot be stacked: .* the shorter edge alone"):
+        stack_chunks([(images, None)], 2, Preprocessing(resize=32))
+    pixels, _, _ = stack_chunks([(images, None)], 2, Preprocessing(resize=32, crop=(32, 32)))
+    assert pixels.shape == (2, 3, 32, 32)
 
 
 def test_a_crop_larger_than_the_image_is_refused():

@@ -294,3 +294,47 @@ def test_a_model_without_pooler_refuses_pooler_features(tiny_model, pixel_values
     model.pooler = None
     with pytest.raises(InputError, match="tiny has no pooler: take features='cls'"):
         Encoder(model, features="pooler", name="tiny")(pixel_values)
+
+
+TEXTS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 50}
+PAIR = {"vision_config": SIZES, "text_config": TEXTS}
+MORE_THAN_ENCODERS = {
+    "ViTForImageClassification": ("ViTConfig", SIZES, r"pass its part model\.vit"),
+    "BertForSequenceClassification": ("BertConfig", TEXTS, r"pass its part model\.bert"),
+    "CLIPModel": ("CLIPConfig", PAIR, r"pass its part model\.vision_model"),
+    "SiglipModel": (
+        "SiglipConfig",
+        {"vision_config": SIZES, "text_config": TEXTS},
+        r"pass its part model\.vision_model",
+    ),
+    "Siglip2VisionModel": (
+        "Siglip2VisionConfig",
+        {name: size for name, size in SIZES.items() if name != "image_size"} | {"num_patches": 16},
+        "asks for pixel_attention_mask, spatial_shapes beside pixel_values",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MORE_THAN_ENCODERS)
+def test_what_is_more_than_an_encoder_is_refused_and_its_encoder_named(name):
+    import transformers
+
+    config, settings, says = MORE_THAN_ENCODERS[name]
+    with pytest.raises(InputError, match=says):
+        Encoder(getattr(transformers, name)(getattr(transformers, config)(**settings)), features="mean")
+
+
+def test_the_encoder_in_a_classifier_is_taken(pixel_values):
+    import transformers
+
+    whole = transformers.ViTForImageClassification(transformers.ViTConfig(**SIZES)).eval()
+    with torch.no_grad():
+        expected = whole(pixel_values, output_hidden_states=True).hidden_states[-1]
+        torch.testing.assert_close(Encoder(whole.vit)(pixel_values), whole.vit.layernorm(expected)[:, 0])
+
+
+def test_pixels_that_were_not_preprocessed_are_refused(tiny_encoder):
+    with pytest.raises(InputError, match=r"takes pixel values, a float tensor: Images\.batches makes them"):
+        tiny_encoder(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    with pytest.raises(InputError, match=r"does not take inputs of shape \(2, 32, 32, 3\)"):
+        tiny_encoder(torch.zeros(2, 32, 32, 3))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import FAMILIES, TEXT_FAMILIES, make_language_model
+from tiny import FAMILIES, SIZES, TEXT_FAMILIES, make_language_model
 
 from toastlib.approximation.fuse import fuse_spans
 from toastlib.approximation.replace import approximate
@@ -290,3 +290,14 @@ def test_what_cannot_be_split_is_refused(tiny_encoder, tiny_model, tiny_images):
         split_blocks(make_encoder(tiny_model("distilbert"), "distilbert"))
     with pytest.raises(InputError, match="Sublayers cannot be folded"):
         fuse_spans(sublayers, "5->6", tiny_images.train)
+
+
+@pytest.mark.parametrize(("name", "settings"), [("DPT", {"backbone_out_indices": [0, 1, 2, 3]}), ("Yolos", {})])
+def test_blocks_whose_mlp_lies_in_parts_are_refused_in_one_sentence(name, settings):
+    import transformers
+
+    sizes = SIZES | {"image_size": [32, 32] if name == "Yolos" else 32}
+    model = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**sizes, **settings))
+    encoder = Encoder(model, preprocessing=Preprocessing(resize=(32, 32)), name=name)
+    with pytest.raises(InputError, match=f"The blocks of {name}, .*s, are no attention followed by an MLP"):
+        split_blocks(encoder)
