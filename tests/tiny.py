@@ -35,6 +35,7 @@ TEXT_FAMILIES = {
     "bert": ("Bert", READS),
     "roberta": ("Roberta", READS | {"pad_token_id": 0}),
     "distilbert": ("DistilBert", READS | {"hidden_dim": 64}),
+    "modernbert": ("ModernBert", READS | {"pad_token_id": 0, "global_attn_every_n_layers": 3, "local_attention": 8}),
     "gpt2": ("GPT2", READS | {"n_inner": 64}),
     "llama": ("Llama", READS | {"num_key_value_heads": 2}),
 }

@@ -160,9 +160,10 @@ def test_costs_are_those_counted_on_the_smaller_encoder(tiny_model, tiny_images,
     moments = collect_moments(encoder, tiny_images.train[:10])
     inputs = torch.randn(1, 3, 32, 32)
     plans = parse_plans(["original", "1->2", "-1->1 2->4"])
-    counted = plan_costs(encoder, plans, ["identity", "linear"], inputs=inputs)
-    assert counted["translator"].tolist() == ["original", "identity", "linear", "identity", "linear"]
-    assert counted["blocks_removed"].tolist() == [0, 1, 1, 4, 4]
+    names = ["identity", "linear", "separate", "context"]
+    counted = plan_costs(encoder, plans, names, inputs=inputs)
+    assert counted["translator"].tolist() == ["original", *names, *names]
+    assert counted["blocks_removed"].tolist() == [0, *[1] * 4, *[4] * 4]
     for row in counted.itertuples():
         name = "identity" if row.translator == "original" else row.translator
         small = approximate(encoder, row.plan, moments, translator=name)

@@ -139,6 +139,9 @@ def replace_spans(encoder: Encoder, maps: dict[Span, nn.Module]) -> Encoder:
         for k, block in enumerate(encoder.blocks)
         if k in starts or k not in removed
     ]
+    for module, block in ((one, encoder.blocks[one.span.start + 1]) for one in kept if isinstance(one, Replacement)):
+        if hasattr(block, "attention_type"):  # the model asks each of its blocks for it
+            module.attention_type = block.attention_type
     with encoder.block_list(kept):
         smaller = copy.deepcopy(encoder, {id(encoder.tokenizer): encoder.tokenizer})  # shared: it may be large
     number_blocks(smaller.blocks)

@@ -161,14 +161,14 @@ def plan_costs(
     start = blank.embed(inputs.to("meta"))
     block_flops = [count_flops(blank.run_block, k, start.hidden, start) for k in range(len(blank.blocks))]
     block_parameters = [parameter_count(block) for block in encoder.blocks]
-    size = encoder.width, start.hidden.shape[:-1].numel()
+    size = {"width": encoder.width, "tokens": start.hidden.shape[:-1].numel(), "special_tokens": encoder.special_tokens}
     spans = {span for plan in plans for span in plan}
     maps, rows = {}, []
     for name, source in name_translators(translators).items():
         if isinstance(source, Mapping):
-            maps[name] = {span: map_costs(one, *size) for span, one in fitted_maps(name, source, spans).items()}
+            maps[name] = {span: map_costs(one, **size) for span, one in fitted_maps(name, source, spans).items()}
         else:
-            maps[name] = dict.fromkeys(spans, map_costs(source, *size))
+            maps[name] = dict.fromkeys(spans, map_costs(source, **size))
     for plan in plans:
         for translator in maps if plan else [ORIGINAL]:
             own = {span: maps[translator][span] for span in plan}  # parameters and FLOPs of each map
@@ -189,7 +189,7 @@ def plan_costs(
     return pd.DataFrame(rows)
 
 
-def map_costs(translator: Source | nn.Module, width: int, tokens: int) -> tuple[int, int]:
+def map_costs(translator: Source | nn.Module, width: int, tokens: int, *, special_tokens: int = 1) -> tuple[int, int]:
     """Count the parameters of one map, and its FLOPs for one image.
 
     Parameters
@@ -198,6 +198,8 @@ def map_costs(translator: Source | nn.Module, width: int, tokens: int) -> tuple[
         A name, a translator, a map, or span -> map, all of which are counted.
     width, tokens
         The encoder's width, and the number of tokens of one image, special tokens included.
+    special_tokens
+        Number of tokens before the patches; some maps treat them apart.
 
     Returns
     -------
@@ -205,11 +207,13 @@ def map_costs(translator: Source | nn.Module, width: int, tokens: int) -> tuple[
         Parameters and FLOPs.
     """
     if isinstance(translator, Mapping):
-        each = [map_costs(one, width, tokens) for one in translator.values()]
+        each = [map_costs(one, width, tokens, special_tokens=special_tokens) for one in translator.values()]
         return sum(parameters for parameters, _ in each), sum(work for _, work in each)
     if isinstance(translator, nn.Module):
         blank = without_values(translator)
     else:
         with torch.device("meta"):  # nothing is allocated, and nothing drawn
-            blank = make_translator(translator).build(width).to("meta")
+            translator = make_translator(translator)
+            apart = {"special_tokens": special_tokens} if translator.tells_tokens_apart else {}
+            blank = translator.build(width, **apart).to("meta")
     return parameter_count(blank), count_flops(blank, torch.empty(1, tokens, width, device="meta"))

@@ -11,6 +11,7 @@ from toastlib.data.tokens import Inputs, Tokens, select_tokens, token_mask
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError, need_batches, unknown
 from toastlib.models.hooks import capture_outputs
+from toastlib.models.pairs import PairList, join_pairs
 from toastlib.models.saving import save_pretrained
 from toastlib.models.structure import check_is_encoder, count_special_tokens, find_blocks, is_causal, reads_text
 from toastlib.models.sublayer_split import SublayerSplit
@@ -21,11 +22,10 @@ WITHOUT_MASK = {"vit_mae": "ViTModel"}
 
 
 class BlockInput(NamedTuple):
-    """The arguments of block 0: its hidden states ``h[-1]``, and the arguments that all blocks share."""
+    """The hidden states ``h[-1]`` that block 0 gets, and the further arguments of every block, such as masks."""
 
     hidden: Tensor
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]]
 
 
 class Checkpoint(NamedTuple):
@@ -73,6 +73,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         check_is_encoder(model, name)
+        join_pairs(model)
         self.model = model.eval().requires_grad_(False)
         self.blocks_path = find_blocks(model, blocks)
         self.feature_kind = features
@@ -95,13 +96,14 @@ class Encoder(nn.Module):
         if getattr(type(getattr(model, "config", None)), "model_type", None) in WITHOUT_MASK:
             raise InputError(f"{name} hides patches at random: let load_encoder open its checkpoint, as a plain ViT.")
         kinds = set(getattr(getattr(model, "config", None), "layer_types", None) or ())
-        if len(kinds) > 1:
+        if len(kinds) > 1 and not hasattr(self.blocks[0], "attention_type"):
             raise InputError(f"The blocks of {name} attend in different ways ({', '.join(sorted(kinds))}).")
 
     @property
     def blocks(self) -> nn.ModuleList | nn.Sequential:
         """The block list: ``blocks[k]`` computes ``h[k]`` from ``h[k-1]``."""
-        return self.model.get_submodule(self.blocks_path)
+        blocks = self.model.get_submodule(self.blocks_path)
+        return nn.ModuleList(blocks._modules.values()) if isinstance(blocks, PairList) else blocks
 
     @property
     def width(self) -> int:
@@ -111,7 +113,8 @@ class Encoder(nn.Module):
             return config.hidden_size
         if hasattr(self.model, "timm_model"):
             return self.model.timm_model.num_features
-        return next(p for p in self.blocks.parameters() if p.ndim == 2).shape[-1]
+        layers = (layer.in_features for layer in self.blocks.modules() if isinstance(layer, nn.Linear))
+        return next(layers, None) or next(p for p in self.blocks.parameters() if p.ndim == 2).shape[-1]
 
     @property
     def device(self) -> torch.device:
@@ -173,15 +176,16 @@ class Encoder(nn.Module):
         return model(**arguments, attention_mask=inputs.attention_mask)
 
     def embed(self, inputs: Inputs) -> BlockInput:
-        """Input of block 0, computed by everything before it: ``h[-1]`` and the arguments that all blocks share."""
-        with self.block_list([capture := ReplayBlock(None, self.blocks[0])]):
+        """Input of block 0, computed by everything before it: ``h[-1]``, and the further arguments of every block."""
+        with self.block_list(captures := [ReplayBlock(None, block) for block in self.blocks]):
             self.run(self.model, inputs)
-        self._checked(capture.call.hidden, inputs)
-        return capture.call
+        hidden = self._checked(captures[0].input, inputs)
+        return BlockInput(hidden, [capture.further for capture in captures])
 
     def run_block(self, block: int, hidden: Tensor, shared: BlockInput) -> Tensor:
         """Output ``h[block]`` of a block from ``h[block-1]``, both (batch, tokens, width)."""
-        return self.blocks[block](hidden, *shared.args, **shared.kwargs)
+        args, kwargs = shared.calls[block]
+        return self.blocks[block](hidden, *args, **kwargs)
 
     def pool(self, hidden: Tensor, inputs: Inputs) -> Tensor:
         """Features (batch, width) from the last block's output (batch, tokens, width): final norm, then pooling."""
@@ -193,9 +197,10 @@ class Encoder(nn.Module):
     def block_list(self, modules: Iterable[nn.Module]) -> Iterator[None]:
         """Inside the context the model runs these modules instead of its blocks."""
         parent, _, attribute = self.blocks_path.rpartition(".")
-        owner, blocks = self.model.get_submodule(parent), self.blocks
+        owner, blocks = self.model.get_submodule(parent), self.model.get_submodule(self.blocks_path)
         is_called = isinstance(blocks, nn.Sequential)  # the model calls it, and loops over any other list
-        setattr(owner, attribute, nn.Sequential(*modules) if is_called else nn.ModuleList(modules))
+        kind = PairList if isinstance(blocks, PairList) else nn.ModuleList
+        setattr(owner, attribute, nn.Sequential(*modules) if is_called else kind(modules))
         try:
             yield
         finally:
@@ -235,12 +240,13 @@ class Encoder(nn.Module):
 
 
 class ReplayBlock(nn.Module):
-    """Replaces all blocks: it returns the hidden states given here, or its input if `None`, and keeps its last `call`.
+    """Stands for a block: it returns the hidden states given here, or its input if `None`, and keeps its arguments.
 
     Attributes that a model reads come from the block that was there.
     """
 
-    call: BlockInput
+    input: Tensor | None = None
+    further: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
 
     def __init__(self, hidden: Tensor | None, block: nn.Module) -> None:
         super().__init__()
@@ -255,5 +261,5 @@ class ReplayBlock(nn.Module):
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The hidden states given, or else the input."""
-        self.call = BlockInput(hidden, args, kwargs)
+        self.input, self.further = hidden, (args, kwargs)
         return hidden if self.hidden is None else self.hidden

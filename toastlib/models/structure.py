@@ -5,6 +5,7 @@ import inspect
 from torch import nn
 
 from toastlib.errors import InputError, unknown
+from toastlib.models.pairs import PairBlock
 
 SPECIAL_TOKENS = (
     *("cls_token", "class_embedding", "distillation_token", "register_tokens"),
@@ -16,7 +17,8 @@ SPECIAL_TOKENS = (
 def find_blocks(model: nn.Module, path: str | None = None) -> str:
     """Dotted path of the largest module list whose members are transformer blocks of one class; a given one is checked.
 
-    Blocks are recognised by the class that transformers derives them from; timm's, inside its wrapper, by their path.
+    Blocks are recognised by the class that transformers derives them from, or as pairs, see `join_pairs`; timm's,
+    inside its wrapper, by their path.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -30,15 +32,15 @@ def find_blocks(model: nn.Module, path: str | None = None) -> str:
         else {
             name: sum(p.numel() for p in blocks.parameters())
             for name, blocks in lists.items()
-            if len({type(b) for b in blocks}) == 1
-            and (isinstance(blocks[0], GradientCheckpointingLayer) or name == "timm_model.blocks")
+            if len({type(b) for b in blocks.children()}) == 1
+            and (isinstance(blocks[0], GradientCheckpointingLayer | PairBlock) or name == "timm_model.blocks")
         }
     )
     if not found:
         names = ", ".join(map(repr, lists)) or "none"
         raise InputError(f"No block list found in {type(model).__name__}: name it by blocks=... (lists: {names}).")
     path = max(found, key=found.get)
-    if len(set(lists[path])) < len(lists[path]):
+    if len(set(lists[path].children())) < len(lists[path]):
         raise InputError(f"{type(model).__name__} runs one block several times, and its outputs cannot be told apart.")
     return path
 

@@ -67,9 +67,10 @@ def find_split(encoder: Encoder) -> SublayerSplit:
     else:
         inputs = example_input(encoder)
     block, shared = encoder.blocks[0], encoder.embed(inputs)
+    args, kwargs = shared.calls[0]
     children = {name: child for name, child in block.named_children() if any(True for _ in child.parameters())}
     with capture_modules(children) as outputs:
-        whole = block(shared.hidden, *shared.args, **shared.kwargs)
+        whole = block(shared.hidden, *args, **kwargs)
     for split in _candidates(block, outputs):
         if _is_right(split, block, shared, whole):
             return split
@@ -97,7 +98,8 @@ def _is_right(split: SublayerSplit, block: nn.Module, shared: BlockInput, whole:
     """True if each sublayer changes its input, both in turn compute the block, and without both nothing happens."""
 
     def run(module: nn.Module, hidden: Tensor) -> Tensor:
-        return module(hidden, *shared.args, **shared.kwargs)
+        args, kwargs = shared.calls[0]
+        return module(hidden, *args, **kwargs)
 
     attention, mlp = split_block(block, split)
     try:

@@ -5,6 +5,7 @@ import torch
 from toastlib.data.tokens import Inputs
 from toastlib.errors import InputError
 from toastlib.models.encoder import Encoder
+from toastlib.models.pairs import PairList
 
 
 @torch.inference_mode()
@@ -18,6 +19,8 @@ def check_walk(encoder: Encoder, inputs: Inputs) -> None:
     if encoder.walk_is_checked:
         return
     inputs = inputs[:2]
+    if isinstance(pairs := encoder.model.get_submodule(encoder.blocks_path), PairList):
+        _check_pairs(encoder, pairs, inputs)
     own, shared = encoder.features(inputs), encoder.embed(inputs)
     hidden = shared.hidden
     for block in range(len(encoder.blocks)):
@@ -35,3 +38,15 @@ def check_walk(encoder: Encoder, inputs: Inputs) -> None:
             "batch for tokens, as torch's own layers do without batch_first=True."
         )
     encoder.walk_is_checked = len(own) > 1
+
+
+def _check_pairs(encoder: Encoder, pairs: PairList, inputs: Inputs) -> None:
+    """Refuse a model that does something else with the two members of a pair than add one after the other."""
+    joined = encoder.run(encoder.model, inputs)
+    pairs.whole = False
+    try:
+        apart = encoder.run(encoder.model, inputs)
+    finally:
+        pairs.whole = True
+    if not torch.allclose(joined, apart, rtol=1e-3, atol=1e-4 * float(apart.abs().max())):
+        raise InputError(f"The blocks of {encoder.name} are pairs, and not two residual branches one after the other.")

@@ -31,8 +31,9 @@ class Translator:
     ----------
     name
         Name in tables and on the command line.
-    needs_folds, needs_activations
-        True where `fit_moments` reads `KFoldMoments` alone; and where the map is trained on rows.
+    needs_folds, needs_activations, tells_tokens_apart
+        True where `fit_moments` reads `KFoldMoments` alone; where the map is trained on rows; and where special tokens
+        have a map of their own, so that `build` takes their number too.
     residual_
         Of the translators here, ``|H[e] - map(H[s])|^2 / |H[e]|^2`` on the calibration rows.
     """
@@ -40,6 +41,7 @@ class Translator:
     name: str
     needs_folds = False
     needs_activations = False
+    tells_tokens_apart = False
 
     def fit(self, X: Rows, Y: Rows, special_tokens: int = 0) -> Self:
         """Fit the map from X to Y, the outputs of a span's first and last block.

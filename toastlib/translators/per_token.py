@@ -30,7 +30,7 @@ class PerTokenType(Translator):
     """
 
     name = "separate"
-    needs_folds = True
+    needs_folds = tells_tokens_apart = True
 
     def __init__(self, form: Affine | None = None) -> None:
         self.form = form or Ridge()
@@ -50,9 +50,9 @@ class PerTokenType(Translator):
         """`SplitByTokenType` of both maps; one map where there are no special tokens."""
         return _split({kind: fit.module() for kind, fit in self.fits_.items()}, self.special_tokens_)
 
-    def build(self, width: int) -> nn.Module:
-        """Two maps: twice the parameters of one, and the same work."""
-        return SplitByTokenType(1, self.form.build(width), self.form.build(width))
+    def build(self, width: int, special_tokens: int = 1) -> nn.Module:
+        """Two maps: twice the parameters of one, and the same work; one map where there are no special tokens."""
+        return _split({kind: self.form.build(width) for kind in ("special", "patch")}, special_tokens)
 
 
 class PooledContext(Translator):
@@ -75,7 +75,7 @@ class PooledContext(Translator):
     """
 
     name = "context"
-    needs_folds = True
+    needs_folds = tells_tokens_apart = True
 
     def __init__(self, alpha: float | None = None) -> None:
         self.alpha = alpha
@@ -107,10 +107,10 @@ class PooledContext(Translator):
         context = linear_module(self.fits_["special" if self.special_tokens_ else "patch"].weight[width:])
         return AddPooledContext(self.special_tokens_, _split(own, self.special_tokens_), context)
 
-    def build(self, width: int) -> nn.Module:
-        """Four matrices, two of which see one vector per image: hardly more work than one."""
-        own = SplitByTokenType(1, nn.Linear(width, width), nn.Linear(width, width))
-        return AddPooledContext(1, own, nn.Linear(2 * width, width, bias=False))
+    def build(self, width: int, special_tokens: int = 1) -> nn.Module:
+        """Four matrices, or three without special tokens, two of which see one vector per image."""
+        own = _split({kind: nn.Linear(width, width) for kind in ("special", "patch")}, special_tokens)
+        return AddPooledContext(special_tokens, own, nn.Linear(2 * width, width, bias=False))
 
 
 def add_context(own: Sums, summaries: dict[int, Tensor], span: Span) -> Sums:
