@@ -41,8 +41,7 @@ def whole_number(name: str, value: Any, least: int = 0) -> None:
 def real_number(name: str, value: Any, above: float = -math.inf) -> None:
     """Raise an `InputError` unless the value is a finite number greater than `above`."""
     if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value) or value <= above:
-        bound = f" above {above:g}" if math.isfinite(above) else ""
-        raise InputError(f"{name} is a number{bound}, not {value!r}.")
+        raise InputError(f"{name} is a number{f' above {above:g}' * math.isfinite(above)}, not {value!r}.")
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:

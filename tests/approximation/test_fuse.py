@@ -3,11 +3,13 @@
 import copy
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from tiny import FAMILIES
+from torch import nn
 
 import toastlib as toast
 from toastlib.approximation.fuse import branch_scale, down_projection, fuse_spans
@@ -186,3 +188,30 @@ def test_no_image_is_refused(tiny_encoder, tiny_images):
 
 def test_it_is_a_part_of_the_library():
     assert toast.fuse_spans is fuse_spans
+
+
+class PostNorm(nn.Module):
+    """Blocks that norm what they have added, as in the first transformers."""
+
+    def __init__(self, norm_first):
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(3, 32, 8, 8)
+        layers = (nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=norm_first) for _ in range(4))
+        self.layers = nn.ModuleList(layers)
+        self.config = SimpleNamespace(num_hidden_layers=4, hidden_size=32, image_size=32)
+
+    def forward(self, pixel_values):
+        hidden = self.patches(pixel_values).flatten(2).mT
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return hidden
+
+
+def test_a_block_that_norms_what_it_added_cannot_be_fused(tiny_images):
+    before, after = (
+        Encoder(PostNorm(first), "layers", "mean", preprocessing=PREPROCESSING, name="own") for first in (True, False)
+    )
+    with pytest.raises(InputError, match="Block 1 of own norms what its MLP has added"):
+        fuse_spans(after, "1->2", tiny_images.train)
+    assert len(fuse_spans(before, "1->2", tiny_images.train).blocks) == 3

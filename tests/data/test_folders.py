@@ -195,3 +195,31 @@ def test_any_tree_is_read_as_a_plain_walk_of_it_says(root, classes, places, spli
     told = [re.search(r"(\d+) of (\d+) files are read", str(warning.message)) for warning in caught]
     rows = sum(map(len, read.values()))
     assert [tuple(map(int, match.groups())) for match in told if match] == ([(rows, files)] if rows < files else [])
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_link_upwards_is_not_followed(make, tmp_path):
+    folder = make("train/a/1.png", "train/b/1.png", "test/a/1.png")
+    for place, target in (("train/a/all", "../.."), ("train/self", ".")):
+        (tmp_path / "pictures" / place).symlink_to(target)
+    assert opened(folder) == [{"train/a/1.png": 0, "train/b/1.png": 1}, {"test/a/1.png": 0}]
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "elsewhere" / "2.png")
+    (tmp_path / "pictures" / "train" / "c").symlink_to(tmp_path / "elsewhere")
+    assert names(folder) == ("a", "b", "c")
+
+
+def test_a_class_may_be_called_as_python_does(make):
+    files = [f"{name}/{k}.png" for name in ("__background__", "cat", "__MACOSX") for k in range(10)]
+    assert names(make(*files)) == ("__background__", "cat")
+
+
+def test_a_folder_that_cannot_be_read_is_named(make, monkeypatch):
+    def walk(folder, onerror, followlinks):
+        onerror(PermissionError(13, "Permission denied", f"{folder}/train/b"))
+        yield folder, [], []
+
+    folder = make("train/a/1.png", "train/b/1.png")
+    monkeypatch.setattr("os.walk", walk)
+    with pytest.raises(InputError, match=r"The folder .*/train/b cannot be read: Permission denied\."):
+        opened(folder)

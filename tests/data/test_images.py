@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from toastlib.data.builtin import ArrayTable, digits
-from toastlib.data.images import Images, catalog, load_images, load_split
+from toastlib.data.images import Images, ImageSet, catalog, load_images, load_split
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
 
@@ -349,3 +349,10 @@ def test_real_rows_load_as_on_the_hub(tiny_encoder):
     assert images.train.pixels.shape == (300, 3, 32, 32)
     assert len(images.train.labels.unique()) > 15
     assert 60 < images.train.pixels.float().mean() < 180  # photographs, not blanks
+
+
+def test_a_set_numbers_its_classes_the_same_in_training_and_test():
+    train, test = numbered(5), replace(numbered(5), class_names=numbered(5).class_names[::-1])
+    with pytest.raises(InputError, match="The classes of mine are not the same, or in another order"):
+        ImageSet("mine", train, test)
+    ImageSet("mine", train, replace(test, labels=None))  # no accuracy is measured on these

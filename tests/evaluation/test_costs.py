@@ -204,3 +204,15 @@ def test_each_fitted_map_counts_with_its_own_costs(tiny_encoder):
     assert both["removed_parameters"] - both["removed_parameters_paper"] == parameter_count(large)  # of two blocks
     with pytest.raises(InputError, match="The maps of 'mine' have none for span 3->5"):
         plan_costs(tiny_encoder, parse_plans("3->5"), {"mine": maps}, inputs=inputs)
+
+
+def test_weights_that_blocks_share_go_with_the_last_of_them(tiny_encoder, tiny_images):
+    for block, other in ((2, 1), (3, 0)):
+        tiny_encoder.blocks[block].mlp.fc1 = tiny_encoder.blocks[other].mlp.fc1
+    counted = plan_costs(
+        tiny_encoder, parse_plans(["0->1", "0->2", "2->3"]), ["identity"], inputs=torch.randn(1, 3, 32, 32)
+    )
+    for row in counted.itertuples():
+        assert row.parameters == parameter_count(
+            approximate(tiny_encoder, row.plan, tiny_images.train, translator="identity")
+        )

@@ -498,3 +498,15 @@ class TestSeveralCalibrationSets:
     def test_a_translator_that_needs_folds_says_so(self, tiny_encoder, tiny_images, sources):
         with pytest.raises(InputError, match="'context' needs moments in folds"):
             evaluate_plans(tiny_encoder, tiny_images, self.PLANS, translators=["context"], calibration=sources)
+
+
+def test_maps_are_not_called_as_the_encoder_is(tiny_encoder, tiny_images):
+    with pytest.raises(InputError, match="'original' is the name of the encoder itself"):
+        evaluate_plans(tiny_encoder, tiny_images, "1->2", translators={"original": "linear"})
+
+
+def test_an_encoder_in_training_mode_is_refused(tiny_encoder, tiny_images):
+    evaluate_plans(tiny_encoder, tiny_images, "1->2", calibration=20, head=HeadConfig(seeds=1, min_steps=1))
+    tiny_encoder.model.train()
+    with pytest.raises(InputError, match=r"tiny is in training mode, .* call its eval\(\) first"):
+        evaluate_plans(tiny_encoder, tiny_images, "1->2", calibration=20, head=HeadConfig(seeds=1, min_steps=1))

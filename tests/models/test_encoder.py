@@ -338,3 +338,29 @@ def test_pixels_that_were_not_preprocessed_are_refused(tiny_encoder):
         tiny_encoder(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
     with pytest.raises(InputError, match=r"does not take inputs of shape \(2, 32, 32, 3\)"):
         tiny_encoder(torch.zeros(2, 32, 32, 3))
+
+
+class Indexed(Stack):
+    """Blocks that are reached by their numbers."""
+
+    def forward(self, inputs):
+        hidden = self.embed(inputs)
+        for number in range(4):
+            hidden = self.stages[number](hidden)
+        return hidden
+
+
+@torch.no_grad()
+def test_blocks_that_are_reached_by_their_numbers_are_walked(tokens):
+    encoder = Encoder(Indexed(), "stages", "mean")
+    shared = encoder.embed(tokens)
+    hidden = shared.hidden
+    for block in range(4):
+        hidden = encoder.run_block(block, hidden, shared)
+    torch.testing.assert_close(encoder.pool(hidden, tokens), encoder(tokens))
+
+
+def test_an_encoder_that_returns_several_outputs_is_refused(stack, tokens):
+    stack.register_forward_hook(lambda module, args, output: (output, None))
+    with pytest.raises(InputError, match="own returns a tuple: an encoder returns one tensor of features"):
+        Encoder(stack, "stages", "mean", name="own")(tokens)

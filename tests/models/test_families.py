@@ -7,11 +7,13 @@ from typing import NamedTuple
 import pytest
 import torch
 import transformers
+from tiny import SIZES
 from torch import nn
 from transformers.utils import is_timm_available
 
 from toastlib import paper
 from toastlib.approximation.replace import approximate
+from toastlib.errors import InputError
 from toastlib.evaluation.costs import map_costs, plan_costs
 from toastlib.models.costs import parameter_count
 from toastlib.models.encoder import Encoder
@@ -273,3 +275,13 @@ def test_timms_own_models_become_encoders(architecture, special_tokens, tokens):
     assert encoder.special_tokens == special_tokens
     assert encoder.embed(pixel_values).hidden.shape == (1, tokens, encoder.width)
     torch.testing.assert_close(encoder(pixel_values), expected)
+
+
+def test_a_token_of_a_pooling_head_stands_before_no_patch():
+    model = transformers.Aimv2VisionModel(transformers.Aimv2VisionConfig(**SIZES)).eval()
+    encoder = Encoder(model, features="mean", name="aimv2")
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(pixels), model(pixels).last_hidden_state.mean(1))
+    with pytest.raises(InputError, match="aimv2 has no CLS token"):
+        Encoder(model, features="cls", name="aimv2")

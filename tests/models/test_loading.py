@@ -11,9 +11,11 @@ from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, PATCHES, SIZES
 
 from toastlib.data.images import catalog, load_images
+from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
 from toastlib.evaluation.evaluate import evaluate_plans
 from toastlib.evaluation.probe import HeadConfig
+from toastlib.models.classifier import own_classifier
 from toastlib.models.loading import DTYPES, _timm_preprocessing, load_encoder, resolve_device, resolve_dtype
 
 PROCESSOR = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
@@ -413,3 +415,27 @@ def test_bfloat16_changes_accuracy_by_little():
     # 200 images and 3 seeds: one image is 0.17 points. bfloat16 keeps 8 bits, so a few borderline images change sides.
     difference = (accuracies["float32"] - accuracies["bfloat16"]).abs()
     assert difference.max() < 2, difference
+
+
+@pytest.mark.parametrize("change", ["no weights", "more labels"])
+def test_a_classifier_without_its_weights_is_refused(tiny_model, tmp_path, change):
+    from transformers import ViTForImageClassification
+
+    ViTForImageClassification(tiny_model("vit").config).save_pretrained(tmp_path)
+    if change == "no weights":
+        kept = {
+            key: value for key, value in load_file(tmp_path / "model.safetensors").items() if "classifier" not in key
+        }
+        save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    else:
+        config = json.loads((tmp_path / "config.json").read_text())
+        config |= {"id2label": {str(k): str(k) for k in range(5)}, "label2id": {str(k): k for k in range(5)}}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"calls itself a classifier and lacks its weights, .*: classifier\.bias"):
+        own_classifier(str(tmp_path))
+
+
+@pytest.mark.parametrize("step", ["crop_pct", "rescale_offset", "do_flip_channel_order", "do_pad"])
+def test_a_step_that_is_not_done_here_is_refused(step):
+    with pytest.raises(InputError, match=f"a step that is not done here: {step}"):
+        Preprocessing.from_config({"size": 32, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, step: 0.9})

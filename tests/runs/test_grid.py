@@ -193,3 +193,11 @@ def test_any_file_is_read_or_refused_by_its_line(grid, text):
     assert bool(runs) != bool(refused)
     assert len({run.folder for run in runs}) == len(runs)
     assert refused is None or (refused.startswith("grid.yaml") and "\n" not in refused)
+
+
+def test_an_exclusion_compares_defaults_too_and_one_that_fits_no_run_is_refused(grid):
+    text = "notebook: '07'\nparameters:\n  size: [4, 5]\nexclude:\n  - {}\n"
+    default = parameters.defaults(parameters.find_notebook("07"))["rate"]
+    assert [run.overrides["size"] for run in grid(text.format(f"{{size: 5, rate: {default}}}"))] == [4]
+    with pytest.raises(InputError, match=r"grid\.yaml, line 4: exclusion 1 fits no run"):
+        grid(text.format("{size: 6}"))

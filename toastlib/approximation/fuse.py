@@ -111,15 +111,26 @@ def down_projection(encoder: Encoder, block: int) -> nn.Linear:
 def branch_scale(encoder: Encoder, block: int) -> Tensor:
     """What the MLP's output is multiplied by before a block adds it: a LayerScale's factors, or ones; shape (width,).
 
-    It is the derivative of the block's output by a shift of its down-projection's output, and so asks for no names.
+    It is the derivative of the block's output by a shift of its down-projection's output, and so asks for no names. An
+    `InputError` if a shift does more: the block norms what it has added.
     """
-    shift = torch.zeros(encoder.width, device=encoder.device, dtype=encoder.dtype, requires_grad=True)
+    zero = torch.zeros(encoder.width, device=encoder.device, dtype=encoder.dtype, requires_grad=True)
     layer = down_projection(encoder, block)
     with torch.no_grad():
         hidden = encoder.embed(example_input(encoder))
-    with torch.enable_grad(), layer.register_forward_hook(lambda module, args, output: output + shift):
-        output = encoder.run_block(block, hidden.hidden, hidden)
-        return torch.autograd.grad(output[0, 0].sum(), shift)[0].double()
+
+    def shifted(shift: Tensor) -> Tensor:
+        with layer.register_forward_hook(lambda module, args, output: output + shift):
+            return encoder.run_block(block, hidden.hidden, hidden)[0, 0]
+
+    with torch.enable_grad():
+        scale = torch.autograd.grad(shifted(zero).sum(), zero)[0]
+    with torch.no_grad():
+        shift = torch.linspace(-1, 1, encoder.width).to(zero)
+        moved = shifted(shift) - shifted(zero)
+    if (moved - scale * shift).abs().max() > 0.05 * moved.abs().max():
+        raise InputError(f"Block {block} of {encoder.name} norms what its MLP has added: no map can be folded into it.")
+    return scale.double()
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ from toastlib.approximation.engine import THE_ORIGINAL, Maps, Variant, collect_f
 from toastlib.approximation.replace import collect_calibration, fit_spans
 from toastlib.errors import InputError, need_encoder, whole_number
 from toastlib.models.encoder import Encoder
-from toastlib.plan import Plan, Span, parse_plans
+from toastlib.plan import ORIGINAL, Plan, Span, parse_plans
 from toastlib.statistics.moments import KFoldMoments, Moments
 from toastlib.translators.base import Activations, Translator, make_translator, split_align
 
@@ -84,6 +84,8 @@ def name_translators(translators: Iterable[str] | Mapping[str, Source]) -> dict[
     if not isinstance(translators, Mapping):
         translators = {name: split_align(name)[0] for name in translators}
     for name, source in translators.items():
+        if name == ORIGINAL:
+            raise InputError(f"{ORIGINAL!r} is the name of the encoder itself: give the maps another one.")
         if isinstance(source, str):
             make_translator(source)
         plain = split_align(name)[0]

@@ -13,7 +13,7 @@ SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "tes
     ("validation", "valid", "val", "dev"), "validation"
 )
 """Names of folders, in any case, that are splits and not classes: where there is a training folder among them."""
-LEFT_BEHIND = ("Thumbs.db", "desktop.ini")
+LEFT_BEHIND = ("Thumbs.db", "desktop.ini", "__MACOSX", "__pycache__")
 NO_PICTURES = ("MPEG", "PDF", "HDF5", "GRIB", "BUFR", "WMF")  # Pillow knows the names, and decodes none
 METADATA = ("metadata.csv", "metadata.jsonl")
 TABLES = (".parquet", ".arrow", ".tar", ".zip")  # which hold a data set of their own, whatever lies beside them
@@ -73,9 +73,15 @@ def _splits(pictures: list[Picture], skipped: Counter[str]) -> tuple[dict[str, l
 
 
 def _walk(folder: str) -> Iterator[Picture]:
-    """The files below a folder but hidden ones and those that systems leave behind."""
-    for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
+    """The files below a folder but hidden ones and those that systems leave behind; a link upwards is not followed."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"The folder {error.filename} cannot be read: {error.strerror}.") from error
+
+    for root, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        above = Path(root).resolve()
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in LEFT_BEHIND]
+        folders[:] = [name for name in folders if not above.is_relative_to(Path(root, name).resolve())]
         parts = Path(root).relative_to(folder).parts
         yield from ((*parts, name) for name in files if not name.startswith(".") and name not in LEFT_BEHIND)
 

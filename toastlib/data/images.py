@@ -105,11 +105,21 @@ class ImageSet:
     ----------
     name, train, test
         Name in tables; images for calibration and heads; images that accuracies are measured on.
+
+    Raises
+    ------
+    InputError
+        If both have labels, and number their classes differently.
     """
 
     name: str
     train: Images
     test: Images
+
+    def __post_init__(self) -> None:
+        labelled = self.train.labels is not None and self.test.labels is not None
+        if labelled and tuple(self.train.class_names) != tuple(self.test.class_names):
+            raise InputError(f"The classes of {self.name} are not the same, or in another order, in training and test.")
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Costs of plans: parameters, FLOPs and throughput; and the plans that no other beats (paper, Figure 12)."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -160,7 +161,7 @@ def plan_costs(
     blank = without_values(encoder)
     start = blank.embed(inputs.to("meta"))
     block_flops = [count_flops(blank.run_block, k, start.hidden, start) for k in range(len(blank.blocks))]
-    block_parameters = [parameter_count(block) for block in encoder.blocks]
+    uses = Counter(parameter for block in encoder.blocks for parameter in set(block.parameters()))
     size = {"width": encoder.width, "tokens": start.hidden.shape[:-1].numel(), "special_tokens": encoder.special_tokens}
     spans = {span for plan in plans for span in plan}
     maps, rows = {}, []
@@ -172,7 +173,8 @@ def plan_costs(
     for plan in plans:
         for translator in maps if plan else [ORIGINAL]:
             own = {span: maps[translator][span] for span in plan}  # parameters and FLOPs of each map
-            removed = sum(block_parameters[block] for block in plan.removed)
+            gone = Counter(p for block in plan.removed for p in set(encoder.blocks[block].parameters()))
+            removed = sum(p.numel() for p, times in gone.items() if times == uses[p])  # blocks may share weights
             saved = removed - sum(count for count, _ in own.values())
             saved_flops = sum(block_flops[block] for block in plan.removed) - sum(work for _, work in own.values())
             rows.append(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from toastlib.data import catalog
+from toastlib.errors import InputError
 from toastlib.models.image_size import set_image_size
 from toastlib.models.quiet import quiet_transformers
 
@@ -25,7 +26,10 @@ SPELLINGS: tuple[Callable[[str], str], ...] = (
 def own_classifier(
     name: str, image_size: int | None = None, trust_remote_code: bool = False
 ) -> "PreTrainedModel | None":
-    """The classifier of a checkpoint, whole, or `None` if it has none; the arguments are as for `load_encoder`."""
+    """The classifier of a checkpoint, whole, or `None` if it has none; the arguments are as for `load_encoder`.
+
+    An `InputError` if its weights are missing, or are for another number of classes than the configuration says.
+    """
     from transformers import AutoConfig, AutoModelForImageClassification
 
     path = catalog.model_path(name)
@@ -34,8 +38,14 @@ def own_classifier(
     if not any("ForImageClassification" in kind and not kind.startswith("Toast") for kind in kinds):
         return None
     with quiet_transformers():
-        settings = {"dtype": torch.float32, "use_safetensors": True} | trust
-        model = AutoModelForImageClassification.from_pretrained(path, **settings).eval()
+        settings = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True} | trust
+        settings["ignore_mismatched_sizes"] = True  # refused below
+        model, info = AutoModelForImageClassification.from_pretrained(path, **settings)
+    if wrong := sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}):
+        raise InputError(
+            f"{path} calls itself a classifier and lacks its weights, or has them in another shape: {wrong[0]}."
+        )
+    model.eval()
     if image_size:
         set_image_size(getattr(model, "vision_model", model.base_model), image_size)
     return model

@@ -189,8 +189,8 @@ class Encoder(nn.Module):
 
     def pool(self, hidden: Tensor, inputs: Inputs) -> Tensor:
         """Features (batch, width) from the last block's output (batch, tokens, width): final norm, then pooling."""
-        # The model's own forward runs with one block that returns `hidden`; the layers before it see one input only.
-        with self.block_list([ReplayBlock(hidden, self.blocks[0])]):
+        # The model's own forward runs with blocks that return `hidden`; the layers before them see one input only.
+        with self.block_list([ReplayBlock(hidden, block) for block in self.blocks]):
             return self._pool(self.run(self.model, inputs[:1]), hidden, token_mask(inputs))
 
     @contextlib.contextmanager
@@ -227,7 +227,11 @@ class Encoder(nn.Module):
                 other = "last" if self.is_causal else "cls"
                 raise InputError(f"{self.name} has no pooler: take features='{other}' or features='mean'.")
             return pooled
-        hidden = output if isinstance(output, Tensor) else output.last_hidden_state
+        hidden = output if isinstance(output, Tensor) else getattr(output, "last_hidden_state", None)
+        if hidden is None:
+            raise InputError(
+                f"{self.name} returns a {type(output).__name__}: an encoder returns one tensor of features."
+            )
         if hidden.ndim == 2:
             return hidden
         if self.feature_kind == "cls":  # of a plain module too, whose special tokens are not counted

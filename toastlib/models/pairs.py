@@ -17,11 +17,7 @@ class PairBlock(nn.ModuleList):
 
 
 class PairList(nn.ModuleList):
-    """Blocks of a model that takes each of them for two residual branches.
-
-    It gets one branch that adds all that the block does, and one that adds nothing; or, while `whole` is false, the two
-    branches of each `PairBlock`.
-    """
+    """Blocks of a model that takes each for two residual branches: one does all, one nothing; or both, not `whole`."""
 
     whole = True
 
@@ -41,9 +37,6 @@ class _Change:
 def join_pairs(model: nn.Module) -> None:
     """Make every list of pairs in a model a `PairList`; names of weights and what the model computes stay."""
     for name, module in list(model.named_modules()):
-        if type(module) is nn.ModuleList and len(module) and all(_is_pair(member) for member in module):
-            model.set_submodule(name, PairList(PairBlock(pair) for pair in module))
-
-
-def _is_pair(module: nn.Module) -> bool:
-    return type(module) is nn.ModuleList and len(module) == 2
+        members = list(module) if type(module) is nn.ModuleList else []
+        if members and all(type(member) is nn.ModuleList and len(member) == 2 for member in members):
+            model.set_submodule(name, PairList(map(PairBlock, members)))

@@ -85,5 +85,5 @@ def count_special_tokens(model: nn.Module) -> int:
     return sum(
         parameter.numel() // parameter.shape[-1]
         for name, parameter in model.named_parameters()
-        if name.rpartition(".")[2] in SPECIAL_TOKENS
+        if name.rpartition(".")[2] in SPECIAL_TOKENS and not {"head", "pooler"} & set(name.split("."))
     )

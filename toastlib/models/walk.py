@@ -16,6 +16,8 @@ def check_walk(encoder: Encoder, inputs: Inputs) -> None:
     of images for the tokens of one. Two inputs are enough, and an encoder is checked once, with what is made of it.
     Rounding differs, and may grow over the blocks to the root of the dtype's precision.
     """
+    if encoder.model.training:
+        raise InputError(f"{encoder.name} is in training mode, where dropout draws at random: call its eval() first.")
     if encoder.walk_is_checked:
         return
     inputs = inputs[:2]

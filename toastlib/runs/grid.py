@@ -90,9 +90,15 @@ def _expand(entry: _Mapping) -> Iterator[tuple[int, Path, dict[str, Any]]]:
     if "parameters" in entry.values:
         base = _with_full_names(notebook, _mapping(entry.path, entry.values["parameters"][1]))
     excluded = [_values(notebook, _with_full_names(notebook, mapping)) for mapping in _members(entry, "exclude")]
+    met = set()  # numbers of the exclusions that leave something out
     for overrides in _combinations(notebook, base):
-        if not any(all(overrides.get(name) in values for name, values in each.items()) for each in excluded):
+        whole = defaults(notebook) | overrides
+        out = {k for k, each in enumerate(excluded) if all(whole[name] in values for name, values in each.items())}
+        met |= out
+        if not out:
             yield entry.line, notebook, overrides
+    if unmet := set(range(len(excluded))) - met:
+        raise _error(entry.path, entry.values["exclude"][0], f"exclusion {min(unmet) + 1} fits no run.")
     for member in _members(entry, "include"):
         extra = _with_full_names(notebook, member)
         for overrides in _combinations(notebook, replace(extra, values=base.values | extra.values)):

@@ -67,8 +67,8 @@ class Moments:
         """
         blocks, pairs = tuple(sorted(hidden)), list(pairs)
         shapes = {tuple(rows.shape) for rows in hidden.values()}
-        if len(shapes) != 1 or len(shape := shapes.pop()) != 2 or not shape[0]:
-            raise InputError(f"Every block has rows of one shape (rows, width), not {_shapes(hidden.values())}.")
+        if len(shapes) != 1 or any(len(shape) != 2 or not shape[0] for shape in shapes):
+            raise InputError(f"Every block has rows of one shape (rows, width), not {sorted(shapes)}.")
         if missing := {block for pair in pairs for block in pair} - set(blocks):
             raise InputError(f"There are no rows of block {min(missing)}, which the pairs name.")
         rows = torch.stack([hidden[block] for block in blocks], dim=1).double()  # (rows, blocks, width)
@@ -259,10 +259,6 @@ def summarise(hidden: Tensor, special_tokens: int) -> Tensor:
     """
     context = context_of(hidden[:, special_tokens:])
     return torch.cat([hidden[:, :special_tokens].mean(1), context], dim=-1) if special_tokens else context
-
-
-def _shapes(tensors: Iterable[Tensor]) -> str:
-    return " and ".join(sorted({str(tuple(tensor.shape)) for tensor in tensors})) or "none"
 
 
 def _products(rows: Tensor, blocks: tuple[int, ...], pairs: list[Pair]) -> dict[Pair, Tensor]:

@@ -106,8 +106,7 @@ def check_rows(X: Rows, Y: Rows) -> tuple[Tensor, Tensor]:
     except (RuntimeError, ValueError) as error:
         raise InputError(f"X and Y are rows of numbers, not a {type(X).__name__} and a {type(Y).__name__}.") from error
     if x.shape != y.shape or x.ndim not in (2, 3) or not x.numel():
-        shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
-        raise InputError(f"X and Y are of one shape, (rows, width) or (images, tokens, width), not of {shapes}.")
+        raise InputError(f"X and Y are (rows, width) or (images, tokens, width), not {(*x.shape,)}, {(*y.shape,)}.")
     if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
         raise InputError("X or Y holds NaN or infinity.")
     return x, y
