@@ -2,6 +2,7 @@
 
 import copy
 import random
+import weakref
 from collections import Counter
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from tiny import FAMILIES
 from torch import nn
 
+from toastlib.approximation import engine
 from toastlib.approximation.engine import THE_ORIGINAL, Variant, collect_features, forward_plans, variants_of
 from toastlib.approximation.prepare import fit_maps, name_translators
 from toastlib.approximation.replace import approximate
@@ -165,3 +167,110 @@ def test_a_block_that_runs_several_times_is_refused():
     model.stages = nn.ModuleList([model.stages[0]] * 4)
     with pytest.raises(InputError, match="Between runs one block several times"):
         Encoder(model, "stages", "mean")
+
+
+@pytest.mark.parametrize("original_last", [False, True])
+def test_few_states_wait_in_memory_however_many_plans_there_are(tiny_model, tiny_images, pixel_values, original_last):
+    """One state for each map on the way, and the path itself; the plans here have one map each."""
+    encoder = Encoder(tiny_model("vit", num_hidden_layers=12))
+    plans = [Plan.parse(f"{block}->{block + 1}") for block in range(10)]
+    variants, maps, _ = fitted(encoder, tiny_images.train[:10], plans, ["linear"])
+    states, most = [], []
+
+    def seen(module, args, output):
+        states.append(weakref.ref(output))
+        most.append(sum(state() is not None for state in states))
+
+    for module in (*encoder.blocks, *maps.values()):
+        module.register_forward_hook(seen)
+    forward_plans(encoder, pixel_values, variants[1:] + variants[:1] if original_last else variants, maps)
+    assert max(most) <= 4  # the next block's output of either path, and the two that they are computed from
+
+
+def test_features_of_an_aligned_variant_go_through_its_map_and_no_others_do(tiny_encoder, tiny_images):
+    images, plans, translators = tiny_images.test[:10], parse_plans(["1->2"]), ["linear", "linear+align"]
+    plain, aligned = variants_of(plans, translators)[1:]
+    _, maps, _ = fitted(tiny_encoder, tiny_images.train[:10], plans, translators)
+    align = nn.Linear(32, 32)
+    maps[aligned] = align
+    features = collect_features(tiny_encoder, images, [aligned, plain], maps)
+    assert (plain.aligned, aligned.aligned) == (False, True)
+    assert aligned.unaligned == plain
+    torch.testing.assert_close(features[0], align(features[1]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(features[1], collect_features(tiny_encoder, images, [plain], maps)[0])
+
+
+@pytest.mark.parametrize("block", [-1, 2])
+def test_a_walk_from_a_block_computed_before_is_the_whole_walk(tiny_encoder, tiny_images, pixel_values, block):
+    variants, maps, _ = fitted(tiny_encoder, tiny_images.train[:10], ["2->4", "3->5"], ["linear"])
+    with torch.inference_mode():
+        shared = tiny_encoder.embed(pixel_values)
+        hidden = shared.hidden
+        for k in range(block + 1):
+            hidden = tiny_encoder.run_block(k, hidden, shared)
+    ran = []
+    for k, module in enumerate(tiny_encoder.blocks):
+        module.register_forward_hook(lambda m, args, out, k=k: ran.append(k))
+    found = forward_plans(tiny_encoder, pixel_values, variants, maps, start=(block, hidden))
+    assert min(ran) == block + 1
+    whole = forward_plans(tiny_encoder, pixel_values, variants, maps)
+    for variant in variants:
+        torch.testing.assert_close(found[variant], whole[variant])
+
+
+def test_a_pool_of_ones_own_reads_the_last_output_and_the_inputs(tiny_encoder, pixel_values):
+    def pool(hidden, inputs):
+        assert inputs is pixel_values
+        return hidden.mean(1)
+
+    found = forward_plans(tiny_encoder, pixel_values, [THE_ORIGINAL], {}, pool)[THE_ORIGINAL]
+    last = []
+    tiny_encoder.blocks[-1].register_forward_hook(lambda m, args, out: last.append(out))
+    tiny_encoder(pixel_values)
+    torch.testing.assert_close(found, last[0].mean(1))
+
+
+def test_the_bar_counts_images_and_is_hidden_where_the_environment_says_so(tiny_images, monkeypatch):
+    bars = []
+
+    class Bar(engine.tqdm):
+        def __init__(self, **options):
+            bars.append((self, options))
+            super().__init__(**options | {"disable": True})
+            self.counted = 0
+
+        def update(self, n=1):
+            self.counted += n
+
+    monkeypatch.setattr(engine, "tqdm", Bar)
+    for value in ("1", ""):
+        monkeypatch.setenv("TQDM_DISABLE", value)
+        sizes = [len(inputs) for inputs in engine.visible_batches(tiny_images.test, 25, "features")]
+        assert sizes == [25, 25, 10]
+    assert [options["disable"] for _, options in bars] == [True, False]
+    assert [(options["total"], bar.counted) for bar, options in bars] == [(60, 60)] * 2
+    assert not any(options["leave"] for _, options in bars)
+
+
+def test_an_empty_plan_is_the_original_whatever_its_translators():
+    assert variants_of([Plan(), Plan.parse("1->2")], ["linear"]) == [
+        THE_ORIGINAL,
+        Variant(Plan.parse("1->2"), "linear"),
+    ]
+
+
+def test_one_image_that_gives_nan_is_enough_to_be_refused(tiny_encoder, tiny_images):
+    class Poison(nn.Module):
+        def forward(self, hidden):
+            return torch.where(torch.arange(len(hidden))[:, None, None] == 3, torch.nan, hidden)
+
+    variant = Variant(Plan.parse("1->2"), "mine")
+    with pytest.raises(InputError, match=r"^Plan 1->2 with translator 'mine' gives NaN or infinity\.$"):
+        collect_features(tiny_encoder, tiny_images.test, [variant], {(Span(1, 2), "mine", ""): Poison()})
+
+
+def test_what_is_no_encoder_or_no_images_is_named(tiny_encoder, tiny_images):
+    with pytest.raises(InputError, match=r"^An Encoder, such as load_encoder returns, is needed here, not a Linear"):
+        collect_features(nn.Linear(2, 2), tiny_images.test, [THE_ORIGINAL], {})
+    with pytest.raises(InputError, match="is needed here, not a list"):
+        collect_features(tiny_encoder, [1, 2], [THE_ORIGINAL], {})

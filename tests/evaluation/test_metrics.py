@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from toastlib.evaluation.metrics import accuracy_interval, exact_mcnemar, holm, paired_difference, paired_interval
+from toastlib.errors import InputError
+from toastlib.evaluation.metrics import (
+    accuracy_interval,
+    exact_mcnemar,
+    holm,
+    images_needed,
+    paired_difference,
+    paired_interval,
+)
 
 
 def test_the_interval_is_wilsons():
@@ -67,7 +75,9 @@ def test_holm_rejects_as_the_closed_test_does():
             assert adjusted[i] == pytest.approx(min(1, max(len(s) * min(p[list(s)]) for s in sets)))
 
 
-@pytest.mark.parametrize(("lost", "won", "images"), [(12, 2, 50), (5, 5, 200), (1, 0, 54), (30, 4, 40), (0, 7, 60)])
+@pytest.mark.parametrize(
+    ("lost", "won", "images"), [(12, 2, 50), (5, 5, 200), (1, 0, 54), (30, 4, 40), (0, 7, 60), (1, 0, 3)]
+)
 def test_the_ends_of_the_paired_interval_are_those_that_the_score_test_just_rejects(lost, won, images):
     """The test by its definition: with the share that only the second has right where the likelihood is largest."""
     for end in paired_interval(lost, won, images):
@@ -96,3 +106,59 @@ def test_the_paired_interval_covers_where_students_does_not():
     )
     assert missed <= 0.025 + 0.01  # three standard errors of 2,000 draws
     assert students > 0.1
+
+
+def test_one_image_has_a_difference_but_no_width():
+    assert paired_difference([1], [0]) == (100.0, 100.0, 100.0)
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8])
+def test_correctness_may_be_of_any_kind_of_number(kind):
+    """Differences of booleans and of unsigned integers are no numbers below zero."""
+    first, second = np.random.default_rng(0).integers(0, 2, (2, 50))
+    assert paired_difference(first.astype(kind), second.astype(kind)) == paired_difference(first, second)
+
+
+@pytest.mark.parametrize("pair", [(["x"], [1]), ([1], ["x"]), ([None], [None])])
+def test_what_is_no_number_is_not_compared(pair):
+    with pytest.raises(InputError, match="Correctness is a number for each image"):
+        paired_difference(*pair)
+
+
+@pytest.mark.parametrize("pair", [([1, 0], [1]), ([1], [1, 0]), ([[1, 0]], [[1, 0]]), ([], [])])
+def test_images_that_are_no_pairs_are_refused(pair):
+    with pytest.raises(InputError, match="Differences are paired over images"):
+        paired_difference(*pair)
+
+
+@pytest.mark.parametrize("confidence", [0, 1, -0.5, 95, math.nan])
+def test_a_confidence_lies_between_0_and_1(confidence):
+    with pytest.raises(InputError, match="confidence of an interval lies between 0 and 1"):
+        paired_difference([1, 0], [0, 1], confidence)
+
+
+@pytest.mark.parametrize(("lost", "won", "images", "bound"), [(6, 2, 100, 0.06), (1, 1, 50, 0.01), (0, 4, 80, 0.02)])
+def test_the_images_needed_are_the_fewest_that_would_tell_to_a_twentieth(lost, won, images, bound):
+    needed = images_needed(lost, won, images, bound)
+    ends = [paired_interval(lost * n / images, won * n / images, n)[1] for n in (needed, (needed - 1) / 1.05)]
+    assert ends[0] <= bound
+    assert needed == images or ends[1] > bound
+
+
+def test_enough_images_are_all_that_are_needed():
+    upper = paired_interval(3, 1, 400)[1]
+    assert images_needed(3, 1, 400, upper) == 400
+    assert 400 < images_needed(3, 1, 400, upper - 1e-6) <= math.ceil(1.05 * 400)
+
+
+def test_no_number_of_images_shows_that_less_is_lost_than_is():
+    assert images_needed(5, 0, 100, 0.05) is None
+    assert images_needed(9, 2, 100, 0.05) is None
+    assert images_needed(5, 1, 100, 0.05) > 100
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.99])
+def test_the_paired_interval_of_another_confidence_is_that_of_its_quantile(confidence):
+    """Where no image changes the ends are ``z^2 / (images + z^2)``."""
+    z = stats.norm.ppf(0.5 + confidence / 2)
+    assert paired_interval(0, 0, 100, confidence)[1] == pytest.approx(z**2 / (100 + z**2))

@@ -1,5 +1,7 @@
 """One streaming pass: what the moments hold, and that they add up."""
 
+import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,7 +12,7 @@ from toastlib.errors import InputError
 from toastlib.models.hooks import collect_activations
 from toastlib.plan import Plan
 from toastlib.statistics.collect import collect_moments
-from toastlib.statistics.moments import KFoldMoments, Moments, all_pairs, plan_pairs
+from toastlib.statistics.moments import SUMS, KFoldMoments, Moments, all_pairs, plan_pairs, split_folds
 
 PAIRS = all_pairs(2)
 
@@ -24,7 +26,7 @@ def assert_same(ours: Moments, theirs: Moments, rtol: float = 1e-12) -> None:
     """Equal to the rounding of float64 sums taken in another order."""
     assert (ours.blocks, ours.count) == (theirs.blocks, theirs.count)
     assert ours.products.keys() == theirs.products.keys()
-    for name in ("sums", "inner", "cosines"):
+    for name in SUMS:
         torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=rtol, atol=rtol)
     for pair in theirs.products:
         torch.testing.assert_close(ours.products[pair], theirs.products[pair], rtol=rtol, atol=rtol)
@@ -163,7 +165,7 @@ def test_moments_survive_their_tensors(tmp_path):
     save_file({name: tensor.contiguous() for name, tensor in moments.tensors().items()}, tmp_path / "moments")
     again = Moments.from_tensors(load_file(tmp_path / "moments"))
     assert (again.blocks, again.count, list(again.products)) == (moments.blocks, moments.count, PAIRS)
-    for name in ("sums", "inner", "cosines"):
+    for name in SUMS:
         assert torch.equal(getattr(again, name), getattr(moments, name))
     assert all(torch.equal(again.products[pair], moments.products[pair]) for pair in PAIRS)
 
@@ -213,3 +215,117 @@ def test_the_whole_of_folds_is_added_up_once(tiny_encoder, tiny_images):
     moments = collect_moments(tiny_encoder, tiny_images.train[:10], [(0, 0)])
     assert moments.whole is moments.whole
     assert moments.whole.whole is moments.whole
+
+
+def test_angles_lengths_and_weighted_sums_are_what_they_say():
+    h = rows(40)
+    moments = Moments.of(h, PAIRS)
+    for i, x in enumerate(h.values()):
+        for j, y in enumerate(h.values()):
+            angles = cosine_similarity(x, y).clamp(-1, 1).acos().sum() * (i != j)
+            lengths = x.square().sum(1) * y.square().sum(1)
+            torch.testing.assert_close(moments.angles[i, j], angles)
+            torch.testing.assert_close(moments.lengths[i, j], lengths.sum())
+            torch.testing.assert_close(moments.weighted[i, j], (x.square().sum(1)[:, None] * y).sum(0))
+
+
+def test_a_row_of_zeros_is_at_right_angles_to_all_others():
+    h = rows(3)
+    h[0][1] = 0
+    alone = Moments.of({block: x[1:2] for block, x in h.items()}, PAIRS)
+    assert alone.cosines[1].tolist() == [0, 0, 0]
+    assert alone.angles[1].tolist() == pytest.approx([math.pi / 2, 0, math.pi / 2])
+
+
+def test_rows_along_one_line_are_at_an_angle_of_0_or_of_pi():
+    """Their cosines may round to a little more than 1, of which there is no angle."""
+    x = rows(200)[0]
+    moments = Moments.of({0: x, 1: 0.3 * x, 2: -0.7 * x}, [(0, 1)])
+    expected = 200 * math.pi * torch.tensor([[0, 0, 1], [0, 0, 1], [1, 1, 0]]).double()
+    torch.testing.assert_close(moments.angles, expected, rtol=0, atol=200 * 1e-7)  # the root of a cosine's rounding
+
+
+@pytest.mark.parametrize(
+    ("shapes", "named"),
+    [
+        ([(5, 3), (4, 3)], "(4, 3) and (5, 3)"),
+        ([(4, 3), (4, 2), (4, 3)], "(4, 2) and (4, 3)"),
+        ([(0, 3), (0, 3)], "(0, 3)"),
+        ([(4,), (4,)], "(4,)"),
+        ([(2, 4, 3), (2, 4, 3)], "(2, 4, 3)"),
+        ([], "none"),
+    ],
+)
+def test_rows_of_several_shapes_or_none_are_refused_and_the_shapes_named(shapes, named):
+    with pytest.raises(InputError, match=re.escape(f"Every block has rows of one shape (rows, width), not {named}.")):
+        Moments.of({block: torch.ones(shape) for block, shape in enumerate(shapes)}, [(0, 0)])
+
+
+def test_a_pair_of_a_block_without_rows_is_refused():
+    with pytest.raises(InputError, match=r"no rows of block 5, which the pairs name"):
+        Moments.of(rows(4), [(0, 1), (0, 7), (5, 7)])
+
+
+def test_moments_of_all_their_blocks_are_the_same_in_any_order():
+    h = rows(20)
+    moments = Moments.of(h, PAIRS)
+    assert_same(moments.restrict(moments.blocks), moments)
+    turned = moments.restrict((1, -1, 0))
+    assert turned.blocks == (1, -1, 0)
+    torch.testing.assert_close(turned.sums, torch.stack([h[1].sum(0), h[-1].sum(0), h[0].sum(0)]))
+    torch.testing.assert_close(turned.inner[0, 1], (h[1] * h[-1]).sum())
+
+
+def test_the_spectrum_is_that_of_the_product_and_computed_once():
+    moments = Moments.of(rows(20), PAIRS)
+    values, vectors = moments.spectrum(0)
+    torch.testing.assert_close(vectors * values @ vectors.mT, moments.product(0, 0))
+    torch.testing.assert_close(vectors.mT @ vectors, torch.eye(5).double())
+    assert (values.diff() > 0).all()
+    assert moments.spectrum(0)[0] is values
+    assert not torch.equal(moments.spectrum(1)[0], values)
+
+
+def test_a_product_keeps_no_memory_but_its_own():
+    for pairs in ([(0, 1)], PAIRS):
+        products = Moments.of(rows(20), pairs).products
+        assert {product.untyped_storage().nbytes() for product in products.values()} == {5 * 5 * 8}
+
+
+def test_hidden_states_come_in_five_folds_without_special_tokens_unless_these_are_named():
+    draw = torch.Generator().manual_seed(0)
+    hidden = {block: torch.randn(10, 3, 4, generator=draw).double() for block in (0, 2)}
+    folds = KFoldMoments.of(hidden, [(0, 2)])
+    assert list(folds.parts) == ["patch"]
+    assert folds.special_tokens == 0
+    assert folds.blocks == (0, 2)
+    assert [fold.count for fold in folds.folds] == [2 * 3] * 5
+    for k, fold in enumerate(folds.folds):
+        assert_same(fold, Moments.of({block: h[k::5].flatten(0, 1) for block, h in hidden.items()}, [(0, 2)]))
+    assert [fold[2].shape for fold in folds.summaries] == [(2, 2 * 4)] * 5
+
+
+def test_a_kind_of_token_and_the_blocks_that_are_left_know_their_special_tokens():
+    hidden = {block: torch.randn(4, 3, 4, generator=torch.Generator().manual_seed(block)) for block in (0, 2)}
+    folds = KFoldMoments.of(hidden, [(0, 0), (0, 2)], special_tokens=2, folds=2)
+    assert folds.kind("special").special_tokens == folds.restrict([2]).special_tokens == 2
+    assert folds.restrict([2]).blocks == (2,)
+    assert list(folds.kind("patch").parts) == ["patch"]
+
+
+@pytest.mark.parametrize("folds", [2, 3, 4])
+def test_folds_may_be_two_and_as_many_as_images(folds):
+    parts = split_folds(list("abcd"), folds)
+    assert sorted("".join(map("".join, parts))) == list("abcd")
+    assert [image for part in parts for image in part[:1]] == list("abcd")[:folds]
+
+
+def test_few_pairs_are_the_products_one_by_one_and_blocks_are_in_order():
+    h = rows(20)
+    moments = Moments.of({block: h[block] for block in (1, -1, 0)}, [(1, 1), (-1, 1)])
+    assert list(moments.products) == [(1, 1), (-1, 1)]
+    torch.testing.assert_close(moments.product(1, 1), h[1].mT @ h[1])
+    torch.testing.assert_close(moments.product(-1, 1), h[-1].mT @ h[1])
+    torch.testing.assert_close(moments.product(1, -1), h[1].mT @ h[-1])
+    assert moments.blocks == (-1, 0, 1)
+    torch.testing.assert_close(moments.sums, torch.stack([h[block].sum(0) for block in (-1, 0, 1)]))

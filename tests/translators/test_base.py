@@ -16,7 +16,7 @@ from toastlib.models.layers import Scale
 from toastlib.plan import Span, all_spans
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import Moments, all_pairs
-from toastlib.translators.base import TRANSLATORS, Translator, make_translator
+from toastlib.translators.base import RECOMMENDED, TRANSLATORS, Translator, make_translator, split_align
 from toastlib.translators.linear import Identity, Linear, Ridge
 
 SPAN = Span(0, 1)
@@ -219,3 +219,98 @@ def test_a_class_that_does_not_extend_translator_is_refused():
 
     with pytest.raises(InputError, match="Shift is not a translator: let its class extend"):
         make_translator(Shift())
+
+
+ODD = [(normal(4, 3), normal(5, 3)), (normal(4), normal(4)), (normal(0, 3), normal(0, 3)), (normal(2, 2, 2, 2),) * 2]
+
+
+@pytest.mark.parametrize("pair", ODD, ids=lambda pair: str([tuple(rows.shape) for rows in pair]))
+def test_rows_that_are_no_pairs_are_refused(pair):
+    with pytest.raises(InputError, match=r"^X and Y are of one shape"):
+        Linear().fit(*pair)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_rows_that_are_not_finite_are_refused(place, value):
+    pair = [normal(9, 3), normal(9, 3, seed=1)]
+    pair[place][4, 1] = value
+    with pytest.raises(InputError, match=r"^X or Y holds NaN or infinity"):
+        Linear().fit(*pair)
+
+
+@pytest.mark.parametrize("pair", [([[1, 2], [3]], normal(2, 2)), (normal(2, 2), [["x", "y"]])])
+def test_what_are_no_rows_of_numbers_is_refused(pair):
+    with pytest.raises(InputError, match=r"^X and Y are rows of numbers, not a"):
+        Linear().fit(*pair)
+
+
+def test_only_a_fitted_map_predicts_and_only_rows_of_its_width():
+    with pytest.raises(InputError, match=r"^Translator 'linear' is not fitted: call fit or fit_moments first"):
+        Linear().predict(normal(4, 3))
+    with pytest.raises(InputError, match=r"^The map does not take rows of shape .*4, 2"):
+        Linear().fit(normal(9, 3), normal(9, 3, seed=1)).predict(normal(4, 2))
+
+
+def test_a_map_that_could_be_trained_predicts_without_gradients():
+    class Fixed(Translator):
+        name = "fixed"
+
+        def fit_moments(self, moments, span):
+            self.fitted_ = True
+            return self
+
+        def module(self):
+            return Scale(2 * torch.ones(1), torch.zeros(3))
+
+    X = normal(4, 3)
+    fitted = Fixed().fit(X, X)
+    np.testing.assert_allclose(fitted.predict(X.numpy()), 2 * X.numpy())
+    assert not fitted.predict(X.requires_grad_()).requires_grad
+
+
+def test_the_default_of_all_tables_is_one_of_the_translators():
+    assert RECOMMENDED in TRANSLATORS
+    assert split_align(f"{RECOMMENDED}+align") == (RECOMMENDED, True)
+    assert split_align(RECOMMENDED) == (RECOMMENDED, False)
+    assert isinstance(make_translator("linear+align"), Linear)
+
+
+def test_a_translator_without_a_module_does_not_predict():
+    class Empty(Translator):
+        name = "empty"
+        fitted_ = None
+
+    with pytest.raises(NotImplementedError):
+        Empty().module()
+
+
+def test_fewer_images_than_folds_are_enough_where_none_are_held_out():
+    X, Y = normal(3, 5, 4), normal(3, 5, 4, seed=1)
+    solution = torch.linalg.lstsq(X.flatten(0, 1), Y.flatten(0, 1)).solution
+    torch.testing.assert_close(Linear().fit(X, Y).weight_, solution, rtol=0, atol=1e-10)
+    with pytest.raises(InputError, match="3 images cannot be parted into 5 folds"):
+        Ridge().fit(X, Y)
+
+
+def test_rows_along_one_line_have_rank_one_and_rows_of_zeros_none():
+    direction, target = normal(40, 1), normal(40, 6, seed=1)
+    source = direction @ normal(1, 6, seed=2)
+    fitted = Linear().fit_moments(moments_of(source, target), SPAN)
+    assert fitted.rank_ == 1
+    torch.testing.assert_close(fitted.weight_, torch.linalg.pinv(source, rtol=1e-10) @ target, rtol=0, atol=1e-10)
+    nothing = Linear().fit_moments(moments_of(0 * source, target), SPAN)
+    assert nothing.rank_ == 0
+    assert torch.equal(nothing.weight_, torch.zeros(6, 6).double())
+
+
+def test_the_weights_of_a_module_lie_in_memory_as_files_want_them():
+    assert Linear().fit(normal(40, 6), normal(40, 6, seed=1)).module().weight.is_contiguous()
+
+
+def test_a_class_added_to_the_translators_is_made_by_its_name(monkeypatch):
+    class Mine(Identity):
+        name = "mine"
+
+    monkeypatch.setitem(TRANSLATORS, "mine", Mine)
+    assert type(make_translator("mine")) is type(make_translator("mine+align")) is Mine

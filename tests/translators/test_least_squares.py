@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn import linear_model
 
-from toastlib.translators.least_squares import ALPHAS, Sums, fit_ridge, inverse
+from toastlib.translators.least_squares import ALPHAS, Sums, fit_ridge, held_out_errors, inverse, share
 
 
 def rows(count=120, inputs=12, width=5, seed=0):
@@ -67,3 +67,59 @@ def test_a_direction_without_rows_is_left_as_it_is():
     weight = fit_ridge(sums_in_folds(x, y), alpha=0).weight
     torch.testing.assert_close(weight[3], torch.eye(12, 5).double()[3])
     assert inverse(torch.tensor([0.0, 2.0]), 0).tolist() == [0, 0.5]
+
+
+def test_penalties_are_half_decades_from_1e_8_to_1e4():
+    assert ALPHAS.dtype == torch.float64
+    assert (ALPHAS[0].item(), ALPHAS[-1].item()) == pytest.approx((1e-8, 1e4))
+    torch.testing.assert_close(ALPHAS[1:] / ALPHAS[:-1], torch.full((24,), 10**0.5).double())
+
+
+@pytest.mark.parametrize("shrink_to", ["identity", "zero"])
+def test_held_out_errors_are_those_of_the_rows_left_out_for_every_penalty(shrink_to):
+    x, y = rows(count=40)
+    errors = held_out_errors(sums_in_folds(x, y), shrink_to)
+    for penalty, error in zip(ALPHAS.tolist(), errors.tolist(), strict=True):
+        by_hand = 0
+        for k in range(4):
+            kept = torch.arange(40) % 4 != k
+            fit = fit_ridge([Sums.of_rows(x[kept], y[kept])], shrink_to, penalty)
+            by_hand += (y[~kept] - x[~kept] @ fit.weight - fit.bias).square().sum().item()
+        assert error == pytest.approx(by_hand, rel=1e-6)  # the squares of a difference, and a difference of squares
+
+
+def test_maps_are_held_to_the_identity_unless_told_otherwise():
+    folds = sums_in_folds(*rows(count=40))
+    assert torch.equal(held_out_errors(folds), held_out_errors(folds, "identity"))
+    assert torch.equal(fit_ridge(folds, alpha=1.0).weight, fit_ridge(folds, "identity", 1.0).weight)
+    assert not torch.allclose(held_out_errors(folds), held_out_errors(folds, "zero"))
+
+
+def test_targets_of_the_same_inputs_share_one_decomposition_for_each_fold(monkeypatch):
+    x, y = rows(count=40)
+    targets = [sums_in_folds(x, target) for target in (y, y.flip(1), x[:, :3])]
+    apart = [held_out_errors(folds) for folds in targets]
+    calls, eigh = [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: calls.append(1) or eigh(matrix))
+    shared = []
+    for folds, expected in zip(targets, apart, strict=True):
+        torch.testing.assert_close(held_out_errors(folds, shared=shared), expected)
+    assert len(calls) == len(shared) == 4
+
+
+def test_small_rows_that_are_not_centred_are_solved_as_large_ones_are():
+    x, y = rows()
+    solution = torch.linalg.lstsq(1e-3 * x, y).solution
+    torch.testing.assert_close(Sums.of_rows(1e-3 * x, y).solve(), solution, rtol=1e-8, atol=1e-6)
+
+
+def test_a_target_of_zeros_leaves_nothing_to_explain():
+    assert share(torch.tensor(3.0), torch.tensor(2.0)) == 1.5
+    assert share(0.5, torch.tensor(0.0).double()) == share(0.0, 0.0) == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_that_are_all_alike_have_no_direction_whatever_their_rounding(seed):
+    row = 100 * torch.randn(64, generator=torch.Generator().manual_seed(seed)).double()
+    values, _ = Sums.of_rows(row.expand(300, -1), row.expand(300, -1)).centred().spectrum()
+    assert not values.any()

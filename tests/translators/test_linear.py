@@ -12,7 +12,7 @@ from toastlib.approximation.replace import fit_spans
 from toastlib.errors import InputError
 from toastlib.plan import Span
 from toastlib.statistics.moments import KFoldMoments, Moments
-from toastlib.translators.base import make_translator
+from toastlib.translators.base import TRANSLATORS, make_translator
 from toastlib.translators.least_squares import ALPHAS, Sums
 from toastlib.translators.linear import Affine, Diagonal, LowRank, Orthogonal, Ridge, Scalar
 
@@ -247,10 +247,54 @@ def test_forms_that_need_no_folds_add_them_up():
 
 
 def test_the_forms_go_by_name():
-    for name in ("affine", "ridge", "low-rank", "orthogonal", "diagonal", "scalar", "separate"):
+    for name in TRANSLATORS:
         assert make_translator(name).name == name
 
 
 def test_a_ridge_towards_something_else_is_refused():
     with pytest.raises(InputError, match="Unknown goal of a ridge 'identiy': did you mean 'identity'"):
         Ridge("identiy")
+
+
+def test_a_ridge_without_a_penalty_is_affine_and_a_negative_one_is_refused():
+    moments = moments_of(*rows())
+    unpenalised, affine = (form.fit_moments(moments, SPAN) for form in (Ridge(alpha=0), Affine()))
+    torch.testing.assert_close(unpenalised.weight_, affine.weight_, rtol=0, atol=1e-9)
+    for alpha in (-1, float("nan"), float("inf"), "0.1"):
+        with pytest.raises(InputError, match=r"^alpha is a number above 0, not"):
+            Ridge(alpha=alpha)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_modules_and_maps_that_are_counted_are_float32(form):
+    fit = form.fit_moments(moments_of(*rows()), SPAN)
+    for module in (fit.module(), form.build(12)):
+        assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+
+
+def test_fewer_rows_than_dimensions_are_warned_about_where_the_matrix_is_free(recwarn):
+    few = moments_of(*rows(count=5))
+    with pytest.warns(UserWarning, match="5 calibration rows cannot determine a map of width 12"):
+        Affine().fit_moments(few, SPAN)
+    recwarn.clear()
+    for form in (Diagonal(), Scalar(), Ridge(alpha=0.1)):
+        form.fit_moments(few, SPAN)
+    Affine().fit_moments(moments_of(*rows(count=12)), SPAN)
+    assert not recwarn
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_rows_that_are_alike_but_for_rounding_are_not_scaled_up(form, seed):
+    """No factor is made of the quotient of two rounding errors."""
+    draw = torch.Generator().manual_seed(seed)
+    row, target = (torch.randn(count, 12, generator=draw).double() for count in (1, 50))
+    fit = form.fit_moments(moments_of(row.expand(50, -1), 5 * target), SPAN)
+    assert fit.weight_.abs().max() <= 1
+
+
+@pytest.mark.parametrize("rank", [None, 5, 12, 40])
+def test_low_rank_is_a_quarter_of_the_width_unless_named_and_at_most_the_width(rank):
+    fit, expected = LowRank(rank).fit_moments(moments_of(*rows()), SPAN), {None: 3, 40: 12}.get(rank, rank)
+    assert [tuple(factor.shape) for factor in fit.factors_] == [(12, expected), (expected, 12)]
+    assert sum(parameter.numel() for parameter in fit.build(12).parameters()) == 2 * expected * 12 + 12

@@ -15,8 +15,9 @@ from toastlib.models.layers import AddPooledContext
 from toastlib.plan import Span
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import KFoldMoments, Moments, summarise
+from toastlib.translators.least_squares import Sums
 from toastlib.translators.linear import Affine, Ridge
-from toastlib.translators.per_token import PerTokenType, PooledContext
+from toastlib.translators.per_token import PerTokenType, PooledContext, add_context
 
 SPAN = Span(1, 3)
 PAIRS = [(1, 1), (1, 3)]
@@ -161,3 +162,23 @@ def test_the_image_adds_to_the_tokens_that_read_it_and_leaves_its_input_alone(sp
     assert torch.equal(hidden, kept)
     assert torch.equal(mapped[:, readers:], kept[:, readers:])
     torch.testing.assert_close(mapped[:, :readers] - kept[:, :readers], added[:, None].expand(-1, readers, -1))
+
+
+@pytest.mark.parametrize("special", [0, 1, 3])
+def test_sums_in_context_are_those_of_rows_that_hold_it(special):
+    draw = torch.Generator().manual_seed(special)
+    hidden = {block: torch.randn(6, 9, 4, generator=draw).double() for block in SPAN}
+    part = slice(special) if special else slice(None)
+    own, target = (hidden[block][:, part].flatten(0, 1) for block in SPAN)
+    ours = add_context(Sums.of_rows(own, target), {block: summarise(h, special) for block, h in hidden.items()}, SPAN)
+    patches = hidden[1][:, special:]
+    context = torch.cat([patches.mean(1), patches.std(1, correction=0)], 1).repeat_interleave(len(own) // 6, 0)
+    theirs = Sums.of_rows(torch.cat([own, context], 1), target)
+    for name, value in vars(theirs).items():
+        torch.testing.assert_close(getattr(ours, name), value, rtol=1e-12, atol=1e-12)
+
+
+def test_rows_without_special_tokens_are_patches():
+    X = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    assert set(PerTokenType(Affine()).fit(X, X).fits_) == {"patch"}
+    assert set(PerTokenType(Affine()).fit(X[:, None], X[:, None]).fits_) == {"patch"}

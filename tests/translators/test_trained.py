@@ -1,5 +1,6 @@
 """Trained maps: the paper's architectures, training that lowers the error, and the same map from the same seed."""
 
+import re
 import subprocess
 import sys
 
@@ -297,3 +298,86 @@ def test_closed_forms_say_that_moments_are_enough():
     for cls in (Identity, Linear):
         built, blank = cls().fit_moments(moments, SPAN).module(), cls().build(8)
         assert [p.shape for p in built.parameters()] == [p.shape for p in blank.parameters()]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_each_learning_rate_of_the_fair_map_ends_after_three_epochs_that_gain_less_than_a_thousandth(seed):
+    """At a large rate, with which the error goes up and down."""
+    losses = WarmStartMLP(seed, learning_rate=0.1, max_epochs=500).fit(*bent_rows(200).values()).losses_
+    gains = losses[1:] < 0.999 * losses.cummin(0).values[:-1]
+    marks = "".join("+" if gain else "-" for gain in gains)
+    assert re.fullmatch(r"((-{0,2}[+])*---){3}", marks), marks
+
+
+def test_epochs_of_the_fair_map_are_bounded_at_each_learning_rate():
+    assert len(WarmStartMLP(max_epochs=2).fit(*bent_rows(100).values()).losses_) == 1 + 3 * 2
+
+
+def test_the_learning_rate_of_the_fair_map_falls_to_a_tenth_twice(monkeypatch):
+    rates, adam = [], torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda parameters, lr: rates.append(lr) or adam(parameters, lr=lr))
+    for options in ({}, {"learning_rate": 0.02}):
+        WarmStartMLP(max_epochs=1, **options).fit(*bent_rows(60).values())
+    assert rates == pytest.approx([1e-3, 1e-4, 1e-5, 0.02, 0.002, 0.0002])
+
+
+def test_the_fair_map_does_not_depend_on_the_units_of_its_columns():
+    """Powers of two, which move no bit of the numbers: Adam would magnify a rounding."""
+    rows, units = bent_rows(200), 2.0 ** torch.arange(-4, 4)
+    plain = WarmStartMLP(max_epochs=3).fit(rows[0], rows[1])
+    scaled = WarmStartMLP(max_epochs=3).fit(rows[0] * units, 1024 * rows[1])
+    torch.testing.assert_close(scaled.losses_, 1024**2 * plain.losses_, rtol=1e-5, atol=0)
+
+
+def test_rows_held_out_do_not_take_part_in_the_training_of_the_fair_map():
+    """The last 40 of 400 are other copies of rows seen, longer or shorter; either way the last epoch is the best."""
+    source, target = bent_rows(400).values()
+    order = target[:360].square().sum(1).argsort()
+    fits = []
+    for last in (order[:40], order[-40:]):
+        fits.append(
+            WarmStartMLP(max_epochs=2).fit(
+                torch.cat([source[:360], source[last]]), torch.cat([target[:360], target[last]])
+            )
+        )
+    assert all(fit.losses_.argmin() == 6 for fit in fits)
+    assert torch.equal(*(fit.module()(source) for fit in fits))
+
+
+@pytest.mark.parametrize("cls", TRAINED)
+def test_losses_are_numbers_alone(cls):
+    rows = bent_rows(60)
+    assert cls().seed == 0
+    losses = cls().fit(rows[0], rows[1]).losses_
+    assert losses.dtype == torch.float32
+    assert not losses.requires_grad
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(5, 1), (14, 1), (15, 2), (40, 4)])
+def test_a_tenth_of_the_rows_is_held_out_and_one_at_least(count, held_out):
+    source, target = (rows[:, :2] for rows in bent_rows(count).values())
+    solution = torch.linalg.lstsq(source[:-held_out].double(), target[:-held_out].double()).solution
+    left = (target[-held_out:] - source[-held_out:].double() @ solution).square().mean().item()
+    fitted = WarmStartMLP(max_epochs=1).fit(source, target)
+    assert fitted.losses_[0].item() == pytest.approx(left, rel=1e-3)
+
+
+def test_an_epoch_of_the_fair_map_is_a_step_of_adam_on_rows_of_unit_scale():
+    """Of 54 rows, which are one batch: inputs are standardised, and targets have mean square 1."""
+    source, target = bent_rows(60).values()
+    fitted = WarmStartMLP(seed=5, max_epochs=1).fit(source, target)
+    seen, unseen = slice(54), slice(54, None)
+    mean, deviation = source[seen].mean(0), source[seen].std(0)
+    x, unit = (source - mean) / deviation, target[seen].square().mean().sqrt()
+    solution = torch.linalg.lstsq(source[seen].double(), target[seen].double()).solution.float() / unit
+    torch.manual_seed(5)
+    network = WarmStartMLP().build(8)
+    network.bent[-1].weight.data.zero_()
+    network.straight.weight.data = (deviation[:, None] * solution).mT.contiguous()
+    network.straight.bias.data = mean @ solution
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
+    (network(x[seen]) - target[seen] / unit).square().mean().backward()
+    optimiser.step()
+    after = (unit * network(x[unseen]) - target[unseen]).square().mean().item()
+    assert fitted.losses_[1].item() == pytest.approx(after, rel=1e-4)
+    assert abs(after - fitted.losses_[0].item()) > 1e-3 * after
