@@ -1,5 +1,7 @@
 """Closed forms from moments, against scikit-learn, scipy and torch on the stored rows."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -298,3 +300,12 @@ def test_low_rank_is_a_quarter_of_the_width_unless_named_and_at_most_the_width(r
     fit, expected = LowRank(rank).fit_moments(moments_of(*rows()), SPAN), {None: 3, 40: 12}.get(rank, rank)
     assert [tuple(factor.shape) for factor in fit.factors_] == [(12, expected), (expected, 12)]
     assert sum(parameter.numel() for parameter in fit.build(12).parameters()) == 2 * expected * 12 + 12
+
+
+@pytest.mark.parametrize("name", ["affine", "ridge", "low-rank", "orthogonal", "diagonal", "scalar", "separate"])
+def test_maps_of_rows_that_are_all_zero_are_finite(name):
+    zeros = torch.zeros(20, 3, 6)
+    fitted = make_translator(name).fit(zeros, zeros + 1)
+    assert torch.isfinite(fitted.predict(zeros)).all()
+    torch.testing.assert_close(fitted.predict(zeros), zeros + 1)
+    assert math.isfinite(fitted.residual_)

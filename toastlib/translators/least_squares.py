@@ -62,7 +62,7 @@ class Sums:
             gram=self.gram - torch.outer(x_mean, self.x_sum) - torch.outer(x_rest, x_mean),
             cross=self.cross - torch.outer(x_mean, self.y_sum) - torch.outer(x_rest, y_mean),
             square=self.square - 2 * y_mean @ self.y_sum + self.count * y_mean @ y_mean,
-            rounding=self.gram.trace() * len(self.gram) * torch.finfo(torch.float64).eps,
+            rounding=(self.gram.trace() * len(self.gram) * torch.finfo(torch.float64).eps).clamp(min=1e-300),
         )
 
     def residual_target(self) -> Self:
