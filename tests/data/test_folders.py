@@ -223,3 +223,9 @@ def test_a_folder_that_cannot_be_read_is_named(make, monkeypatch):
     monkeypatch.setattr("os.walk", walk)
     with pytest.raises(InputError, match=r"The folder .*/train/b cannot be read: Permission denied\."):
         opened(folder)
+
+
+def test_a_split_for_validation_beside_one_for_testing_is_counted(make):
+    folder = make("train/a/1.png", "val/a/1.png", "val/a/2.png", "test/a/1.png")
+    with pytest.warns(UserWarning, match="2 of 4 files are read; skipped: 2 for validation, which is not used"):
+        assert opened(folder) == [{"train/a/1.png": 0}, {"test/a/1.png": 0}]

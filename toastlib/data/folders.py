@@ -38,6 +38,8 @@ def read_image_folder(folder: str) -> dict[str, Any] | None:
     splits, depth = _splits(pictures, skipped)
     if "train" not in splits:
         raise InputError(f"{folder} has no split 'train', only {', '.join(splits)}.")
+    if "test" in splits:
+        skipped["for validation, which is not used"] += len(splits.pop("validation", []))
     classes = {name: sorted({file[depth] for file in part if len(file) > depth + 1}) for name, part in splits.items()}
     trained = set(classes["train"])
     names = sorted(trained.union(*classes.values()))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from toastlib.approximation.prepare import Source, fitted_maps, name_translators
 from toastlib.approximation.replace import approximate
-from toastlib.errors import InputError, need_encoder, unknown, whole_number
+from toastlib.errors import InputError, unknown, whole_number
 from toastlib.models.costs import count_flops, flops, parameter_count, without_values
 from toastlib.models.encoder import Encoder
 from toastlib.plan import ORIGINAL, Plan
@@ -112,7 +112,6 @@ def time_plans(
         Columns ``translator``, ``plan``, ``repeat``, ``images_per_second``, ``relative``; the original's rows, as the
         translator ``"original"``, stand with each plan.
     """
-    need_encoder(encoder)
     translators = list(translators)
     frames = []
     for plan in plans:

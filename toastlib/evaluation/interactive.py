@@ -11,7 +11,7 @@ from torch import Tensor
 from toastlib.approximation.engine import THE_ORIGINAL, Maps, Variant, collect_features, forward_plans
 from toastlib.approximation.prepare import fit_maps
 from toastlib.data.images import ImageSet
-from toastlib.errors import need_encoder, unknown
+from toastlib.errors import unknown
 from toastlib.evaluation.costs import plan_costs
 from toastlib.evaluation.evaluate import require_labels
 from toastlib.evaluation.metrics import paired_difference
@@ -77,7 +77,6 @@ class Playground:
         batch_size: int = 32,
         memory: int = MEMORY,
     ) -> None:
-        need_encoder(encoder)
         require_labels(data)
         self.encoder, self.class_names, self.calibration = encoder, data.class_names, calibration
         closed = {name: kind for name in TRANSLATORS if not (kind := make_translator(name)).needs_activations}
