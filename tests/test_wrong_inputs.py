@@ -171,6 +171,18 @@ CALLS = {
         ],
     ),
     "Encoder.encode": (lambda t, x: t.encoder.encode(x), OTHERS),
+    "no images": (
+        lambda t, call: call(t, t.images[:0]),
+        [
+            lambda t, none: t.encoder.encode(none),
+            lambda t, none: toast.collect_moments(t.encoder, none),
+            lambda t, none: toast.collect_activations(t.encoder, none),
+            lambda t, none: toast.fuse_spans(t.encoder, "2->4", none),
+            lambda t, none: toast.run_plans(t.encoder, none, ["2->4"], calibration=t.moments),
+            lambda t, none: t.evaluate(data=toast.ImageSet("none", t.images, none)),
+            lambda t, none: t.evaluate(data=toast.ImageSet("none", none, t.images)),
+        ],
+    ),
     "Encoder.save_pretrained": (lambda t, x: t.encoder.save_pretrained(x), [None, __file__, 5]),
     "load_encoder": (lambda t, x: toast.load_encoder(x), ["nope", "", "a/b/c", "./x", "vit-min", None, 5]),
     "load_encoder, features": (lambda t, x: toast.load_encoder("vit-mini", features=x), ["x", 5, "last"]),

@@ -23,8 +23,10 @@ def need_encoder(encoder: Any) -> None:
 
 
 def need_batches(images: Any) -> None:
-    """Raise an `InputError` unless images or texts come in batches."""
+    """Raise an `InputError` unless images or texts come in batches, and there are any."""
     need(images, "batches", "Images or Texts, such as the .train or .test of what load_images returns,")
+    if hasattr(images, "__len__") and not len(images):
+        raise InputError("There are no images.")
 
 
 def need_set(data: Any) -> None:

@@ -215,3 +215,12 @@ def test_a_block_that_norms_what_it_added_cannot_be_fused(tiny_images):
     with pytest.raises(InputError, match="Block 1 of own norms what its MLP has added"):
         fuse_spans(after, "1->2", tiny_images.train)
     assert len(fuse_spans(before, "1->2", tiny_images.train).blocks) == 3
+
+
+def test_half_precision_and_small_factors_of_a_branch_are_no_norm(tiny_model, tiny_images):
+    model = tiny_model("dinov2")
+    for layer in model.encoder.layer:
+        layer.layer_scale2.lambda1.data.fill_(0.02)
+    encoder = make_encoder(model, "dinov2").to(torch.bfloat16)
+    images = toast.Images(tiny_images.train.pixels, None, (), PREPROCESSING, dtype=torch.bfloat16)
+    assert len(fuse_spans(encoder, "1->2", images).blocks) == 4

@@ -431,8 +431,11 @@ def test_a_classifier_without_its_weights_is_refused(tiny_model, tmp_path, chang
         config = json.loads((tmp_path / "config.json").read_text())
         config |= {"id2label": {str(k): str(k) for k in range(5)}, "label2id": {str(k): k for k in range(5)}}
         (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"calls itself a classifier and lacks its weights, .*: classifier\.bias"):
+    with pytest.raises(
+        InputError, match=r"The classifier of .* lacks weights, or has others: classifier\.bias\. --head new"
+    ):
         own_classifier(str(tmp_path))
+    assert own_classifier(str(tmp_path), whole_or_none=True) is None
 
 
 @pytest.mark.parametrize("step", ["crop_pct", "rescale_offset", "do_flip_channel_order", "do_pad"])

@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from toastlib.approximation.replace import approximate
-from toastlib.data.images import Images, ImageSet
+from toastlib.data.images import Images
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
 from toastlib.evaluation.evaluate import evaluate_plans
 from toastlib.evaluation.probe import HeadConfig
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import capture_outputs
+from toastlib.models.pairs import PairList
 from toastlib.models.walk import check_walk
 from toastlib.statistics.collect import collect_moments
 
@@ -129,10 +130,23 @@ def test_pairs_go_through_moments_maps_and_an_evaluation(encoder, tiny_images):
 
 
 def test_pairs_of_another_kind_are_refused(tiny_images):
-    encoder = Encoder(ViT("parallel"), name="parallel")
+    model, pixels = ViT("parallel"), torch.randn(2, 3, 32, 32)
+    expected, encoder = copy.deepcopy(model)(pixels), Encoder(model, name="parallel")
     images = Images(tiny_images.train.pixels, None, (), Preprocessing(resize=(32, 32)))
     with pytest.raises(InputError, match="The blocks of parallel are pairs, and not two residual branches one after"):
-        collect_moments(encoder, ImageSet("bare", images, images).train)
+        collect_moments(encoder, images)
+    torch.testing.assert_close(model(pixels), expected)  # it computes what it did
+
+
+def test_stages_of_two_blocks_are_no_pairs():
+    from transformers import SegformerConfig, SegformerModel
+
+    model = SegformerModel(SegformerConfig(depths=[2, 2, 2, 2])).eval()
+    pixels = torch.randn(1, 3, 64, 64)
+    expected = copy.deepcopy(model)(pixels).last_hidden_state
+    Encoder(model, features="mean")
+    assert torch.equal(model(pixels).last_hidden_state, expected)
+    assert not any(isinstance(module, PairList) for module in model.modules())
 
 
 def test_an_encoder_without_a_configuration_is_not_saved(encoder, tmp_path):

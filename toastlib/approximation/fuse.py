@@ -126,8 +126,9 @@ def branch_scale(encoder: Encoder, block: int) -> Tensor:
     with torch.enable_grad():
         scale = torch.autograd.grad(shifted(zero).sum(), zero)[0]
     with torch.no_grad():
-        shift = torch.linspace(-1, 1, encoder.width).to(zero)
-        moved = shifted(shift) - shifted(zero)
+        before = shifted(zero)
+        shift = 1000 * before.abs().max() * torch.linspace(-1, 1, encoder.width).to(zero)  # far above rounding
+        moved = shifted(shift) - before
     if (moved - scale * shift).abs().max() > 0.05 * moved.abs().max():
         raise InputError(f"Block {block} of {encoder.name} norms what its MLP has added: no map can be folded into it.")
     return scale.double()

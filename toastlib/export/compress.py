@@ -123,7 +123,7 @@ def compress(
         need(head, "config", "A classifier, as AutoModelForImageClassification loads it,")
     classifier, wanted = (None, head) if head is None or isinstance(head, str) else (head, OWN)
     if classifier is None and encoder.checkpoint:
-        classifier = own_classifier(*encoder.checkpoint[:3])
+        classifier = own_classifier(*encoder.checkpoint[:3], whole_or_none=wanted == "new")
     own_head = choose_head(encoder, data, classifier, seed, wanted)
     names, plan_given = _translators(translator, encoder, own_head), isinstance(remove, str | Plan)
     max_drop = MAX_DROP if remove is None and max_drop is None else max_drop

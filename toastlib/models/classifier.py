@@ -24,11 +24,12 @@ SPELLINGS: tuple[Callable[[str], str], ...] = (
 
 
 def own_classifier(
-    name: str, image_size: int | None = None, trust_remote_code: bool = False
+    name: str, image_size: int | None = None, trust_remote_code: bool = False, *, whole_or_none: bool = False
 ) -> "PreTrainedModel | None":
     """The classifier of a checkpoint, whole, or `None` if it has none; the arguments are as for `load_encoder`.
 
-    An `InputError` if its weights are missing, or are for another number of classes than the configuration says.
+    An `InputError` if its weights are missing, or are for another number of classes than the configuration says; or
+    `None` then too, if `whole_or_none`.
     """
     from transformers import AutoConfig, AutoModelForImageClassification
 
@@ -42,9 +43,9 @@ def own_classifier(
         settings["ignore_mismatched_sizes"] = True  # refused below
         model, info = AutoModelForImageClassification.from_pretrained(path, **settings)
     if wrong := sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}):
-        raise InputError(
-            f"{path} calls itself a classifier and lacks its weights, or has them in another shape: {wrong[0]}."
-        )
+        if whole_or_none:
+            return None
+        raise InputError(f"The classifier of {path} lacks weights, or has others: {wrong[0]}. --head new trains one.")
     model.eval()
     if image_size:
         set_image_size(getattr(model, "vision_model", model.base_model), image_size)

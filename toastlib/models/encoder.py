@@ -73,7 +73,8 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         check_is_encoder(model, name)
-        join_pairs(model)
+        if not hasattr(model, "config"):  # lists of two in models of transformers are stages
+            join_pairs(model)
         self.model = model.eval().requires_grad_(False)
         self.blocks_path = find_blocks(model, blocks)
         self.feature_kind = features
@@ -130,8 +131,7 @@ class Encoder(nn.Module):
     def encode(self, images: Any, batch_size: int = 32) -> Tensor:
         """Features of all images or texts, shape (images, width), from anything with ``batches(size)``."""
         need_batches(images)
-        features = [self.features(inputs) for inputs, _ in images.batches(batch_size)]
-        return torch.cat(features) if features else torch.empty(0, self.width, dtype=self.dtype, device=self.device)
+        return torch.cat([self.features(inputs) for inputs, _ in images.batches(batch_size)])
 
     def features(self, inputs: Inputs) -> Tensor:
         """Features of shape (batch, width) from pixel values of shape (batch, 3, height, width), or from `Tokens`.

@@ -84,6 +84,4 @@ def collect_activations(
             for block in blocks:
                 rows = select_tokens(h[block], tokens, encoder.special_tokens, mask=token_mask(inputs))
                 kept[block].append(rows.float())
-    if not all(kept.values()):
-        raise InputError("There are no images to collect activations from.")
     return {block: torch.cat(rows) for block, rows in kept.items()}
