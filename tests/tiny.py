@@ -31,6 +31,11 @@ FAMILIES = {
 }
 """Family -> the prefix of its classes in transformers, and what its configuration has beside `SIZES`."""
 READS = {"vocab_size": 50, "max_position_embeddings": 66}
+GROUPED = {"num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0}
+SLIDING = {
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+}
 TEXT_FAMILIES = {
     "bert": ("Bert", READS),
     "roberta": ("Roberta", READS | {"pad_token_id": 0}),
@@ -38,8 +43,36 @@ TEXT_FAMILIES = {
     "modernbert": ("ModernBert", READS | {"pad_token_id": 0, "global_attn_every_n_layers": 3, "local_attention": 8}),
     "gpt2": ("GPT2", READS | {"n_inner": 64}),
     "llama": ("Llama", READS | {"num_key_value_heads": 2}),
+    "gemma2": ("Gemma2", READS | GROUPED | SLIDING),
 }
 """The same for models of texts; token 0 is for padding."""
+MORE_FAMILIES = {"data2vec-vision": ("Data2VecVision", {"use_mean_pooling": True})}
+MORE_ENCODERS = {
+    "data2vec-text": ("Data2VecText", READS | {"pad_token_id": 0}),
+    "deberta": ("Deberta", READS | {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}),
+}
+MORE_DECODERS = {
+    "gpt-j": ("GPTJ", {"vocab_size": 50, "n_positions": 66, "n_embd": 32, "n_layer": 5, "n_head": 4, "rotary_dim": 4}),
+    "gpt-neo": (
+        "GPTNeo",
+        READS
+        | {
+            "num_layers": 5,
+            "num_heads": 4,
+            "attention_types": [[["global", "local"], 2], [["global"], 1]],
+            "window_size": 8,
+        },
+    ),
+    "gpt-neox": ("GPTNeoX", READS),
+    "bloom": ("Bloom", {"vocab_size": 50, "n_layer": 5, "n_head": 4, "hidden_size": 32}),
+    "qwen2": ("Qwen2", READS | GROUPED),
+    "qwen3": ("Qwen3", READS | GROUPED),
+    "gemma3": ("Gemma3Text", READS | GROUPED | SLIDING),
+    "olmo2": ("Olmo2", READS | GROUPED),
+    "phi": ("Phi", READS),
+    "smollm3": ("SmolLM3", READS | GROUPED),
+}
+"""More of them, which the tests of whole paths take."""
 
 
 def make_tiny_model(family, seed=0, head="Model", **config):
@@ -50,9 +83,10 @@ def make_tiny_model(family, seed=0, head="Model", **config):
     """
     import transformers
 
-    prefix, settings = (FAMILIES | TEXT_FAMILIES)[family]
+    prefix, settings = (FAMILIES | MORE_FAMILIES | TEXT_FAMILIES | MORE_ENCODERS | MORE_DECODERS)[family]
     torch.manual_seed(seed)
     configuration = getattr(transformers, f"{prefix}Config")(**SIZES | settings | config)
+    prefix = prefix if head == "Model" else prefix.removesuffix("Text")  # Gemma 3's decoder without a head
     model = getattr(transformers, f"{prefix}{head}")(configuration).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -60,7 +94,7 @@ def make_tiny_model(family, seed=0, head="Model", **config):
     return model
 
 
-DECODERS = {"gpt2": "LMHeadModel", "llama": "ForCausalLM"}
+DECODERS = ("gpt2", "llama", "gemma2")
 WORDS = ["[PAD]", "[UNK]", "[BOS]", "[EOS]", "a", "of", "photo", "cat", "dog", "tree", "oak"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz .,;:!?'-()\nABCDEFGHI"
 
@@ -81,7 +115,9 @@ def make_language_model(family):
     """A tiny decoder of the family with its head."""
     special = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
     # A head of its own: one that is the embedding, with random weights, says the last letter again and again.
-    model = make_tiny_model(family, head=DECODERS[family], tie_word_embeddings=False, **special)
+    model = make_tiny_model(
+        family, head="LMHeadModel" if family == "gpt2" else "ForCausalLM", tie_word_embeddings=False, **special
+    )
     model.generation_config.eos_token_id = None
     base = getattr(model, model.base_model_prefix)
     return LanguageModel(Encoder(base, features="mean", name="tiny", tokenizer=letter_tokenizer()), model)

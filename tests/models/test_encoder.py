@@ -5,9 +5,13 @@ import torch
 from tiny import FAMILIES, PATCHES, SIZES
 from torch import nn
 
+from toastlib.approximation.replace import approximate, replace_spans
+from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
 from toastlib.models.encoder import Encoder
+from toastlib.models.loading import load_encoder
 from toastlib.models.structure import find_blocks
+from toastlib.plan import Span
 
 BLOCK_LISTS = {
     "vit": "layers",
@@ -228,7 +232,7 @@ def test_tokens_before_images_are_refused_and_the_remedy_named(tokens):
             method(tokens)
 
 
-def test_blocks_that_return_more_than_hidden_states_are_refused(tokens):
+def test_of_a_tuple_the_hidden_states_are_read_and_restored(tokens):
     class Pair(nn.TransformerEncoderLayer):
         def forward(self, hidden):
             return super().forward(hidden), None
@@ -242,7 +246,42 @@ def test_blocks_that_return_more_than_hidden_states_are_refused(tokens):
 
     model = Pairs()
     model.stages = nn.ModuleList(Pair(16, 2, 32, batch_first=True) for _ in range(3))
-    with pytest.raises(InputError, match="A block of mine returns a tuple, where hidden states alone are needed"):
+    encoder = Encoder(model, blocks="stages", features="mean", name="mine")
+    expected = model(tokens).mean(1)
+    assert torch.equal(encoder(tokens), expected)
+    shared = encoder.embed(tokens)
+    hidden = shared.hidden
+    for block in range(3):
+        hidden = encoder.run_block(block, hidden, shared)
+    assert torch.equal(encoder.pool(hidden, tokens), expected)
+    smaller = replace_spans(encoder, {Span(0, 1): nn.Linear(16, 16)})
+    assert smaller(tokens).shape == (2, 16)
+
+
+def test_a_family_whose_blocks_return_tuples_is_saved_and_opened(tiny_model, tiny_images, pixel_values, tmp_path):
+    encoder = Encoder(tiny_model("data2vec-vision"), preprocessing=Preprocessing(resize=(32, 32)), name="tiny")
+    smaller = approximate(encoder, "-1->0 1->3", tiny_images.train[:20])
+    assert encoder.block_outputs == smaller.block_outputs > 0
+    smaller.save_pretrained(tmp_path / "saved")
+    opened = load_encoder(str(tmp_path / "saved"), device="cpu")
+    torch.testing.assert_close(opened(pixel_values), smaller(pixel_values))
+
+
+def test_blocks_that_return_no_tensor_are_refused(tokens):
+    class Named(nn.TransformerEncoderLayer):
+        def forward(self, hidden):
+            return {"hidden": super().forward(hidden)}
+
+    class Names(Stack):
+        def forward(self, inputs):
+            hidden = self.embed(inputs)
+            for stage in self.stages:
+                hidden = stage(hidden)["hidden"]
+            return self.norm(hidden)
+
+    model = Names()
+    model.stages = nn.ModuleList(Named(16, 2, 32, batch_first=True) for _ in range(3))
+    with pytest.raises(InputError, match="A block of mine returns a dict, where hidden states alone are needed"):
         Encoder(model, blocks="stages", name="mine")(tokens)
 
 

@@ -200,7 +200,7 @@ def test_importing_toastlib_after_transformers_registers_at_once(saved):
     finders = list(sys.meta_path)
     CONFIG_MAPPING._extra_content.pop("toast")
     register_saved_form()
-    assert CONFIG_MAPPING["toast"].__module__ == "toastlib.models.modeling_toast"
+    assert CONFIG_MAPPING["toast"].__module__ == "toastlib.models.configuration_toast"
     assert sys.meta_path == finders
 
 
@@ -265,12 +265,11 @@ def test_maps_in_context_are_saved_whatever_stands_before_the_patches(
 
 @pytest.mark.parametrize("kind", [torch.nn.Sequential, torch.nn.ModuleList])
 def test_a_block_list_that_is_called_stays_one(kind):
-    from toastlib.models.modeling_toast import shorten
+    from toastlib.models.layers import shorten
 
     blocks = [torch.nn.Identity() for _ in range(4)]
-    short = shorten(
-        kind(*blocks) if kind is torch.nn.Sequential else kind(blocks), [{"start": 0, "end": 2, "map": ["Identity"]}]
-    )
+    before = kind(*blocks) if kind is torch.nn.Sequential else kind(blocks)
+    short = shorten(before, [{"start": 0, "end": 2, "map": ["Identity"]}], 0)
     assert type(short) is kind
     assert [short[0], short[2]] == [blocks[0], blocks[3]]
 

@@ -17,13 +17,14 @@ from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
 from toastlib.evaluation.costs import plan_costs
 from toastlib.evaluation.evaluate import evaluate_plans
+from toastlib.evaluation.language import load_language_model
 from toastlib.evaluation.probe import HeadConfig
 from toastlib.export.compress import compress
 from toastlib.models.costs import parameter_count
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import capture_outputs
 from toastlib.models.loading import load_encoder
-from toastlib.models.model_card import ModelCardData, model_card
+from toastlib.models.model_card import ModelCardData, model_card, task_of
 from toastlib.models.saving import saved_form
 from toastlib.models.sublayer_split import block_name
 from toastlib.models.sublayers import split_blocks
@@ -233,7 +234,7 @@ def test_the_saved_form_counts_what_it_is(tiny_encoder):
 
 def test_a_card_says_what_was_replaced():
     card, plan = ModelCardData("google/vit in sublayers"), Plan.parse("-1->0 6->7")
-    text = model_card(card, plan, ["a map", "a map"], features="cls", sublayers=True)
+    text = model_card(card, plan, ["a map", "a map"], features="cls", task=task_of(False, None), sublayers=True)
     assert "base_model: google/vit\n" in text
     assert "- `-1->0`: the attention of block 0 removed; a map takes the output of the embedding to" in text
     assert "- `6->7`: the MLP of block 3 removed; a map takes the output of the attention of block 3 to" in text
@@ -273,10 +274,14 @@ class TestLanguage:
         assert written != language.generate(["to be", "or"], 20)
         assert smaller.generate(["to be", "or"], 20, use_cache=False) == written
 
-    def test_there_is_no_folder_for_it(self, language, tmp_path):
-        with pytest.raises(InputError, match="has no place for sublayers"):
-            language.on(split_blocks(language.encoder)).save_pretrained(tmp_path / "folder")
-        assert not (tmp_path / "folder").exists()
+    def test_a_saved_one_writes_the_same(self, language, tmp_path):
+        sublayers = split_blocks(language.encoder)
+        anything = {block: torch.randn(4, 32) for block in range(-1, 10)}
+        smaller = language.on(approximate(sublayers, "-1->0 4->5", anything, translator="linear"))
+        smaller.save_pretrained(tmp_path / "folder")
+        opened = load_language_model(str(tmp_path / "folder"), device="cpu")
+        assert opened.encoder.sublayer_split == sublayers.sublayer_split
+        assert opened.generate(["to be", "or"], 20) == smaller.generate(["to be", "or"], 20)
 
 
 def test_what_cannot_be_split_is_refused(tiny_encoder, tiny_model, tiny_images):

@@ -111,7 +111,7 @@ def test_a_choice_cannot_see_labels():
     assert list(inspect.signature(select).parameters)[:4] == ["moments", "remove", "budget", "criterion"]
     assert list(inspect.signature(select).parameters)[4:] == ["rerank", "candidates"]
     assert get_type_hints(select)["moments"] == Moments | KFoldMoments
-    assert set(get_type_hints(KFoldMoments)) == {"parts", "special_tokens", "activations", "summaries"}
+    assert set(get_type_hints(KFoldMoments)) == {"parts", "special_tokens", "activations", "summaries", "running"}
     fields = {"blocks", "count", *SUMS, "products", "_spectra"}
     assert set(get_type_hints(Moments)) == fields
 

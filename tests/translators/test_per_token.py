@@ -135,7 +135,7 @@ def test_a_map_in_context_gives_back_what_the_image_as_a_whole_adds():
 
 def test_without_summaries_there_is_no_context(tiny_encoder, tiny_images):
     folds = replace(collect_moments(tiny_encoder, tiny_images.train[:20], PAIRS, folds=5), summaries=())
-    with pytest.raises(InputError, match="'context' needs summaries of the images"):
+    with pytest.raises(InputError, match="'context' needs moments of the context"):
         PooledContext().fit_moments(folds, SPAN)
 
 

@@ -11,9 +11,10 @@ from tqdm.auto import tqdm
 
 from toastlib.cache import default_cache, fingerprint
 from toastlib.data.images import Images
-from toastlib.data.tokens import Inputs
+from toastlib.data.tokens import Inputs, token_mask
 from toastlib.errors import InputError, need_batches, need_encoder
 from toastlib.models.encoder import Encoder
+from toastlib.models.layers import padding_known
 from toastlib.models.walk import check_walk
 from toastlib.plan import ORIGINAL, Plan, Span
 from toastlib.translators.base import split_align
@@ -101,7 +102,8 @@ def forward_plans(
         # The group that runs the next block is pushed first and popped last: one path's states wait in memory.
         for key, group in sorted(groups.items(), key=lambda item: item[0] is not None):
             if key is not None:
-                branches.append((key[0].end, maps[key](hidden), group))
+                with padding_known([maps[key]], token_mask(inputs)):
+                    branches.append((key[0].end, maps[key](hidden), group))
             elif block + 1 < len(encoder.blocks):
                 branches.append((block + 1, encoder.run_block(block + 1, hidden, shared), group))
             else:

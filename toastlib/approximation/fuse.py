@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from toastlib.errors import InputError, need_batches, need_encoder
-from toastlib.models.base_architecture import shorten_config
 from toastlib.models.costs import example_input, flops, parameter_count
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import capture_modules, capture_outputs
+from toastlib.models.layers import shorten_config
 from toastlib.plan import Plan, Span
 from toastlib.statistics.moments import Moments
 from toastlib.translators.linear import Affine, Linear
@@ -76,7 +76,7 @@ def fuse_spans(encoder: Encoder, plan: str | Plan, images, *, batch_size: int = 
         raise InputError(f"{encoder.name} has no configuration that says how many blocks there are: nothing is folded.")
     with encoder.block_list([encoder.blocks[k] for k in kept]):
         model = copy.deepcopy(encoder.model)
-    shorten_config(model.config, len(kept))
+    shorten_config(model.config, kept)
     folded = FusedEncoder(
         model, encoder.blocks_path, encoder.feature_kind, preprocessing=encoder.preprocessing, name=encoder.name
     )

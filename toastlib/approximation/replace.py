@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from toastlib.errors import InputError, need, need_encoder
+from toastlib.models.base_architecture import renumber
+from toastlib.models.costs import example_input
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import collect_activations
-from toastlib.models.layers import Replacement
+from toastlib.models.layers import Replacement, stand_in
 from toastlib.plan import Plan, Span
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import KFoldMoments, Moments, plan_pairs
@@ -105,7 +107,8 @@ def collect_calibration(
         blocks = sorted({block for plan in plans for span in plan for block in span})
         activations = collect_activations(encoder, images, blocks, tokens="all", batch_size=batch_size)
     if any(kind.needs_folds for kind in kinds):
-        folds = collect_moments(encoder, images, plan_pairs(plans), folds=5, batch_size=batch_size)
+        context = any(kind.needs_context for kind in kinds)
+        folds = collect_moments(encoder, images, plan_pairs(plans), folds=5, batch_size=batch_size, context=context)
         return replace(folds, activations=activations)
     return activations or collect_moments(encoder, images, plan_pairs(plans), folds=0, batch_size=batch_size)
 
@@ -134,26 +137,20 @@ def replace_spans(encoder: Encoder, maps: dict[Span, nn.Module]) -> Encoder:
         need(module, "forward", f"A torch.nn.Module for span {Span(*span)}")
     starts = {span.start + 1: span for span in maps}
     removed = {block for span in maps for block in span.blocks}
-    kept = [
-        Replacement(starts[k], maps[starts[k]]).to(encoder.device, encoder.dtype) if k in starts else block
-        for k, block in enumerate(encoder.blocks)
-        if k in starts or k not in removed
+    if encoder.block_outputs is None and hasattr(encoder.model, "config"):
+        encoder.features(example_input(encoder))
+    outputs = encoder.block_outputs or 0
+    kept = [k for k in range(len(encoder.blocks)) if k in starts or k not in removed]
+    modules = [
+        stand_in(block, Replacement(starts[k], maps[starts[k]], outputs)).to(encoder.device, encoder.dtype)
+        if k in starts
+        else block
+        for k, block in ((k, encoder.blocks[k]) for k in kept)
     ]
-    for module, block in ((one, encoder.blocks[one.span.start + 1]) for one in kept if isinstance(one, Replacement)):
-        if hasattr(block, "attention_type"):  # the model asks each of its blocks for it
-            module.attention_type = block.attention_type
-    with encoder.block_list(kept):
+    with encoder.block_list(modules):
         smaller = copy.deepcopy(encoder, {id(encoder.tokenizer): encoder.tokenizer})  # shared: it may be large
-    number_blocks(smaller.blocks)
+    renumber(smaller, kept)
     return smaller
-
-
-def number_blocks(blocks: Iterable[nn.Module]) -> None:
-    """Number the blocks' keys and values in a decoder's cache, from 0: by the first the cache counts its tokens."""
-    attending = [[part for part in block.modules() if hasattr(part, "layer_idx")] for block in blocks]
-    for number, parts in enumerate(filter(None, attending)):
-        for part in parts:
-            part.layer_idx = number
 
 
 def _fit(translator: Translator, calibration: Moments | KFoldMoments | Activations, span: Span) -> Translator:

@@ -118,9 +118,8 @@ def load_texts(
         raise InputError(f"{encoder.name} has no tokenizer, and reads no texts.")
     if chunks and not encoder.is_causal:
         raise InputError(f"Chunks of running text are for decoders, and {encoder.name} is none: take chunks=False.")
-    longest = min(encoder.tokenizer.model_max_length, encoder.model.config.max_position_embeddings)
-    if not 2 <= length <= longest:
-        raise InputError(f"{encoder.name} reads texts of 2 to {longest} tokens, not of {length}.")
+    if not 2 <= length <= encoder.longest_text:
+        raise InputError(f"{encoder.name} reads texts of 2 to {encoder.longest_text} tokens, not of {length}.")
     tables = (
         EMBEDDED[name]()
         if name in EMBEDDED

@@ -16,7 +16,7 @@ from toastlib.data.images import Images, ImageSet
 from toastlib.data.tokens import Inputs
 from toastlib.errors import InputError, need_set
 from toastlib.evaluation.metrics import paired_difference
-from toastlib.models.encoder import Encoder, ReplayBlock
+from toastlib.models.encoder import Encoder
 from toastlib.plan import Plan
 from toastlib.statistics.collect import split_folds
 from toastlib.translators.base import split_align
@@ -41,7 +41,7 @@ def final_patches(encoder: Encoder, inputs: Inputs, hidden: Tensor | None = None
     if hidden is None:
         output = encoder.run(encoder.model, inputs)
     else:
-        with encoder.block_list([ReplayBlock(hidden, encoder.blocks[0])]):
+        with encoder.replayed(inputs, hidden):
             output = encoder.run(encoder.model, inputs[:1])
     states = output if isinstance(output, Tensor) else output.last_hidden_state
     return states[:, encoder.special_tokens :]

@@ -20,12 +20,13 @@ from toastlib.data.texts import TextSet, tokenised
 from toastlib.data.tokens import Tokens
 from toastlib.errors import InputError
 from toastlib.evaluation.metrics import CONFIDENCE
-from toastlib.models.base_architecture import shorten_config, with_tower
-from toastlib.models.encoder import Encoder, ReplayBlock
-from toastlib.models.layers import Replacement
-from toastlib.models.loading import load_checkpoint, load_tokenizer, resolve_device, resolve_dtype
+from toastlib.models.base_architecture import base_config, with_tower
+from toastlib.models.encoder import Encoder
+from toastlib.models.layers import shorten_config
+from toastlib.models.loading import load_checkpoint, load_tokenizer, opened, resolve_device, resolve_dtype
 from toastlib.models.quiet import quiet_transformers
-from toastlib.plan import ORIGINAL, Plan
+from toastlib.models.saving import save_pretrained, saved_form
+from toastlib.plan import ORIGINAL, Plan, Span
 from toastlib.translators.base import split_align
 
 RESAMPLES = 1000
@@ -52,8 +53,8 @@ class LanguageModel:
         """
         found = []
         for row in range(len(tokens)):  # logits of one text at a time: the vocabulary is large
-            one, last = tokens[row : row + 1], ReplayBlock(hidden[row : row + 1], self.encoder.blocks[0])
-            with self.encoder.block_list([last]):
+            one = tokens[row : row + 1]
+            with self.encoder.replayed(one, hidden[row : row + 1]):
                 logits = self.encoder.run(self.model, one).logits[0, :-1]
             seen = (one.attention_mask[0, :-1] * one.attention_mask[0, 1:]).bool()
             found.append(cross_entropy(logits[seen].float(), one.input_ids[0, 1:][seen], reduction="sum"))
@@ -67,7 +68,7 @@ class LanguageModel:
         ``generate``, for example ``do_sample=True``. An `InputError` if both are longer than the model reads.
         """
         tokenizer, prompts = self.encoder.tokenizer, [prompts] if isinstance(prompts, str) else list(prompts)
-        longest = self.model.config.max_position_embeddings
+        longest = self.encoder.longest_text
         tokens = tokenised(tokenizer, prompts, longest, side="left").to(self.encoder.device)
         width = tokens.input_ids.shape[1]
         if width + new_tokens > longest:
@@ -77,31 +78,37 @@ class LanguageModel:
             )
         settings = {"do_sample": False, "pad_token_id": tokenizer.pad_token_id} | options
         inputs = {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
-        written = self.model.generate(**inputs, max_new_tokens=new_tokens, **settings)
+        written = self.form().generate(**inputs, max_new_tokens=new_tokens, **settings)
         return tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write a model of the base architecture with fewer blocks, and its tokenizer: plain transformers opens it.
+    def form(self) -> nn.Module:
+        """The transformers model that writes: the architecture's own while nothing stands in for a span."""
+        plain = self.encoder.sublayer_split is None and not any(map(_is_map, self.encoder.blocks))
+        return self.model if plain else saved_form(self.encoder, self.model)
 
-        An `InputError` if maps stand in for spans, or blocks were split into sublayers, for which the architecture has
-        no place; nothing has been written then.
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that `load_language_model` and ``AutoModelForCausalLM`` open, with the tokenizer.
+
+        Where spans are dropped, translator ``"identity"``, it is a model of the base architecture with fewer blocks,
+        and plain transformers opens it; with maps or sublayers it takes toastlib, or ``trust_remote_code=True``.
+        An `InputError` if the model cannot be saved; nothing has been written then.
         """
-        if self.encoder.sublayer_split is not None:
-            raise InputError(
-                f"A saved {type(self.model).__name__} has no place for sublayers: save one of whole blocks."
-            )
-        gone = [block for block in self.encoder.blocks if isinstance(block, Replacement)]
-        if mapped := [block.span for block in gone if list(block.parameters())]:
-            raise InputError(
-                f"A map stands in for span {mapped[0]}, and a saved {type(self.model).__name__} has no place for it: "
-                "only dropped spans, translator 'identity', can be saved."
-            )
-        with self.encoder.block_list([block for block in self.encoder.blocks if block not in gone]):
+        blocks = self.encoder.blocks
+        if self.encoder.sublayer_split is not None or any(_is_map(one) and [*one.parameters()] for one in blocks):
+            save_pretrained(self.encoder, folder, head=self.model)
+            return
+        removed = {block for one in blocks if _is_map(one) for block in Span(*one.span).blocks}
+        with self.encoder.block_list([block for block in blocks if not _is_map(block)]):
             model = copy.deepcopy(self.model)
-        shorten_config(model.config, len(self.encoder.blocks) - len(gone))
+        model.config = base_config(self.encoder, model)
+        shorten_config(model.config, sorted(set(range(model.config.num_hidden_layers)) - removed))
         with quiet_transformers():
             model.save_pretrained(folder)
         self.encoder.tokenizer.save_pretrained(folder)
+
+
+def _is_map(block: nn.Module) -> bool:
+    return hasattr(block, "translation")
 
 
 def load_language_model(
@@ -135,8 +142,11 @@ def load_language_model(
     model, missing = load_checkpoint(path, trust_remote_code, "AutoModelForCausalLM")
     if missing:
         raise InputError(f"The checkpoint of {name!r} lacks {len(missing)} weights: {missing[0]} among them.")
-    alias, base = catalog.model_alias(name), getattr(model, model.base_model_prefix)
-    encoder = Encoder(base, blocks, "mean", name=alias, tokenizer=load_tokenizer(path, name))
+    alias, tokenizer = catalog.model_alias(name), load_tokenizer(path, name)
+    if model.config.model_type == "toast":
+        encoder, model = opened(model.toast, "mean", name=alias, tokenizer=tokenizer), model.toast.base
+    else:
+        encoder = Encoder(getattr(model, model.base_model_prefix), blocks, "mean", name=alias, tokenizer=tokenizer)
     if not encoder.is_causal:
         raise InputError(f"{alias} is no decoder: its tokens see those that they should predict.")
     model = model.eval().requires_grad_(False).to(target, resolve_dtype(dtype, target))

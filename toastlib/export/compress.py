@@ -157,7 +157,7 @@ def compress(
     scores = [score(one, found[0], data.test, own_head) for one in found]
     models, (smaller, new_head) = [one.model for one in contenders], next(iter(made.values()))
     latency, energy = measure_latency(models, data.test), measure_energy(models, data.test)
-    in_pipeline = measure_pipeline(models[:2], data.test, task_of(own_head.module is not None))
+    in_pipeline = measure_pipeline(models[:2], data.test, task_of(encoder.reads_text, own_head.module and "base").name)
     in_pipeline += [(float("nan"),) * 3] * (len(models) - 2)
     before, after = (percent(one, own_head.measure) for one in scores[:2])
     card = ModelCardData(

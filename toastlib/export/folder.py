@@ -17,7 +17,7 @@ from PIL import Image
 from toastlib.errors import InputError
 from toastlib.evaluation.heads import LOST, MEASURES, names_of
 from toastlib.export.changes import SHOWN, new_confusions
-from toastlib.models.model_card import change, loading_code, short
+from toastlib.models.model_card import change, loading_code, short, task_of
 from toastlib.output import writing
 from toastlib.translators.base import split_align
 
@@ -88,7 +88,7 @@ def compare_folders(folders: Sequence[str | Path]) -> tuple[pd.DataFrame, list[s
 
 def report(result: CompressionResult) -> str:
     """The text of ``report.html``, a page that fetches nothing; names that came from outside are escaped."""
-    count, with_head = len(result.plan.removed), result.head.module is not None
+    count, task = len(result.plan.removed), task_of(result.encoder.reads_text, result.head.module and "base")
     matrix = result.similarity.pivot(index="first", columns="second", values="value").fillna(0)
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     return templates.get_template("report.html").render(
@@ -100,7 +100,7 @@ def report(result: CompressionResult) -> str:
         block_count=len(result.encoder.blocks) + count - (0 if result.fused else len(result.plan)),
         matrix=matrix,
         least=float(matrix.min().min()),
-        code=loading_code("THIS-FOLDER", with_head, result.fused),
+        code=loading_code("THIS-FOLDER", task, result.fused),
         classes=result.classes,
         maps=result.maps_in_words(),
         ladder=result.ladder(),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from toastlib.errors import InputError
 from toastlib.models.costs import example_input
+from toastlib.models.layers import layer_lists, number_blocks, shorten_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,20 +54,12 @@ def _around(encoder: Encoder, whole: PreTrainedModel) -> PreTrainedModel:
     model = with_tower(whole, path, tower)
     model.config = base_config(encoder, whole)
     parts = [model.config, *(getattr(model.config, name) for name in model.config.sub_configs)]
-    shorten_config(next(part for part in parts if type(part) is type(encoder.model.config)), len(encoder.blocks))
+    tower_config = next(part for part in parts if type(part) is type(encoder.model.config))
+    blocks = range(len(encoder.blocks) + len(encoder.plan.removed))
+    shorten_config(tower_config, [block for block in blocks if block not in encoder.plan.removed])
     if any(tensor.is_meta for tensor in model.state_dict().values()):
         raise _unreadable(model, encoder)
     return model.eval().to(encoder.device, encoder.dtype).requires_grad_(False)
-
-
-def shorten_config(config: Any, blocks: int) -> None:
-    """Set the number of blocks in a configuration, and everything that it derives from their number."""
-    config.num_hidden_layers = blocks
-    if getattr(config, "layer_types", None):  # one for each block, all of them alike, see `Encoder`
-        config.layer_types = config.layer_types[:blocks]
-    if hasattr(config, "stage_names"):  # of a backbone
-        config.stage_names = config.stage_names[: blocks + 1]
-        config.set_output_features_output_indices(out_indices=None, out_features=None)
 
 
 def base_config(encoder: Encoder, model: nn.Module) -> Any:
@@ -75,9 +68,24 @@ def base_config(encoder: Encoder, model: nn.Module) -> Any:
 
     if not isinstance(encoder.model, PreTrainedModel):
         raise InputError(f"{encoder.name} is no transformers model, and only these can be saved.")
-    config = copy.deepcopy(model.config)
+    config, original = copy.deepcopy(model.config), encoder.original_config
+    if type(original) is type(config):
+        for name in ("num_hidden_layers", *layer_lists(original)):
+            setattr(config, name, getattr(original, name))
     config._name_or_path, config.dtype = "", encoder.dtype
     return config
+
+
+def renumber(encoder: Encoder, kept: Sequence[int]) -> None:
+    """Let configuration and cache of a decoder follow its block list: each member stands where block k of `kept` was.
+
+    Some decoders run as many blocks as their configuration counts, and look up there how each of them attends.
+    """
+    if encoder.is_causal:
+        config = encoder.model.config
+        encoder.original_config = encoder.original_config or copy.deepcopy(config)
+        shorten_config(config, kept)
+        number_blocks(encoder.blocks)
 
 
 def skeleton(auto: Any, config: Any) -> PreTrainedModel | None:

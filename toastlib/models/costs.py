@@ -6,11 +6,11 @@ import copy
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from toastlib.data.tokens import Inputs, Tokens
 from toastlib.data.transforms import image_size
-from toastlib.errors import InputError, need
+from toastlib.errors import need
 
 if TYPE_CHECKING:
     from toastlib.models.encoder import Encoder
@@ -37,18 +37,17 @@ def parameter_count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def example_input(encoder: Encoder) -> Tensor:
-    """Noise of the size that the encoder's images have, shape (1, 3, height, width); `InputError` if it reads texts."""
+def example_input(encoder: Encoder) -> Inputs:
+    """Noise of the size that the encoder's images have, shape (1, 3, height, width); or a text of eight tokens."""
     if encoder.reads_text:
-        raise InputError(
-            f"{encoder.name} reads texts, and only encoders of images can be saved; a LanguageModel saves itself."
-        )
+        ids = torch.arange(2, 10, device=encoder.device)[None]
+        return Tokens(ids, torch.ones_like(ids))
     size = image_size(encoder.preprocessing, encoder.model.config)
     noise = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     return noise.to(encoder.device, encoder.dtype)
 
 
-def flops(encoder: Encoder, inputs: Tensor) -> int:
+def flops(encoder: Encoder, inputs: Inputs) -> int:
     """Floating-point operations of one forward pass (a multiply-add counts two), by torch's own counter."""
     # On the meta device, without weights: torch does not see the products inside attention on a CPU.
     return count_flops(without_values(encoder).features, inputs.to("meta"))

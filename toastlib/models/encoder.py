@@ -1,6 +1,7 @@
 """The encoder: a Hugging Face transformer or a plain module, its blocks found and its features named."""
 
 import contextlib
+import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from toastlib.data.tokens import Inputs, Tokens, select_tokens, token_mask
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError, need_batches, unknown
 from toastlib.models.hooks import capture_outputs
+from toastlib.models.layers import as_output, padding_known
 from toastlib.models.pairs import PairList, join_pairs
 from toastlib.models.saving import save_pretrained
 from toastlib.models.structure import check_is_encoder, count_special_tokens, find_blocks, is_causal, reads_text
@@ -86,7 +88,9 @@ class Encoder(nn.Module):
         self.special_tokens = count_special_tokens(model)
         self.sublayer_split: SublayerSplit | None = None  # set by split_blocks
         self.checkpoint: Checkpoint | None = None  # set by load_encoder
+        self.original_config: Any = None  # of a decoder whose block list has changed, set by renumber
         self.walk_is_checked = False  # set by check_walk
+        self.block_outputs: int | None = None  # in the tuple that a block returns, 0 for a tensor; seen by hidden_of
         if features not in FEATURES:
             raise unknown("features", features, FEATURES)
         if features == "cls" and hasattr(model, "config") and not self.special_tokens:
@@ -96,9 +100,6 @@ class Encoder(nn.Module):
             raise InputError(f"{name} is no decoder, and its last token says nothing: take features='mean'.")
         if getattr(type(getattr(model, "config", None)), "model_type", None) in WITHOUT_MASK:
             raise InputError(f"{name} hides patches at random: let load_encoder open its checkpoint, as a plain ViT.")
-        kinds = set(getattr(getattr(model, "config", None), "layer_types", None) or ())
-        if len(kinds) > 1 and not hasattr(self.blocks[0], "attention_type"):
-            raise InputError(f"The blocks of {name} attend in different ways ({', '.join(sorted(kinds))}).")
 
     @property
     def blocks(self) -> nn.ModuleList | nn.Sequential:
@@ -116,6 +117,12 @@ class Encoder(nn.Module):
             return self.model.timm_model.num_features
         layers = (layer.in_features for layer in self.blocks.modules() if isinstance(layer, nn.Linear))
         return next(layers, None) or next(p for p in self.blocks.parameters() if p.ndim == 2).shape[-1]
+
+    @property
+    def longest_text(self) -> int:
+        """Number of tokens that the model reads at most; its tokenizer's limit where it has none itself."""
+        limit = min(self.tokenizer.model_max_length, 2**31 - 1)  # a tokenizer without one says 1e30
+        return min(limit, getattr(self.model.config, "max_position_embeddings", limit))
 
     @property
     def device(self) -> torch.device:
@@ -167,17 +174,20 @@ class Encoder(nn.Module):
                 raise InputError(f"{self.name} does not take inputs of shape {tuple(inputs.shape)}: {error}") from error
         arguments = {"input_ids": inputs.input_ids} | ({"use_cache": False} if self.is_causal else {})
         if inputs.device.type == "meta":  # FLOPs are counted: transformers reads no values of such a mask
-            tokens = inputs.input_ids.shape[1]
-            return model(**arguments, attention_mask=torch.ones(len(inputs), 1, tokens, tokens, device="meta"))
+            texts, tokens = inputs.input_ids.shape
+            shape = (texts, 1, tokens, tokens) if getattr(model, "_supports_sdpa", True) else (texts, tokens)
+            return model(**arguments, attention_mask=torch.ones(shape, device="meta"))
         if self.special_tokens and not inputs.attention_mask[:, 0].all():
             raise InputError(f"{self.name} reads its CLS token first: pad texts on the right.")
-        if self.is_causal:
+        if self.is_causal and "position_ids" in inspect.signature(model.forward).parameters:
             arguments["position_ids"] = inputs.positions
-        return model(**arguments, attention_mask=inputs.attention_mask)
+        maps = [block for block in self.blocks if hasattr(block, "translation")]
+        with padding_known(maps, inputs.attention_mask):
+            return model(**arguments, attention_mask=inputs.attention_mask)
 
     def embed(self, inputs: Inputs) -> BlockInput:
         """Input of block 0, computed by everything before it: ``h[-1]``, and the further arguments of every block."""
-        with self.block_list(captures := [ReplayBlock(None, block) for block in self.blocks]):
+        with self.replayed(inputs) as captures:
             self.run(self.model, inputs)
         hidden = self._checked(captures[0].input, inputs)
         return BlockInput(hidden, [capture.further for capture in captures])
@@ -185,13 +195,27 @@ class Encoder(nn.Module):
     def run_block(self, block: int, hidden: Tensor, shared: BlockInput) -> Tensor:
         """Output ``h[block]`` of a block from ``h[block-1]``, both (batch, tokens, width)."""
         args, kwargs = shared.calls[block]
-        return self.blocks[block](hidden, *args, **kwargs)
+        return self.hidden_of(self.blocks[block](hidden, *args, **kwargs))
+
+    def hidden_of(self, output: Any) -> Any:
+        """The hidden states that a block returns, alone or first in a tuple."""
+        self.block_outputs = len(output) if isinstance(output, tuple) else 0
+        return output[0] if self.block_outputs else output
 
     def pool(self, hidden: Tensor, inputs: Inputs) -> Tensor:
         """Features (batch, width) from the last block's output (batch, tokens, width): final norm, then pooling."""
         # The model's own forward runs with blocks that return `hidden`; the layers before them see one input only.
-        with self.block_list([ReplayBlock(hidden, block) for block in self.blocks]):
+        with self.replayed(inputs, hidden):
             return self._pool(self.run(self.model, inputs[:1]), hidden, token_mask(inputs))
+
+    @contextlib.contextmanager
+    def replayed(self, inputs: Inputs, hidden: Tensor | None = None) -> Iterator[list["ReplayBlock"]]:
+        """Inside the context the model runs a `ReplayBlock` for each block, and they are yielded."""
+        if self.block_outputs is None:
+            self.features(inputs[:1])
+        blocks = [ReplayBlock(hidden, block, self.block_outputs) for block in self.blocks]
+        with self.block_list(blocks):
+            yield blocks
 
     @contextlib.contextmanager
     def block_list(self, modules: Iterable[nn.Module]) -> Iterator[None]:
@@ -246,15 +270,17 @@ class Encoder(nn.Module):
 class ReplayBlock(nn.Module):
     """Stands for a block: it returns the hidden states given here, or its input if `None`, and keeps its arguments.
 
-    Attributes that a model reads come from the block that was there.
+    They come first in a tuple of so many `outputs`, if the block returns one. Attributes that a model reads come from
+    the block that was there.
     """
 
     input: Tensor | None = None
     further: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
 
-    def __init__(self, hidden: Tensor | None, block: nn.Module) -> None:
+    def __init__(self, hidden: Tensor | None, block: nn.Module, outputs: int = 0) -> None:
         super().__init__()
         self.hidden = hidden
+        self.outputs = outputs
         self._block = (block,)  # in a tuple, so that nn.Module does not register it as a submodule
 
     def __getattr__(self, name: str) -> Any:
@@ -263,7 +289,7 @@ class ReplayBlock(nn.Module):
         except AttributeError:
             return getattr(self._block[0], name)
 
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple:
         """The hidden states given, or else the input."""
         self.input, self.further = hidden, (args, kwargs)
-        return hidden if self.hidden is None else self.hidden
+        return as_output(hidden if self.hidden is None else self.hidden, self.outputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,12 +17,18 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def capture_modules(modules: Mapping[Hashable, nn.Module]) -> Iterator[dict[Hashable, Any]]:
-    """Collect the latest output of each module, by its key and in the order of first calls, while a model runs."""
-    outputs = {}
+def capture_modules(
+    modules: Mapping[Hashable, nn.Module], read: Callable[[Any], Any] | None = None
+) -> Iterator[dict[Hashable, Any]]:
+    """Collect the latest output of each module, by its key and in the order of first calls, while a model runs.
+
+    `read` makes what is collected of an output; all of it if `None`.
+    """
+    outputs, read = {}, read or (lambda output: output)
     with contextlib.ExitStack() as hooks:
         for key, module in modules.items():
-            hooks.enter_context(module.register_forward_hook(lambda m, args, out, key=key: outputs.update({key: out})))
+            kept = module.register_forward_hook(lambda m, args, out, key=key: outputs.update({key: read(out)}))
+            hooks.enter_context(kept)
         yield outputs
 
 
@@ -39,7 +45,7 @@ def capture_outputs(encoder: Encoder, blocks: Iterable[int]) -> Iterator[dict[in
             f"There is no block {outside[0]}: blocks count from 0 to {last}, and -1 is the input of block 0."
         )
     with (
-        capture_modules({block: encoder.blocks[block] for block in blocks if block >= 0}) as outputs,
+        capture_modules({k: encoder.blocks[k] for k in blocks if k >= 0}, encoder.hidden_of) as outputs,
         contextlib.ExitStack() as hooks,
     ):
         if -1 in blocks:

@@ -3,13 +3,14 @@
 This file imports torch alone, and travels beside modeling_toast.py in the folder of every model that toastlib saves.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-CODE = ("modeling_toast.py", "layers.py", "sublayer_split.py")
+CODE = ("modeling_toast.py", "configuration_toast.py", "layers.py", "sublayer_split.py")
 """Files that are copied into every saved folder."""
 
 
@@ -64,6 +65,8 @@ class AddPooledContext(nn.Module):
     `context` takes mean and standard deviation of an image's patches, (batch, 2 width), to (batch, width).
     """
 
+    mask: Tensor | None = None  # 0 for padding, (batch, tokens), see `padding_known`
+
     def __init__(self, special_tokens: int, tokens: nn.Module, context: nn.Module) -> None:
         super().__init__()
         self.special_tokens = special_tokens
@@ -72,7 +75,8 @@ class AddPooledContext(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Hidden states (batch, tokens, width) to the same shape."""
-        mapped, added = self.tokens(hidden), self.context(context_of(hidden[:, self.special_tokens :]))
+        mask = None if self.mask is None else self.mask[:, self.special_tokens :]
+        mapped, added = self.tokens(hidden), self.context(context_of(hidden[:, self.special_tokens :], mask))
         if not self.special_tokens:
             return mapped + added[:, None]
         first, rest = mapped[:, : self.special_tokens], mapped[:, self.special_tokens :]
@@ -83,29 +87,166 @@ class AddPooledContext(nn.Module):
         return f"special_tokens={self.special_tokens}"
 
 
-def context_of(patches: Tensor) -> Tensor:
-    """Mean and standard deviation of each image's patches, shape (batch, 2 width), from (batch, patches, width)."""
+class AddRunningContext(nn.Module):
+    """One map for each token of a decoder; a second map of the tokens up to it is added.
+
+    `context` takes their mean and standard deviation, (batch, tokens, 2 width), to (batch, tokens, width).
+    """
+
+    mask: Tensor | None = None  # 0 for padding, (batch, tokens so far), see `padding_known`
+
+    def __init__(self, tokens: nn.Module, context: nn.Module) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.context = context
+
+    def forward(self, hidden: Tensor, sums: Tensor | None = None) -> Tensor:
+        """Hidden states (batch, tokens, width) to the same shape; their `running_sums` where tokens came before."""
+        sums = running_sums(hidden, self.mask) if sums is None else sums
+        return self.tokens(hidden) + self.context(running_context(sums).to(hidden.dtype))
+
+
+def context_of(patches: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean and standard deviation of each image's patches, shape (batch, 2 width), from (batch, patches, width).
+
+    Where a mask is 0, of shape (batch, patches), there is none.
+    """
+    if mask is not None:
+        return running_context(running_sums(patches, mask)[:, -1]).to(patches.dtype)
     mean = patches.mean(1, keepdim=True)
-    variance = (patches - mean).square().mean(1)  # torch.std is far slower
-    spread = torch.where(variance > 0, variance, 1).sqrt() * (variance > 0)  # the root has no gradient at 0
-    return torch.cat([mean[:, 0], spread], dim=-1)
+    return torch.cat([mean[:, 0], _root((patches - mean).square().mean(1))], dim=-1)  # torch.std is far slower
+
+
+def running_sums(hidden: Tensor, mask: Tensor | None = None, before: Tensor | float = 0) -> Tensor:
+    """Sums over the tokens up to each of 1, of the token and of its squares; float64, (batch, tokens, 1 + 2 width).
+
+    The last of an attention mask are these tokens'; `before` has the sums of the tokens before them.
+    """
+    rows = hidden.double()  # the difference of two large sums is the variance
+    real = torch.ones_like(rows[..., :1]) if mask is None else mask[:, -rows.shape[1] :, None].to(rows)
+    return torch.cat([real, rows * real, rows.square() * real], dim=-1).cumsum(1) + before
+
+
+def running_context(sums: Tensor) -> Tensor:
+    """Mean and standard deviation of the tokens up to each, (..., 2 width), from `running_sums`."""
+    mean, square = (sums[..., 1:] / sums[..., :1].clamp(min=1)).chunk(2, dim=-1)
+    return torch.cat([mean, _root(square - mean.square())], dim=-1)
+
+
+def _root(variance: Tensor) -> Tensor:
+    return torch.where(variance > 0, variance, 1).sqrt() * (variance > 0)  # the root has no gradient at 0
+
+
+@contextlib.contextmanager
+def padding_known(modules: Iterable[nn.Module], mask: Tensor | None) -> Iterator[None]:
+    """Inside the context the maps among these modules that pool tokens leave out those whose mask is 0."""
+    kinds = AddPooledContext | AddRunningContext
+    pooling = [part for module in modules for part in module.modules() if isinstance(part, kinds)]
+    for part in pooling:
+        part.mask = mask
+    try:
+        yield
+    finally:
+        for part in pooling:
+            part.mask = None
 
 
 class Replacement(nn.Module):
-    """The map of a span in a block list; it ignores the further arguments that a block is called with."""
+    """The map of a span in a block list; of the further arguments that a block is called with it reads the cache.
 
-    def __init__(self, span: Sequence[int], translation: nn.Module) -> None:
+    It returns a tuple of so many `outputs`, if the blocks return one. A decoder's cache counts tokens by layer, so that
+    a map keeps something of each token there too: its running sums, or one of its values.
+    """
+
+    layer_idx = 0  # in the cache, see `number_blocks`
+
+    def __init__(self, span: Sequence[int], translation: nn.Module, outputs: int = 0) -> None:
         super().__init__()
         self.span = span
         self.translation = translation
+        self.outputs = outputs
 
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple:
         """Approximate ``h[end]`` from ``h[start]``, both of shape (batch, tokens, width)."""
-        return self.translation(hidden)
+        cache = next((one for one in (*args, *kwargs.values()) if hasattr(one, "get_seq_length")), None)
+        if cache is None:
+            return as_output(self.translation(hidden), self.outputs)
+        kept, further = hidden[..., :1], ()
+        if isinstance(self.translation, AddRunningContext):
+            begun = cache.get_seq_length(self.layer_idx) > 0
+            before = cache.layers[self.layer_idx].keys[:, 0, -1:] if begun else 0
+            kept = running_sums(hidden, self.translation.mask, before)
+            further = (kept,)
+        cache.update(kept[:, None], kept[:, None, :, :1], self.layer_idx)
+        return as_output(self.translation(hidden, *further), self.outputs)
 
     def extra_repr(self) -> str:
         """The span."""
         return "->".join(map(str, self.span))
+
+
+def as_output(hidden: Tensor, outputs: int) -> Tensor | tuple:
+    """Hidden states as a block returns them: alone for 0 outputs, or first in a tuple of so many."""
+    return (hidden, *[None] * (outputs - 1)) if outputs else hidden
+
+
+def number_blocks(blocks: Iterable[nn.Module]) -> None:
+    """Number the layers of a decoder's cache as the members of its block list, from 0."""
+    for number, block in enumerate(blocks):
+        for part in block.modules():
+            for name in ("layer_idx", "layer_id"):
+                if hasattr(part, name):
+                    setattr(part, name, number)
+
+
+def shorten(blocks: nn.Module, spans: Iterable[dict[str, Any]], outputs: int) -> nn.Module:
+    """The block list with one map in place of each described span, before the weights are read."""
+    maps = {span["start"] + 1: span for span in spans}
+    removed = {block for span in maps.values() for block in range(span["start"] + 1, span["end"] + 1)}
+    kept = []
+    for number, block in enumerate(blocks):
+        if number in maps:
+            span = maps[number]["start"], maps[number]["end"]
+            kept.append(stand_in(block, Replacement(span, build_map(maps[number]["map"]), outputs)))
+        elif number not in removed:
+            kept.append(block)
+    return nn.Sequential(*kept) if isinstance(blocks, nn.Sequential) else nn.ModuleList(kept)
+
+
+def layer_lists(config: Any) -> list[str]:
+    """Names of the lists in a configuration that have a member for each block, such as how it attends."""
+    lists = {name: value for name, value in vars(config).items() if "layer" in name and isinstance(value, list)}
+    return [name for name, value in lists.items() if len(value) == config.num_hidden_layers]
+
+
+def shorten_config(config: Any, kept: Sequence[int]) -> None:
+    """Leave these blocks alone in a configuration, and in everything that it says of each of them."""
+    for name in layer_lists(config):
+        setattr(config, name, [getattr(config, name)[block] for block in kept])
+    if hasattr(config, "attention_types"):  # GPT-Neo's, from which its list is made
+        config.attention_types = [[[kind], 1] for kind in config.attention_layers]
+    config.num_hidden_layers = len(kept)
+    if hasattr(config, "stage_names"):  # of a backbone
+        config.stage_names = config.stage_names[: len(kept) + 1]
+        config.set_output_features_output_indices(out_indices=None, out_features=None)
+
+
+def stand_in(block: nn.Module, replacement: Replacement) -> Replacement:
+    """The replacement, with what some models ask each of their blocks for."""
+    if hasattr(block, "attention_type"):
+        replacement.attention_type = block.attention_type
+    return replacement
+
+
+def pool_text(hidden: Tensor, mask: Tensor, features: str, special_tokens: int) -> Tensor:
+    """The CLS token, the last one, or the mean of all that are not special, (batch, width); padding does not count."""
+    if features == "cls":
+        return hidden[:, 0]
+    place = mask.cumsum(1)  # of a token in its text, from 1
+    if features == "last":
+        return hidden[torch.arange(len(hidden), device=hidden.device), place.argmax(1)]
+    chosen = mask.bool() & (place > special_tokens)
+    return hidden.masked_fill(~chosen[..., None], 0).sum(1) / chosen.sum(1, keepdim=True).clamp(min=1)
 
 
 def _scale(factors: int, width: int) -> Scale:
@@ -124,9 +265,15 @@ LAYERS = {
     "Scale": (_scale, lambda layer: (len(layer.weight), len(layer.bias))),
     "ByToken": (SplitByTokenType, lambda layer: (layer.special_tokens, layer.special, layer.patches)),
     "InContext": (AddPooledContext, lambda layer: (layer.special_tokens, layer.tokens, layer.context)),
+    "InRunningContext": (AddRunningContext, lambda layer: (layer.tokens, layer.context)),
 }
 """Name -> (function that makes the layer, layer -> arguments of that function); the names are a file format."""
-RENAMED = {"Parallel": "Sum", "SplitByTokenType": "ByToken", "AddPooledContext": "InContext"}
+RENAMED = {
+    "Parallel": "Sum",
+    "SplitByTokenType": "ByToken",
+    "AddPooledContext": "InContext",
+    "AddRunningContext": "InRunningContext",
+}
 """Class -> its name in `LAYERS`, where the two differ."""
 
 

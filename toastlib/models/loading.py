@@ -68,26 +68,35 @@ def load_encoder(
     if model.config.model_type in WITHOUT_MASK:
         model, missing = load_checkpoint(path, trust_remote_code, WITHOUT_MASK[model.config.model_type])
     alias = catalog.model_alias(name)
-    if model.config.model_type == "toast":
-        config, features = model.config, features or model.config.features
-        preprocessing = _image_reader(path, model.tower, trust_remote_code, image_size)
-        encoder = Encoder(model.tower, config.blocks, features, preprocessing=preprocessing, name=alias)
-        encoder.sublayer_split = config.parting and SublayerSplit(**config.parting)
-        encoder.checkpoint = Checkpoint(path, image_size, trust_remote_code, _stored_dtype(path, trust_remote_code))
-        return encoder.to(target, precision)
-    tower = getattr(model, "vision_model", model)
-    if tower is not model:  # a text tower may be missing
-        missing = [key for key in missing if key.startswith("vision_model.")]
-    features = features or ("last" if reads_text(tower) and is_causal(tower) else "cls")
-    _settle_pooler(tower, missing, features, name)
+    is_saved = model.config.model_type == "toast"
+    tower = model.tower if is_saved else getattr(model, "vision_model", model)
+    if not is_saved:
+        if tower is not model:  # a text tower may be missing
+            missing = [key for key in missing if key.startswith("vision_model.")]
+        features = features or ("last" if reads_text(tower) and is_causal(tower) else "cls")
+        _settle_pooler(tower, missing, features, name)
     if not reads_text(tower):
         reader = {"preprocessing": _image_reader(path, tower, trust_remote_code, image_size)}
     elif image_size:
         raise InputError(f"{alias} reads texts: image_size is for encoders of images.")
     else:
         reader = {"tokenizer": load_tokenizer(path, name)}
-    encoder = Encoder(tower, blocks, features, name=alias, **reader).to(target, precision)
+    encoder = (
+        opened(model, features, name=alias, **reader)
+        if is_saved
+        else Encoder(tower, blocks, features, name=alias, **reader)
+    )
+    encoder.to(target, precision)
     encoder.checkpoint = Checkpoint(path, image_size, trust_remote_code, _stored_dtype(path, trust_remote_code))
+    return encoder
+
+
+def opened(model: Any, features: str | None, **settings: Any) -> Encoder:
+    """The encoder that toastlib saved as this `ToastModel`."""
+    config = model.config
+    encoder = Encoder(model.tower, config.blocks, features or config.features, **settings)
+    encoder.sublayer_split = config.parting and SublayerSplit(**config.parting)
+    encoder.original_config = config.base if encoder.is_causal else None
     return encoder
 
 

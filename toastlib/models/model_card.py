@@ -15,7 +15,7 @@ Accuracy = tuple[float, float, float]
 
 
 class Sizes(NamedTuple):
-    """Parameters, FLOPs of one image, and bytes of the weights, each of the original and of the smaller model."""
+    """Parameters, FLOPs of one input, and bytes of the weights, each of the original and of the smaller model."""
 
     parameters: tuple[int, int]
     flops: tuple[int, int]
@@ -41,6 +41,8 @@ class ModelCardData:
         transformers' `pipeline`, which preprocesses, all measured on that device.
     sizes
         Parameters and FLOPs; counted when the model is saved if `None`.
+    input
+        What the FLOPs are of.
     """
 
     base: str | None = None
@@ -54,6 +56,7 @@ class ModelCardData:
     in_pipeline: tuple[float, float] | None = None
     device: str | None = None
     sizes: Sizes | None = None
+    input: str = "image"
 
     def rows(self) -> list[tuple[str, str, str]]:
         """The table of costs: name, original, this model."""
@@ -61,7 +64,7 @@ class ModelCardData:
         if self.sizes:
             rows.append(("parameters", *(f"{count:,}" for count in self.sizes.parameters)))
             rows.append(("MB on disk", *(short(count / 1e6) for count in self.sizes.bytes)))
-            rows.append(("GFLOPs per image", *(short(count / 1e9) for count in self.sizes.flops)))
+            rows.append((f"GFLOPs per {self.input}", *(short(count / 1e9) for count in self.sizes.flops)))
         if self.before or self.after:
             texts = (
                 "{:.2f} % ({:.2f} to {:.2f})".format(*value) if value else "" for value in (self.before, self.after)
@@ -77,13 +80,33 @@ class ModelCardData:
 FEATURES = {
     "cls": "the CLS token after the final norm",
     "mean": "the mean of the patch tokens",
+    "last": "the last token after the final norm",
     "pooler": "the pooled output",
 }
 MAPS = {
     "Identity": "the identity",
     "ByToken": "a map for special tokens beside one for patches",
     "InContext": "a map that also reads the patches of the image as a whole",
+    "InRunningContext": "a map that also reads the tokens up to each",
 }
+
+
+class Task(NamedTuple):
+    """What a saved model is for: its Auto class, the name of transformers' `pipeline`, and an input of that."""
+
+    auto: str
+    name: str
+    example: str
+
+
+TASKS = {
+    ("pixel_values", None): Task("AutoModel", "image-feature-extraction", "image.png"),
+    ("pixel_values", "classes"): Task("AutoModelForImageClassification", "image-classification", "image.png"),
+    ("input_ids", None): Task("AutoModel", "feature-extraction", "A text."),
+    ("input_ids", "classes"): Task("AutoModelForSequenceClassification", "text-classification", "A text."),
+    ("input_ids", "causal"): Task("AutoModelForCausalLM", "text-generation", "A text"),
+}
+"""Main input and head -> task."""
 
 
 def short(value: float, digits: int = 3) -> str:
@@ -117,8 +140,8 @@ def model_card(
     maps: list[str],
     *,
     features: str,
+    task: Task,
     sublayers: bool = False,
-    with_head: bool = False,
     plain: bool = False,
 ) -> str:
     """The text of a ``README.md``; `maps` are in words, one for each span, which may count `sublayers`.
@@ -136,24 +159,24 @@ def model_card(
         features=FEATURES[features],
         sublayers=sublayers,
         plain=plain,
-        task=task_of(with_head),
+        task=task.name,
         checkpoint=checkpoint,
         on_hub=checkpoint.count("/") == 1 and not Path(checkpoint).exists(),
         name=block_name,
-        code=loading_code("FOLDER-OR-HUB-ID", with_head, plain),
+        code=loading_code("FOLDER-OR-HUB-ID", task, plain),
     )
 
 
-def loading_code(folder: str, with_head: bool, plain: bool) -> str:
+def loading_code(folder: str, task: Task, plain: bool) -> str:
     """Python code that opens a saved folder."""
-    auto = "AutoModelForImageClassification" if with_head else "AutoModel"
-    toast = "import toastlib  # or, without it: pass trust_remote_code=True, after a look at its three .py files\n"
-    return f"""{"" if plain else toast}from transformers import {auto}, pipeline
+    toast = "import toastlib  # or, without it: pass trust_remote_code=True, after a look at its four .py files\n"
+    return f"""{"" if plain else toast}from transformers import {task.auto}, pipeline
 
-model = {auto}.from_pretrained("{folder}")
-answers = pipeline("{task_of(with_head)}", "{folder}")("image.png")"""
+model = {task.auto}.from_pretrained("{folder}")
+answers = pipeline("{task.name}", "{folder}")("{task.example}")"""
 
 
-def task_of(with_head: bool) -> str:
-    """The task of transformers' `pipeline`."""
-    return "image-classification" if with_head else "image-feature-extraction"
+def task_of(reads_text: bool, head: str | None) -> Task:
+    """The task of a model with a head, of the kinds that a saved configuration names, or without."""
+    kind = head if head in (None, "causal") else "classes"
+    return TASKS["input_ids" if reads_text else "pixel_values", kind]

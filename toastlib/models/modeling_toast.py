@@ -1,140 +1,55 @@
 """The saved form: a transformer with maps in place of spans of blocks, as a Hugging Face model type of its own.
 
-This file imports torch, transformers, and layers.py and sublayer_split.py beside it. All three travel in the folder
-of every model that toastlib saves: with ``import toastlib``, or without toastlib by ``trust_remote_code=True``,
-`AutoModel`, `AutoModelForImageClassification` and `pipeline` open the folder.
+This file imports torch, transformers, and the other files of `CODE` beside it. All of them travel in the folder of
+every model that toastlib saves: with ``import toastlib``, or without toastlib by ``trust_remote_code=True``, the Auto
+classes and `pipeline` open the folder.
 """
 
 import contextlib
+import copy
+import inspect
 import shutil
 import tempfile
 from pathlib import Path
 
+import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
-from .layers import CODE, Replacement, build_map
+from .configuration_toast import ToastConfig
+from .layers import CODE, number_blocks, padding_known, pool_text, shorten, shorten_config
 from .sublayer_split import SublayerSplit, split_block
 
-FORMAT = 2
-"""Version of the format; raised when older code could not read new folders."""
 AUTO_MAP = {
-    "AutoConfig": "modeling_toast.ToastConfig",
+    "AutoConfig": "configuration_toast.ToastConfig",
     "AutoModel": "modeling_toast.ToastModel",
     "AutoModelForImageClassification": "modeling_toast.ToastForImageClassification",
+    "AutoModelForSequenceClassification": "modeling_toast.ToastForSequenceClassification",
+    "AutoModelForCausalLM": "modeling_toast.ToastForCausalLM",
 }
+BASES = {
+    "base": AutoModelForImageClassification,
+    "sequence": AutoModelForSequenceClassification,
+    "causal": AutoModelForCausalLM,
+}
+"""Head that belongs to the base model -> the class that builds both."""
 COMPANIONS = ("README.md", "preprocessor_config.json")
 """Files that are copied wherever the model is saved or pushed to."""
-
-
-class ToastConfig(PreTrainedConfig):
-    """Configuration of the model that is built before the weights are read.
-
-    Parameters
-    ----------
-    base
-        Configuration of the original model, or its dictionary; ``model_type`` decides the architecture.
-    tower
-        Dotted path of the encoder in the base model; ``""`` if the two are one.
-    blocks
-        Dotted path of the block list in the encoder.
-    parting
-        Arguments of `SublayerSplit` if the blocks were split into sublayers.
-    without
-        Names of the architecture's parts that the encoder lacks, such as a pooler without weights.
-    spans
-        ``{"start": s, "end": e, "map": description}`` for each span, see `describe_map`.
-    features
-        Kind of ``pooler_output``: ``"cls"``, ``"mean"`` (of the patches) or ``"pooler"``.
-    special_tokens
-        Number of tokens before the patches.
-    feature_norm
-        Norm of the encoder that is applied to the features alone (CLIP's), or `None`.
-    head
-        ``"linear"``: a linear layer on the features; ``"base"``: the base model's classifier; `None`: no classifier.
-    hidden_size
-        Length of the features.
-    format
-        Version of this configuration's format.
-    """
-
-    model_type = "toast"
-    sub_configs = {"base": AutoConfig}  # noqa: RUF012
-
-    def __init__(
-        self,
-        base=None,
-        tower="",
-        blocks="",
-        parting=None,
-        without=(),
-        spans=(),
-        features="cls",
-        special_tokens=1,
-        feature_norm=None,
-        head=None,
-        hidden_size=0,
-        format=FORMAT,
-        **kwargs,
-    ):
-        if format > FORMAT:
-            raise ValueError(
-                f"This model was saved in format {format}, and the code here reads up to {FORMAT}: update toastlib."
-            )
-        if isinstance(base, dict):
-            base = AutoConfig.for_model(**base) if base.get("model_type") else None
-        self.base = base
-        self.tower = tower
-        self.blocks = blocks
-        self.parting = parting
-        self.without = list(without)
-        self.spans = list(spans)
-        self.features = features
-        self.special_tokens = special_tokens
-        self.feature_norm = feature_norm
-        self.head = head
-        self.hidden_size = hidden_size
-        self.format = format
-        super().__init__(**kwargs)
-
-    @property
-    def num_hidden_layers(self):
-        """Number of blocks that are left, each map counted as one; of sublayers if the blocks were split."""
-        blocks = self._vision.num_hidden_layers * (2 if self.parting else 1)
-        return blocks - sum(span["end"] - span["start"] - 1 for span in self.spans)
-
-    @property
-    def image_size(self):
-        """Height and width of the images in pixels."""
-        return self._vision.image_size
-
-    @property
-    def patch_size(self):
-        """Height and width of a patch in pixels."""
-        return self._vision.patch_size
-
-    @property
-    def _vision(self):
-        return getattr(self.base, "vision_config", self.base)
 
 
 def split_blocks(blocks, split):
     """The block list with attention and MLP in place of each block."""
     sublayers = [sublayer for block in blocks for sublayer in split_block(block, split)]
     return nn.Sequential(*sublayers) if isinstance(blocks, nn.Sequential) else nn.ModuleList(sublayers)
-
-
-def shorten(blocks, spans):
-    """The block list with one map in place of each span."""
-    maps = {span["start"] + 1: span for span in spans}
-    removed = {block for span in spans for block in range(span["start"] + 1, span["end"] + 1)}
-    kept = [
-        Replacement((maps[k]["start"], maps[k]["end"]), build_map(maps[k]["map"])) if k in maps else block
-        for k, block in enumerate(blocks)
-        if k in maps or k not in removed
-    ]
-    return nn.Sequential(*kept) if isinstance(blocks, nn.Sequential) else nn.ModuleList(kept)
 
 
 class ToastPreTrainedModel(PreTrainedModel):
@@ -151,6 +66,7 @@ class ToastPreTrainedModel(PreTrainedModel):
         if config.base is None:
             raise ValueError("The configuration names no base model: this is not a model that toastlib saved.")
         self.companions = {}
+        self.main_input_name = config.reads
 
     @classmethod
     def from_pretrained(cls, name, *args, output_loading_info=False, ignore_mismatched_sizes=False, **kwargs):
@@ -204,7 +120,7 @@ class ToastModel(ToastPreTrainedModel):
 
     def __init__(self, config):
         super().__init__(config)
-        self.base = (AutoModelForImageClassification if config.head == "base" else AutoModel).from_config(config.base)
+        self.base = BASES.get(config.head, AutoModel).from_config(copy.deepcopy(config.base))
         try:
             blocks = self.tower.get_submodule(config.blocks)
         except AttributeError as error:
@@ -213,7 +129,10 @@ class ToastModel(ToastPreTrainedModel):
                 f"was saved with transformers {config.transformers_version}."
             ) from error
         sublayers = split_blocks(blocks, SublayerSplit(**config.parting)) if config.parting else blocks
-        self.tower.set_submodule(config.blocks, shorten(sublayers, config.spans))
+        self.tower.set_submodule(config.blocks, shorten(sublayers, config.spans, config.block_outputs))
+        if config.is_causal:
+            shorten_config(self.tower.config, config.kept)  # a decoder looks up there how each of its blocks attends
+            number_blocks(self.blocks)
         for name in config.without:
             setattr(self.tower, name, None)
         self.post_init()
@@ -223,41 +142,61 @@ class ToastModel(ToastPreTrainedModel):
         """The encoder in the base model."""
         return self.base.get_submodule(self.config.tower)
 
+    @property
+    def blocks(self):
+        """The blocks and maps."""
+        return self.tower.get_submodule(self.config.blocks)
+
     def get_input_embeddings(self):
         """The tower's."""
         return self.tower.get_input_embeddings()
 
-    def forward(self, pixel_values, output_hidden_states=None, return_dict=None, **kwargs):
-        """Hidden states (batch, tokens, width) and features (batch, width) of pixels (batch, 3, height, width).
+    def forward(
+        self,
+        pixel_values=None,
+        output_hidden_states=None,
+        return_dict=None,
+        *,
+        input_ids=None,
+        attention_mask=None,
+        **kwargs,
+    ):
+        """Hidden states (batch, tokens, width) and features (batch, width).
 
-        ``output_hidden_states`` adds the input of the first block and the output of every block and map,
-        ``output_attentions`` the attentions of the blocks.
+        Of pixels (batch, 3, height, width), or of token ids and their mask (batch, tokens). ``output_hidden_states``
+        adds the input of the first block and the output of every block and map, ``output_attentions`` the attentions.
         """
-        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        with self._recorded(wanted) as hidden_states:
-            output = self.tower(pixel_values, **kwargs)
-        states = tuple(hidden_states) if wanted else None
-        attentions = output.get("attentions")
-        whole = BaseModelOutputWithPooling(output.last_hidden_state, self._pool(output), states, attentions)
+        if self.main_input_name == "input_ids":
+            ids = pixel_values if input_ids is None else input_ids  # the first argument by its place
+            mask = torch.ones_like(ids) if attention_mask is None else attention_mask
+            kwargs |= {"input_ids": ids, "attention_mask": mask}
+        else:
+            kwargs, mask = {"pixel_values": pixel_values} | kwargs, None
+        output, states = self.run(self.tower, mask, output_hidden_states, **kwargs)
+        pooled = self._pool(output, mask)
+        whole = BaseModelOutputWithPooling(output.last_hidden_state, pooled, states, output.get("attentions"))
         return whole if (self.config.return_dict if return_dict is None else return_dict) else whole.to_tuple()
 
-    @contextlib.contextmanager
-    def _recorded(self, wanted):
-        """Record the hidden states before and after every module of the block list, if they are wanted."""
+    def run(self, module, mask, output_hidden_states, **kwargs):
+        """Output of the tower, or of the base around it; and the hidden states before and after every block and map."""
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         states, hooks = [], []
         if wanted:
-            blocks = self.tower.get_submodule(self.config.blocks)
-            hooks = [block.register_forward_hook(lambda m, args, output: states.append(output)) for block in blocks]
-            hooks.append(blocks[0].register_forward_pre_hook(lambda m, args: states.append(args[0])))
+            hooks = [block.register_forward_hook(lambda m, args, out: states.append(out)) for block in self.blocks]
+            hooks.append(self.blocks[0].register_forward_pre_hook(lambda m, args: states.append(args[0])))
         with contextlib.ExitStack() as stack:
+            stack.enter_context(padding_known(self.blocks, mask))
             for hook in hooks:
                 stack.callback(hook.remove)
-            yield states
+            output = module(**kwargs)
+        return output, tuple(h[0] if isinstance(h, tuple) else h for h in states) if wanted else None
 
-    def _pool(self, output):
+    def _pool(self, output, mask):
         if self.config.features == "pooler":
             return output.pooler_output
         hidden = output.last_hidden_state
+        if mask is not None:
+            return pool_text(hidden, mask, self.config.features, self.config.special_tokens)
         tokens = hidden[:, 0] if self.config.features == "cls" else hidden[:, self.config.special_tokens :].mean(1)
         return self.tower.get_submodule(self.config.feature_norm)(tokens) if self.config.feature_norm else tokens
 
@@ -268,7 +207,7 @@ class ToastForImageClassification(ToastPreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
         self.toast = ToastModel(config)
-        self.classifier = None if config.head == "base" else nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = None if config.head in BASES else nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
     def get_input_embeddings(self):
@@ -280,17 +219,69 @@ class ToastForImageClassification(ToastPreTrainedModel):
 
         The loss is that of ``config.problem_type``. Hidden states and attentions as of the encoder.
         """
+        return self.classify(labels, output_hidden_states, return_dict, pixel_values=pixel_values, **kwargs)
+
+    def classify(self, labels, output_hidden_states, return_dict, **kwargs):
+        """Logits and loss of images or texts."""
         if self.classifier is None:
-            wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-            with self.toast._recorded(wanted) as hidden_states:
-                output = self.toast.base(pixel_values, **kwargs)
-            logits, states = output.logits, tuple(hidden_states) if wanted else None
+            output, states = self.toast.run(
+                self.toast.base, kwargs.get("attention_mask"), output_hidden_states, **kwargs
+            )
+            logits = output.logits
         else:
-            output = self.toast(pixel_values, output_hidden_states, True, **kwargs)
+            output = self.toast(output_hidden_states=output_hidden_states, return_dict=True, **kwargs)
             logits, states = self.classifier(output.pooler_output), output.hidden_states
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         whole = ImageClassifierOutput(loss, logits, states, output.get("attentions"))
         return whole if (self.config.return_dict if return_dict is None else return_dict) else whole.to_tuple()
+
+
+class ToastForSequenceClassification(ToastForImageClassification):
+    """The same for texts."""
+
+    def forward(
+        self,
+        input_ids,
+        attention_mask=None,
+        labels=None,
+        output_hidden_states=None,
+        return_dict=None,
+        **kwargs,
+    ):
+        """Logits (batch, classes) of token ids and their mask, both (batch, tokens); with labels, their loss too."""
+        kwargs |= {"input_ids": input_ids, "attention_mask": attention_mask}
+        return self.classify(labels, output_hidden_states, return_dict, **kwargs)
+
+
+class ToastForCausalLM(ToastPreTrainedModel, GenerationMixin):
+    """A decoder with the head that predicts the next token: it writes texts, with a cache or without."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.toast = ToastModel(config)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        """The decoder's."""
+        return self.toast.get_input_embeddings()
+
+    def get_output_embeddings(self):
+        """The head."""
+        return self.toast.base.get_output_embeddings()
+
+    def prepare_inputs_for_generation(self, *args, **kwargs):
+        """As the base model."""
+        return self.toast.base.prepare_inputs_for_generation(*args, **kwargs)
+
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None, output_hidden_states=None, **kwargs):
+        """What the base model returns: logits (batch, tokens, vocabulary), and the cache; with labels, the loss."""
+        kwargs |= {"input_ids": input_ids, "attention_mask": attention_mask}
+        if "position_ids" in inspect.signature(self.toast.base.forward).parameters:
+            kwargs["position_ids"] = position_ids
+        output, states = self.toast.run(self.toast.base, attention_mask, output_hidden_states, **kwargs)
+        if states is not None:
+            output["hidden_states"] = states
+        return output
 
 
 def register():
@@ -298,3 +289,5 @@ def register():
     AutoConfig.register(ToastConfig.model_type, ToastConfig, exist_ok=True)
     AutoModel.register(ToastConfig, ToastModel, exist_ok=True)
     AutoModelForImageClassification.register(ToastConfig, ToastForImageClassification, exist_ok=True)
+    AutoModelForSequenceClassification.register(ToastConfig, ToastForSequenceClassification, exist_ok=True)
+    AutoModelForCausalLM.register(ToastConfig, ToastForCausalLM, exist_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from toastlib.errors import InputError, unknown
 from toastlib.models.base_architecture import (
@@ -26,7 +26,7 @@ from toastlib.models.classifier import own_classifier
 from toastlib.models.costs import example_input, flops, parameter_count
 from toastlib.models.hooks import capture_outputs
 from toastlib.models.layers import describe_map
-from toastlib.models.model_card import ModelCardData, Sizes, in_words, model_card
+from toastlib.models.model_card import ModelCardData, Sizes, in_words, model_card, task_of
 from toastlib.models.quiet import quiet_transformers
 from toastlib.plan import Plan, Span
 
@@ -48,7 +48,7 @@ def save_pretrained(
     class_names: Sequence[str] | None = None,
     card: ModelCardData | None = None,
 ) -> None:
-    """Write a folder that `AutoModel`, `AutoModelForImageClassification` and `pipeline` of transformers open.
+    """Write a folder that the Auto classes and `pipeline` of transformers open.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def save_pretrained(
     head
         ``"own"`` keeps the classifier of the checkpoint that `load_encoder` read, and its labels, if it has one;
         `None` saves features alone. Or a `Probe` with one head, a linear layer, or the original checkpoint as
-        ``AutoModelForImageClassification`` loads it.
+        ``AutoModelForImageClassification``, ``...SequenceClassification`` or ``AutoModelForCausalLM`` loads it.
     class_names
         One for each class of a probe or a linear layer.
     card
@@ -85,13 +85,14 @@ def save_pretrained(
     else:
         plan = Plan(tuple(Span(span["start"], span["end"]) for span in model.config.spans))
         maps = [in_words(span["map"]) for span in model.config.spans]
+    unit = "text of 8 tokens" if encoder.reads_text else "image"
     text = model_card(
-        replace(card, base=card.base or encoder.name, sizes=card.sizes or count(encoder, model)),
+        replace(card, base=card.base or encoder.name, sizes=card.sizes or count(encoder, model), input=unit),
         plan,
         maps,
         features=encoder.feature_kind,
         sublayers=encoder.sublayer_split is not None,
-        with_head=head is not None,
+        task=task_of(encoder.reads_text, None if head is None else getattr(model.config, "head", "base")),
         plain=plain,
     )
     with quiet_transformers():
@@ -100,6 +101,8 @@ def save_pretrained(
     if encoder.preprocessing is not None:
         settings = json.dumps(encoder.preprocessing.to_config(), indent=2)
         (Path(folder) / "preprocessor_config.json").write_text(settings, encoding="utf-8")
+    if encoder.tokenizer is not None:
+        encoder.tokenizer.save_pretrained(folder)
 
 
 def is_fused(encoder: Encoder) -> bool:
@@ -116,13 +119,20 @@ def saved_form(encoder: Encoder, head: Any = None, class_names: Sequence[str] | 
         return plain_form(encoder, head, class_names)
     from transformers import PreTrainedModel
 
-    from toastlib.models.modeling_toast import ToastForImageClassification, ToastModel
+    from toastlib.models.modeling_toast import (
+        ToastForCausalLM,
+        ToastForImageClassification,
+        ToastForSequenceClassification,
+        ToastModel,
+    )
 
     whole = head if isinstance(head, PreTrainedModel) else None
     layer = None if whole else linear_head(head, encoder, class_names)
     config = _config(encoder, whole, layer, class_names)
+    classifier = ToastForSequenceClassification if encoder.reads_text else ToastForImageClassification
+    kind = {None: ToastModel, "causal": ToastForCausalLM}.get(config.head, classifier)
     with torch.device("meta"):
-        model = (ToastForImageClassification if config.head else ToastModel)(config).eval()
+        model = kind(config).eval()
     expected = _shapes(model)
     body = model.toast if config.head else model
     body.base = with_tower(whole, config.tower, encoder.model) if whole else encoder.model
@@ -134,7 +144,8 @@ def saved_form(encoder: Encoder, head: Any = None, class_names: Sequence[str] | 
         raise InputError(f"{encoder.name} is not what its configuration makes: {min(different)[0]} differs.")
     example = example_input(encoder)
     with torch.inference_mode():
-        if not torch.equal(body(example).pooler_output, encoder(example)):
+        given = {"pixel_values": example} if isinstance(example, Tensor) else vars(example)
+        if not torch.equal(body(**given).pooler_output, encoder(example)):
             raise InputError(f"{encoder.name} computes other features once it is saved: it cannot be saved.")
     return model
 
@@ -174,12 +185,13 @@ def _config(
     encoder: Encoder, whole: PreTrainedModel | None, layer: nn.Linear | None, class_names: Sequence[str] | None
 ) -> ToastConfig:
     """The configuration that the saved form is built from."""
-    from transformers import AutoModel, AutoModelForImageClassification
+    from transformers import AutoModel
 
-    from toastlib.models.modeling_toast import ToastConfig
+    from toastlib.models.configuration_toast import ToastConfig
+    from toastlib.models.modeling_toast import BASES
 
-    model, auto = (encoder.model, AutoModel) if whole is None else (whole, AutoModelForImageClassification)
-    base = base_config(encoder, model)
+    model, head = (encoder.model, None) if whole is None else (whole, _kind_of_head(encoder, whole))
+    base, auto = base_config(encoder, model), BASES.get(head, AutoModel)
     built = skeleton(auto, base)
     if type(built) is not type(model):
         raise InputError(f"A {type(model).__name__} cannot be saved: {auto.__name__} does not open its configuration.")
@@ -187,7 +199,7 @@ def _config(
     original = built.get_submodule(tower)
     block_count = len(original.get_submodule(encoder.blocks_path))
     labels = {} if layer is None else labels_of(layer, class_names)
-    if whole is not None:
+    if whole is not None and head != "causal":
         id2label = whole.config.id2label
         labels = {"id2label": id2label, "label2id": {label: index for index, label in id2label.items()}}
     return ToastConfig(
@@ -200,10 +212,21 @@ def _config(
         features=encoder.feature_kind,
         special_tokens=encoder.special_tokens,
         feature_norm=_feature_norm(encoder),
-        head="base" if whole is not None else "linear" if layer is not None else None,
+        head=head if layer is None else "linear",
         hidden_size=encoder.width,
+        reads="input_ids" if encoder.reads_text else "pixel_values",
+        is_causal=encoder.is_causal,
+        block_outputs=encoder.block_outputs or 0,
         **labels,
+        **{name: getattr(base, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
     )
+
+
+def _kind_of_head(encoder: Encoder, whole: PreTrainedModel) -> str:
+    """Which of `BASES` a model with a head is."""
+    if not encoder.reads_text:
+        return "base"
+    return "causal" if whole.can_generate() else "sequence"
 
 
 def _spans(encoder: Encoder, block_count: int) -> list[dict[str, Any]]:

@@ -75,7 +75,9 @@ def reads_text(model: nn.Module) -> bool:
 
 def is_causal(model: nn.Module) -> bool:
     """True for decoders such as GPT-2: tokens attend only to those before them."""
-    return any(getattr(module, "is_causal", False) for module in model.modules())
+    config = getattr(model, "config", None)
+    has_cache = hasattr(config, "use_cache") and not hasattr(config, "is_decoder")  # BERT's may be either
+    return any(getattr(module, "is_causal", False) for module in model.modules()) or has_cache
 
 
 def count_special_tokens(model: nn.Module) -> int:

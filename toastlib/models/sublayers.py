@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toastlib.data.tokens import Tokens
 from toastlib.errors import InputError, need_encoder
+from toastlib.models.base_architecture import renumber
 from toastlib.models.costs import example_input
 from toastlib.models.encoder import BlockInput, Encoder
 from toastlib.models.hooks import capture_modules
@@ -51,8 +51,7 @@ def split_blocks(encoder: Encoder) -> Encoder:
     shared = {id(tensor): tensor for tensor in (*encoder.parameters(), *encoder.buffers())}
     with encoder.block_list(sublayers):
         whole = copy.deepcopy(encoder, shared | {id(encoder.tokenizer): encoder.tokenizer})
-    if encoder.is_causal:  # some decoders run as many blocks as their configuration counts
-        whole.model.config.num_hidden_layers = len(sublayers)
+    renumber(whole, [block // 2 for block in range(len(sublayers))])
     whole.sublayer_split = split
     whole.name = encoder.name + IN_SUBLAYERS
     return whole
@@ -61,18 +60,13 @@ def split_blocks(encoder: Encoder) -> Encoder:
 @torch.inference_mode()
 def find_split(encoder: Encoder) -> SublayerSplit:
     """The split of the blocks into attention and MLP, found by trial: both in turn compute the block bit for bit."""
-    if encoder.reads_text:
-        tokens = torch.arange(2, 10, device=encoder.device)[None]
-        inputs = Tokens(tokens, torch.ones_like(tokens))
-    else:
-        inputs = example_input(encoder)
-    block, shared = encoder.blocks[0], encoder.embed(inputs)
+    block, shared = encoder.blocks[0], encoder.embed(example_input(encoder))
     args, kwargs = shared.calls[0]
     children = {name: child for name, child in block.named_children() if any(True for _ in child.parameters())}
     with capture_modules(children) as outputs:
-        whole = block(shared.hidden, *args, **kwargs)
+        whole = encoder.hidden_of(block(shared.hidden, *args, **kwargs))
     for split in _candidates(block, outputs):
-        if _is_right(split, block, shared, whole):
+        if _is_right(split, encoder, shared, whole):
             return split
     raise InputError(f"The blocks of {encoder.name}, {type(block).__name__}s, are no attention followed by an MLP.")
 
@@ -94,14 +88,14 @@ def _candidates(block: nn.Module, outputs: dict[str, Any]) -> Iterator[SublayerS
                 yield SublayerSplit(attention, mlp, attends, isinstance(outputs[attends], tuple), adds)
 
 
-def _is_right(split: SublayerSplit, block: nn.Module, shared: BlockInput, whole: Tensor) -> bool:
+def _is_right(split: SublayerSplit, encoder: Encoder, shared: BlockInput, whole: Tensor) -> bool:
     """True if each sublayer changes its input, both in turn compute the block, and without both nothing happens."""
 
     def run(module: nn.Module, hidden: Tensor) -> Tensor:
         args, kwargs = shared.calls[0]
-        return module(hidden, *args, **kwargs)
+        return encoder.hidden_of(module(hidden, *args, **kwargs))
 
-    attention, mlp = split_block(block, split)
+    attention, mlp = split_block(encoder.blocks[0], split)
     try:
         middle = run(attention, shared.hidden)
         if middle.shape != whole.shape or torch.equal(middle, shared.hidden) or torch.equal(middle, whole):

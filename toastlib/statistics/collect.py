@@ -11,8 +11,19 @@ from toastlib.data.tokens import select_tokens, token_mask
 from toastlib.errors import InputError, need_batches, need_encoder
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import capture_outputs
+from toastlib.models.layers import running_context, running_sums
 from toastlib.models.walk import check_walk
-from toastlib.statistics.moments import KFoldMoments, Moments, Pair, all_pairs, split_folds, summarise
+from toastlib.statistics.moments import (
+    MEAN,
+    SPREAD,
+    KFoldMoments,
+    Moments,
+    Pair,
+    all_pairs,
+    running_pairs,
+    split_folds,
+    summarise,
+)
 
 
 def collect_moments(
@@ -24,6 +35,7 @@ def collect_moments(
     tokens: str = "all",
     batch_size: int = 32,
     augmentation: Callable[[Any, int], Any] | None = None,
+    context: bool = True,
 ) -> KFoldMoments | Moments:
     """Stream images through the encoder once and add up the moments of its block outputs.
 
@@ -43,6 +55,9 @@ def collect_moments(
     augmentation
         Function of the images of a fold and the fold's number, such as `Augmentation`; all copies of an image stay in
         its fold.
+
+    context
+        Whether folds of a decoder hold what ``"context"`` maps need; it multiplies the products by about four.
 
     Returns
     -------
@@ -71,10 +86,12 @@ def collect_moments(
     if augmentation is not None:
         dealt = [augmentation(part, fold) for fold, part in enumerate(dealt)]
     kinds = ["special", "patch"] if encoder.special_tokens else ["patch"]
-    passes = [_stream(encoder, part, pairs, kinds, batch_size, True) for part in dealt]
+    running = ["running"] if encoder.is_causal and context else []
+    passes = [_stream(encoder, part, pairs, kinds + running, batch_size, True) for part in dealt]
     parts = {kind: tuple(moments[kind] for moments, _ in passes) for kind in kinds}
     summaries = tuple(summaries for _, summaries in passes if summaries)
-    return KFoldMoments(parts, encoder.special_tokens, summaries=summaries)
+    context_of_tokens = tuple(moments[kind] for moments, _ in passes for kind in running)
+    return KFoldMoments(parts, encoder.special_tokens, summaries=summaries, running=context_of_tokens)
 
 
 def _stream(
@@ -99,7 +116,7 @@ def _stream(
 def _collect(
     encoder: Encoder, images: Any, pairs: list[Pair], kinds: list[str], batch_size: int, with_summaries: bool
 ) -> dict[str, Tensor]:
-    """One pass: moments for each choice of tokens, and summaries; texts, whose batches have a mask, have none."""
+    """One pass: moments for each choice of tokens, and summaries; those of a decoder are its running moments."""
     totals: dict[str, Moments] = {}
     summaries: dict[int, list[Tensor]] = {}
     with capture_outputs(encoder, sorted({block for pair in pairs for block in pair})) as hidden:
@@ -108,12 +125,15 @@ def _collect(
             encoder(inputs)
             mask = token_mask(inputs)
             for kind in kinds:
-                rows = {k: select_tokens(h, kind, encoder.special_tokens, mask=mask) for k, h in hidden.items()}
-                moments = Moments.of(rows, pairs)
+                if kind == "running":
+                    moments = _running(hidden, pairs, mask)
+                else:
+                    rows = {k: select_tokens(h, kind, encoder.special_tokens, mask=mask) for k, h in hidden.items()}
+                    moments = Moments.of(rows, pairs)
                 totals[kind] = totals[kind].merge(moments) if kind in totals else moments
-            if with_summaries and mask is None:
+            if with_summaries and not encoder.is_causal:
                 for k, h in hidden.items():
-                    summaries.setdefault(k, []).append(summarise(h, encoder.special_tokens).float())
+                    summaries.setdefault(k, []).append(summarise(h, encoder.special_tokens, mask).float())
     if not totals:
         raise InputError("There are no images to collect moments from.")
     for moments in totals.values():
@@ -123,3 +143,14 @@ def _collect(
                 raise InputError(f"{where} holds NaN or infinity: check the checkpoint and its dtype.")
     kept = {f"{kind}/{name}": tensor for kind in kinds for name, tensor in totals[kind].tensors().items()}
     return kept | {f"summaries/{block}": torch.cat(rows) for block, rows in summaries.items()}
+
+
+def _running(hidden: dict[int, Tensor], pairs: list[Pair], mask: Tensor) -> Moments:
+    """Moments of the tokens and of their running context."""
+    wanted, rows = running_pairs(pairs), {}
+    for block in {block for pair in wanted for block in pair if block < MEAN - 1}:
+        rows[block] = hidden[block][mask.bool()]
+        if (block, block + MEAN) in wanted:
+            mean, spread = running_context(running_sums(hidden[block], mask))[mask.bool()].chunk(2, dim=-1)
+            rows |= {block + MEAN: mean, block + SPREAD: spread}
+    return Moments.of(rows, wanted)

@@ -10,6 +10,7 @@ on the pairs and the width, never on the number of images.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
+from itertools import combinations_with_replacement
 from typing import Any, Self
 
 import torch
@@ -22,6 +23,8 @@ from toastlib.plan import Plan, parse_plans
 Pair = tuple[int, int]
 SUMS = ("sums", "inner", "cosines", "angles", "lengths", "weighted")
 """The tensors of `Moments` that add up."""
+MEAN, SPREAD = 10**6, 2 * 10**6
+"""Block k + MEAN and block k + SPREAD: the running mean and standard deviation of block k's outputs, in a decoder."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,7 @@ class KFoldMoments:
     special_tokens: int  # number of tokens before the patches
     activations: dict[int, Tensor] | None = None  # block -> (rows, width), where trained maps are fitted as well
     summaries: tuple[dict[int, Tensor], ...] = ()  # for each fold block -> the result of `summarise` for its images
+    running: tuple[Moments, ...] = ()  # of a decoder: for each fold the moments of `running_pairs`
 
     @classmethod
     def of(cls, hidden: dict[int, Tensor], pairs: Iterable[Pair], *, special_tokens: int = 0, folds: int = 5) -> Self:
@@ -216,7 +220,7 @@ class KFoldMoments:
         blocks = tuple(blocks)
         parts = {kind: tuple(fold.restrict(blocks) for fold in folds) for kind, folds in self.parts.items()}
         summaries = tuple({block: fold[block] for block in blocks} for fold in self.summaries)
-        return KFoldMoments(parts, self.special_tokens, summaries=summaries)
+        return KFoldMoments(parts, self.special_tokens, summaries=summaries, running=self.running)
 
 
 def all_pairs(block_count: int) -> list[Pair]:
@@ -240,6 +244,14 @@ def plan_pairs(plans: str | Plan | Iterable[str | Plan]) -> list[Pair]:
     return sorted({pair for plan in parse_plans(plans) for s, e in plan for pair in ((s, s), (s, e))})
 
 
+def running_pairs(pairs: Iterable[Pair]) -> list[Pair]:
+    """The pairs that maps of a decoder's tokens and of their running context are fitted from."""
+    spans = [(start, end) for start, end in pairs if start < end]
+    inputs = {start: (start, start + MEAN, start + SPREAD) for start, _ in spans}
+    within = {pair for rows in inputs.values() for pair in combinations_with_replacement(rows, 2)}
+    return sorted(within | {(row, end) for start, end in spans for row in inputs[start]})
+
+
 def split_folds(images: Any, folds: int) -> list:
     """Image i goes to fold ``i % folds``.
 
@@ -252,12 +264,13 @@ def split_folds(images: Any, folds: int) -> list:
     return [images[fold::folds] for fold in range(folds)]
 
 
-def summarise(hidden: Tensor, special_tokens: int) -> Tensor:
+def summarise(hidden: Tensor, special_tokens: int, mask: Tensor | None = None) -> Tensor:
     """Mean special token, mean patch and the patches' standard deviation of each image, shape (batch, 3 width).
 
-    From (batch, tokens, width); without special tokens (batch, 2 width), mean patch and standard deviation alone.
+    From (batch, tokens, width), of a text with its mask; without special tokens (batch, 2 width), mean patch and
+    standard deviation alone.
     """
-    context = context_of(hidden[:, special_tokens:])
+    context = context_of(hidden[:, special_tokens:], None if mask is None else mask[:, special_tokens:])
     return torch.cat([hidden[:, :special_tokens].mean(1), context], dim=-1) if special_tokens else context
 
 

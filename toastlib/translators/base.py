@@ -31,15 +31,16 @@ class Translator:
     ----------
     name
         Name in tables and on the command line.
-    needs_folds, needs_activations, tells_tokens_apart
-        True where `fit_moments` reads `KFoldMoments` alone; where the map is trained on rows; and where special tokens
-        have a map of their own, so that `build` takes their number too.
+    needs_folds, needs_context, needs_activations, tells_tokens_apart
+        True where `fit_moments` reads `KFoldMoments` alone; where it reads the context of a decoder's tokens; where the
+        map is trained on rows; and where special tokens have a map of their own, so that `build` takes their number.
     residual_
         Of the translators here, ``|H[e] - map(H[s])|^2 / |H[e]|^2`` on the calibration rows.
     """
 
     name: str
     needs_folds = False
+    needs_context = False
     needs_activations = False
     tells_tokens_apart = False
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from toastlib.errors import InputError
-from toastlib.models.layers import AddPooledContext, SplitByTokenType
+from toastlib.models.layers import AddPooledContext, AddRunningContext, SplitByTokenType
 from toastlib.plan import Span
-from toastlib.statistics.moments import KFoldMoments
+from toastlib.statistics.moments import MEAN, SPREAD, KFoldMoments, Moments
 from toastlib.translators.base import Translator
 from toastlib.translators.least_squares import Sums, fit_ridge, share
 from toastlib.translators.linear import Affine, Ridge, linear_module
@@ -60,7 +60,7 @@ class PooledContext(Translator):
 
     A removed block adds to the CLS token a mixture of patches that no map of the token alone can know. A special token
     h becomes ``h W + context V + b``, a ridge that shrinks W to the identity and V to zero. Where there are no special
-    tokens the patches read the context.
+    tokens the patches read the context. A token of a decoder reads the mean and deviation of the tokens up to it.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class PooledContext(Translator):
     """
 
     name = "context"
-    needs_folds = tells_tokens_apart = True
+    needs_folds = needs_context = tells_tokens_apart = True
 
     def __init__(self, alpha: float | None = None) -> None:
         self.alpha = alpha
@@ -86,10 +86,17 @@ class PooledContext(Translator):
         Raises
         ------
         InputError
-            If the moments hold no summaries of the images.
+            If the moments hold no summaries of the images, or no running context of a decoder's tokens.
         """
-        if not moments.summaries:
-            raise InputError(f"Translator {self.name!r} needs summaries of the images: see collect_moments.")
+        if not (moments.summaries or moments.running):
+            raise InputError(
+                f"Translator {self.name!r} needs moments of the context: leave context=True in collect_moments."
+            )
+        self.is_causal_ = bool(moments.running)
+        if self.is_causal_:
+            fit = fit_ridge([running_rows(fold, span) for fold in moments.running], alpha=self.alpha)
+            self.fits_, self.residual_, self.special_tokens_ = {"patch": fit}, share(fit.error, fit.square), 0
+            return self
         moments = moments.restrict(span)
         reader = "special" if moments.special_tokens else "patch"
         sums = {kind: [Sums.of_span(fold, span) for fold in folds] for kind, folds in moments.parts.items()}
@@ -101,10 +108,12 @@ class PooledContext(Translator):
         return self
 
     def module(self) -> nn.Module:
-        """`AddPooledContext`, float32."""
+        """`AddPooledContext`, or `AddRunningContext` of a decoder, float32."""
         width = len(self.fits_["patch"].bias)
         own = {kind: linear_module(fit.weight[:width], fit.bias) for kind, fit in self.fits_.items()}
         context = linear_module(self.fits_["special" if self.special_tokens_ else "patch"].weight[width:])
+        if self.is_causal_:
+            return AddRunningContext(own["patch"], context)
         return AddPooledContext(self.special_tokens_, _split(own, self.special_tokens_), context)
 
     def build(self, width: int, special_tokens: int = 1) -> nn.Module:
@@ -126,6 +135,17 @@ def add_context(own: Sums, summaries: dict[int, Tensor], span: Span) -> Sums:
     gram = torch.cat([torch.cat([own.gram, products], 1), torch.cat([products.mT, tokens * context.mT @ context], 1)])
     cross = torch.cat([own.cross, tokens * context.mT @ end[:, :width]])
     return Sums(own.count, torch.cat([own.x_sum, tokens * context.sum(0)]), own.y_sum, gram, cross, own.square)
+
+
+def running_rows(moments: Moments, span: Span) -> Sums:
+    """Sums over a decoder's rows ``[token, running mean, running deviation]``, from the moments of `running_pairs`."""
+    start, end = span
+    inputs = (start, start + MEAN, start + SPREAD)
+    gram = torch.cat([torch.cat([moments.product(i, j) for j in inputs], 1) for i in inputs])
+    cross = torch.cat([moments.product(i, end) for i in inputs])
+    *x_sum, y_sum = (moments.sums[moments.blocks.index(block)] for block in (*inputs, end))
+    place = moments.blocks.index(end)
+    return Sums(moments.count, torch.cat(x_sum), y_sum, gram, cross, moments.inner[place, place])
 
 
 def _split(modules: dict[str, nn.Module], special_tokens: int) -> nn.Module:

@@ -1,0 +1,245 @@
+"""Models of texts with maps: every family runs, is saved, and is opened again with what it computed before."""
+
+import subprocess
+
+import pytest
+import torch
+from sklearn.linear_model import LinearRegression, Ridge
+from tiny import (
+    DECODERS,
+    MORE_DECODERS,
+    MORE_ENCODERS,
+    TEXT_FAMILIES,
+    environment_without_toastlib,
+    letter_tokenizer,
+    make_language_model,
+    make_tiny_model,
+)
+from torch import nn
+
+from toastlib.approximation.engine import Variant, forward_plans
+from toastlib.approximation.prepare import prepare
+from toastlib.approximation.replace import approximate
+from toastlib.data.texts import Texts, tokenised
+from toastlib.data.tokens import Tokens
+from toastlib.errors import InputError
+from toastlib.evaluation.language import load_language_model
+from toastlib.models.encoder import Encoder
+from toastlib.models.hooks import capture_outputs
+from toastlib.models.layers import AddRunningContext, context_of, running_context, running_sums
+from toastlib.models.loading import load_encoder
+from toastlib.models.walk import check_walk
+from toastlib.plan import Plan, Span
+from toastlib.statistics.collect import collect_moments
+from toastlib.translators.per_token import PooledContext
+
+ENCODERS = [family for family in TEXT_FAMILIES if family not in DECODERS] + list(MORE_ENCODERS)
+EVERY = [*TEXT_FAMILIES, *MORE_ENCODERS, *MORE_DECODERS]
+PROMPTS = ["be", "a rose, by any other name", "Fie!"]
+PLAN = "-1->0 1->3"
+
+
+@pytest.fixture
+def texts(token_batch):
+    """24 texts of 3 to 20 tokens."""
+    return Texts(token_batch([3 + 5 * k % 18 for k in range(24)]))
+
+
+def stacked(language, prompts=PROMPTS):
+    """Prompts as one batch, padded before each text."""
+    return tokenised(language.encoder.tokenizer, prompts, 60, side="left")
+
+
+@pytest.mark.parametrize("family", EVERY)
+@torch.no_grad()
+def test_the_walk_and_the_smaller_model_compute_what_the_model_does(family, texts):
+    encoder = Encoder(make_tiny_model(family), features="mean", name=family)
+    check_walk(encoder, texts.tokens)
+    for translator in ("linear", "context"):
+        ready = prepare(encoder, None, [PLAN], translators=[translator], calibration=texts, batch_size=24)
+        engine = forward_plans(encoder, texts.tokens, ready.variants, ready.maps)
+        torch.testing.assert_close(engine[ready.variants[0]], encoder(texts.tokens))
+        smaller = approximate(encoder, PLAN, texts, translator=translator, batch_size=24)
+        assert len(smaller.blocks) == 4
+        torch.testing.assert_close(smaller(texts.tokens), engine[Variant(Plan.parse(PLAN), translator)])
+
+
+@pytest.mark.parametrize("translator", ["linear", "context"])
+@pytest.mark.parametrize("family", [*DECODERS, *MORE_DECODERS])
+def test_a_decoder_with_maps_writes_the_same_with_and_without_a_cache_and_once_it_is_saved(
+    family, translator, texts, tmp_path
+):
+    from transformers import AutoModelForCausalLM
+
+    language = make_language_model(family)
+    smaller = language.on(approximate(language.encoder, PLAN, texts, translator=translator))
+    written = smaller.generate(PROMPTS, 16)
+    assert written != language.generate(PROMPTS, 16)
+    assert smaller.generate(PROMPTS, 16, use_cache=False) == written
+    assert [smaller.generate(prompt, 16)[0] for prompt in PROMPTS] == written
+    smaller.save_pretrained(tmp_path / "saved")
+    opened = load_language_model(str(tmp_path / "saved"), device="cpu")
+    assert opened.generate(PROMPTS, 16) == written
+    tokens = stacked(language)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    out = model.generate(**vars(tokens), max_new_tokens=16, do_sample=False, pad_token_id=0)
+    assert (
+        language.encoder.tokenizer.batch_decode(out[:, tokens.input_ids.shape[1] :], skip_special_tokens=True)
+        == written
+    )
+    opened.save_pretrained(tmp_path / "again")
+    assert load_language_model(str(tmp_path / "again"), device="cpu").generate(PROMPTS, 16) == written
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+def test_beams_and_samples_keep_their_own_running_sums(family, texts):
+    language = make_language_model(family)
+    smaller = language.on(approximate(language.encoder, PLAN, texts, translator="context"))
+    options = {"num_beams": 3}
+    assert smaller.generate(PROMPTS, 12, **options) == smaller.generate(PROMPTS, 12, use_cache=False, **options)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+@torch.no_grad()
+def test_the_hidden_states_of_a_saved_decoder_can_be_read_and_its_loss_has_gradients(family, texts, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    language = make_language_model(family)
+    smaller = language.on(approximate(language.encoder, PLAN, texts, translator="context"))
+    smaller.save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path).train()
+    inputs = vars(texts.tokens[:2])
+    assert len(model(**inputs, output_hidden_states=True).hidden_states) == 5
+    with torch.enable_grad():
+        model(**inputs, labels=texts.tokens.input_ids[:2]).loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert any(p.grad is not None and p.grad.any() for p in model.toast.blocks[0].parameters())
+
+
+@pytest.mark.parametrize("features", ["cls", "mean"])
+@pytest.mark.parametrize("family", ENCODERS)
+def test_an_encoder_with_maps_is_saved_with_and_without_a_classifier(family, features, texts, tmp_path):
+    from transformers import AutoModel, AutoModelForSequenceClassification
+
+    encoder = Encoder(make_tiny_model(family), features=features, name=family, tokenizer=letter_tokenizer())
+    smaller = approximate(encoder, PLAN, texts, translator="context")
+    expected = smaller(texts.tokens)
+    smaller.save_pretrained(tmp_path / "features")
+    opened = load_encoder(str(tmp_path / "features"), device="cpu")
+    torch.testing.assert_close(opened(texts.tokens), expected)  # other addresses, other last bits
+    model = AutoModel.from_pretrained(tmp_path / "features")
+    with torch.no_grad():
+        torch.testing.assert_close(model(**vars(texts.tokens)).pooler_output, expected)
+    head = nn.Linear(32, 3)
+    smaller.save_pretrained(tmp_path / "classifier", head=head, class_names=["a", "b", "c"])
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / "classifier")
+    with torch.no_grad():
+        torch.testing.assert_close(classifier(**vars(texts.tokens)).logits, head(expected))
+    assert classifier.config.id2label == {0: "a", 1: "b", 2: "c"}
+
+
+@pytest.mark.parametrize("family", ["bert", "deberta", "gpt2"])
+def test_a_checkpoints_own_classifier_of_texts_is_kept(family, texts, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    whole = make_tiny_model(family, head="ForSequenceClassification", num_labels=3, pad_token_id=0)
+    features = "last" if family == "gpt2" else "cls"
+    encoder = Encoder(getattr(whole, whole.base_model_prefix), features=features, name=family)
+    smaller = approximate(encoder, PLAN, texts, translator="linear")
+    smaller.save_pretrained(tmp_path, head=whole)
+    opened = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    with torch.no_grad():
+        logits = opened(**vars(texts.tokens)).logits
+        original = whole(**vars(texts.tokens)).logits
+    assert logits.shape == (24, 3)
+    assert not torch.allclose(logits, original, atol=1e-2)
+    for mapped, block in zip(opened.toast.blocks, smaller.blocks, strict=True):
+        assert all(map(torch.equal, mapped.parameters(), block.parameters()))
+
+
+@pytest.mark.slow
+def test_a_decoder_with_maps_writes_the_same_in_a_process_without_toastlib(texts, tmp_path):
+    python = environment_without_toastlib(tmp_path / "environment")
+    for family in ("gpt2", "gemma2"):
+        language = make_language_model(family)
+        smaller = language.on(approximate(language.encoder, PLAN, texts, translator="context"))
+        smaller.save_pretrained(tmp_path / family)
+        code = f"""
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+assert "toastlib" not in sys.modules
+model = AutoModelForCausalLM.from_pretrained({str(tmp_path / family)!r}, trust_remote_code=True)
+tokens = AutoTokenizer.from_pretrained({str(tmp_path / family)!r})({PROMPTS!r}, return_tensors="pt", padding=True,
+    padding_side="left")
+for cache in (True, False):
+    out = model.generate(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, max_new_tokens=16,
+        do_sample=False, use_cache=cache, pad_token_id=0)
+    print(out[:, tokens.input_ids.shape[1]:].tolist())
+assert "toastlib" not in sys.modules
+"""
+        run = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+        assert run.returncode == 0, run.stderr[-2000:]
+        with_cache, without = map(eval, run.stdout.strip().splitlines()[-2:])
+        assert with_cache == without
+        decoded = language.encoder.tokenizer.batch_decode(with_cache, skip_special_tokens=True)
+        assert decoded == smaller.generate(PROMPTS, 16)
+
+
+class TestRunningContext:
+    def test_it_is_the_mean_and_deviation_of_the_tokens_up_to_each(self):
+        hidden = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0)) * 3 + 100
+        found = running_context(running_sums(hidden))
+        for token in range(7):
+            torch.testing.assert_close(
+                found[:, token].float(), context_of(hidden[:, : token + 1]), rtol=1e-4, atol=1e-4
+            )
+
+    def test_padding_on_either_side_counts_nowhere(self):
+        hidden = torch.randn(1, 4, 5, generator=torch.Generator().manual_seed(0))
+        expected = running_context(running_sums(hidden))
+        for left in (0, 2):
+            padded = torch.cat([torch.full((1, left, 5), 9.0), hidden, torch.full((1, 2 - left, 5), 9.0)], 1)
+            mask = torch.zeros(1, 6, dtype=torch.int64)
+            mask[:, left : left + 4] = 1
+            assert torch.equal(running_context(running_sums(padded, mask))[:, left : left + 4], expected)
+            torch.testing.assert_close(context_of(padded, mask), context_of(hidden))
+
+    def test_it_has_finite_gradients_where_nothing_varies(self):
+        hidden = torch.ones(1, 3, 4, requires_grad=True)
+        running_context(running_sums(hidden)).sum().backward()
+        assert torch.isfinite(hidden.grad).all()
+
+    @pytest.mark.parametrize("alpha", [0.0, 1e-3])
+    def test_its_map_is_the_ridge_of_scikit_learn_on_rows_written_out(self, alpha, texts):
+        encoder = Encoder(make_tiny_model("llama").double(), features="mean", name="tiny")
+        moments = collect_moments(encoder, texts, [(0, 0), (0, 2)], batch_size=5)
+        fit = PooledContext(alpha=alpha).fit_moments(moments, Span(0, 2))
+        rows, targets = [], []
+        for text, mask in zip(texts.tokens.input_ids, texts.tokens.attention_mask.bool(), strict=True):
+            one = Tokens(text[mask][None], torch.ones_like(text[mask])[None])
+            with torch.no_grad(), capture_outputs(encoder, [0, 2]) as h:
+                encoder(one)
+            for token in range(h[0].shape[1]):
+                seen = h[0][0, : token + 1]
+                rows.append(torch.cat([h[0][0, token], seen.mean(0), seen.std(0, correction=0)]))
+                targets.append(h[2][0, token])
+        x, y = torch.stack(rows).numpy(), torch.stack(targets).numpy()
+        goal = y - x[:, :32]  # shrunk to the identity
+        centred = x - x.mean(0)
+        penalty = alpha * (centred**2).sum() / 96
+        model = (Ridge(alpha=penalty) if alpha else LinearRegression()).fit(x, goal)
+        module = fit.module().double()
+        assert isinstance(module, AddRunningContext)
+        weight = torch.cat([module.tokens.weight, module.context.weight], 1).numpy()
+        expected = model.coef_.copy()
+        expected[:, :32] += torch.eye(32).numpy()
+        predicted = x @ weight.T + module.tokens.bias.numpy()
+        assert abs(predicted - (x[:, :32] + model.predict(x))).max() < 1e-4 * abs(y).max()
+        if alpha:
+            assert abs(weight - expected).max() < 1e-3 * abs(expected).max()
+
+    def test_moments_without_context_say_so(self, texts):
+        encoder = Encoder(make_tiny_model("llama"), features="mean", name="tiny")
+        moments = collect_moments(encoder, texts, [(0, 0), (0, 2)], context=False)
+        with pytest.raises(InputError, match="needs moments of the context: leave context=True in collect_moments"):
+            PooledContext().fit_moments(moments, Span(0, 2))

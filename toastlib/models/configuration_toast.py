@@ -1,0 +1,131 @@
+"""The configuration of the saved form, which names the original's, its blocks, and the maps in place of spans.
+
+This file imports transformers, and layers.py beside it; it travels in the folder of every model that toastlib saves.
+"""
+
+import copy
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from .layers import shorten_config
+
+FORMAT = 3
+"""Version of the format; raised when older code could not read new folders."""
+
+
+class ToastConfig(PreTrainedConfig):
+    """Configuration of the model that is built before the weights are read.
+
+    Parameters
+    ----------
+    base
+        Configuration of the original model, or its dictionary; ``model_type`` decides the architecture.
+    tower
+        Dotted path of the encoder in the base model; ``""`` if the two are one.
+    blocks
+        Dotted path of the block list in the encoder.
+    parting
+        Arguments of `SublayerSplit` if the blocks were split into sublayers.
+    without
+        Names of the architecture's parts that the encoder lacks, such as a pooler without weights.
+    spans
+        ``{"start": s, "end": e, "map": description}`` for each span, see `describe_map`.
+    features
+        Kind of ``pooler_output``: ``"cls"``, ``"mean"`` (of the patches), ``"last"`` (of a decoder) or ``"pooler"``.
+    special_tokens
+        Number of tokens before the patches, or before the other tokens of a text.
+    feature_norm
+        Norm of the encoder that is applied to the features alone (CLIP's), or `None`.
+    head
+        ``"linear"``: a linear layer on the features; ``"base"``, ``"sequence"`` and ``"causal"``: that of the base
+        model, which classifies images or texts, or predicts tokens; `None`: no head.
+    hidden_size
+        Length of the features.
+    reads
+        Main input: ``"pixel_values"``, or ``"input_ids"`` of a text.
+    is_causal
+        True of a decoder.
+    block_outputs
+        Length of the tuple that a block returns; 0 if it returns hidden states alone.
+    format
+        Version of this configuration's format.
+    """
+
+    model_type = "toast"
+    sub_configs = {"base": AutoConfig}  # noqa: RUF012
+
+    def __init__(
+        self,
+        base=None,
+        tower="",
+        blocks="",
+        parting=None,
+        without=(),
+        spans=(),
+        features="cls",
+        special_tokens=1,
+        feature_norm=None,
+        head=None,
+        hidden_size=0,
+        reads="pixel_values",
+        is_causal=False,
+        block_outputs=0,
+        format=FORMAT,
+        **kwargs,
+    ):
+        if format > FORMAT:
+            raise ValueError(
+                f"This model was saved in format {format}, and the code here reads up to {FORMAT}: update toastlib."
+            )
+        if isinstance(base, dict):
+            base = AutoConfig.for_model(**base) if base.get("model_type") else None
+        self.base = base
+        self.tower = tower
+        self.blocks = blocks
+        self.parting = parting
+        self.without = list(without)
+        self.spans = list(spans)
+        self.features = features
+        self.special_tokens = special_tokens
+        self.feature_norm = feature_norm
+        self.head = head
+        self.hidden_size = hidden_size
+        self.reads = reads
+        self.is_causal = is_causal
+        self.block_outputs = block_outputs
+        self.format = format
+        super().__init__(**kwargs)
+
+    @property
+    def kept(self):
+        """The block of the original that each block, sublayer or map that is left stands for; a map its first one."""
+        parts = 2 if self.parting else 1
+        gone = {block for span in self.spans for block in range(span["start"] + 2, span["end"] + 1)}
+        return [k // parts for k in range(self._tower.num_hidden_layers * parts) if k not in gone]
+
+    @property
+    def num_hidden_layers(self):
+        """Number of blocks that are left, each map counted as one; of sublayers if the blocks were split."""
+        return len(self.kept)
+
+    def get_text_config(self, *args, **kwargs):
+        """The base's, of the blocks that are left: a cache has a layer for each, which holds what that block sees."""
+        if self.base is None or self.reads != "input_ids":
+            return super().get_text_config(*args, **kwargs)
+        config = copy.deepcopy(self.base)
+        shorten_config(config, self.kept)
+        return config
+
+    @property
+    def image_size(self):
+        """Height and width of the images in pixels."""
+        return self._tower.image_size
+
+    @property
+    def patch_size(self):
+        """Height and width of a patch in pixels."""
+        return self._tower.patch_size
+
+    @property
+    def _tower(self):
+        return getattr(self.base, "vision_config", self.base)
