@@ -1,5 +1,7 @@
 """Sets of images: decoded once to uint8, preprocessed on the device batch by batch."""
 
+import base64
+import io
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -227,6 +229,16 @@ def _load(
     elif len(pixels) < expected and not at_most:  # the length of a stream is not known before its end
         raise InputError(f"{title} is too small: it has {len(pixels)} of {expected} images.")
     return Images(pixels, labels, table.class_names, preprocessing, encoder.device, encoder.dtype)
+
+
+def picture_url(pixels: Tensor, edge: int) -> str:
+    """An image, uint8, (3, height, width), as the address of a PNG that lies in the page; at most `edge` pixels."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+    image.thumbnail((edge, edge))
+    image.save(file := io.BytesIO(), "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def draw_rows(available: int, n: int, seed: int, *, kind: str = "images") -> Tensor:
