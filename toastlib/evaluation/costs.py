@@ -115,13 +115,11 @@ def time_plans(
     translators = list(translators)
     frames = []
     for plan in plans:
-        encoders = {ORIGINAL: encoder} | {
-            name: approximate(encoder, plan, calibration, translator=name) for name in translators
-        }
-        timed = relative_throughput(encoders, inputs, repeats).rename(columns={"encoder": "translator"})
+        smaller = {name: approximate(encoder, plan, calibration, translator=name) for name in translators}
+        timed = relative_throughput({ORIGINAL: encoder} | smaller, inputs, repeats)
         timed.insert(1, "plan", str(plan))
         frames.append(timed)
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames, ignore_index=True).rename(columns={"encoder": "translator"})
 
 
 def _seconds(encoder: Encoder, inputs: Any) -> float:
@@ -140,7 +138,8 @@ def plan_costs(
     Parameters
     ----------
     encoder, plans, translators
-        The original; each plan with each translator is a row, the empty plan one row with translator ``"original"``.
+        The original; each plan with each translator is a row, the empty plan one row with translator ``"original"``. An
+        `InputError` if a translator is unknown, or fitted maps have none for a span.
     inputs
         One input, shape (1, 3, height, width): its size decides the FLOPs.
 
@@ -150,11 +149,6 @@ def plan_costs(
         Columns ``translator``, ``plan``, ``blocks_removed``, ``parameters``, ``removed_parameters`` (one map per span),
         ``removed_parameters_paper`` (one map per removed block, as the paper's Tables 1 and 8-13 count), ``gflops``
         per image.
-
-    Raises
-    ------
-    InputError
-        If a translator is unknown, or fitted maps have none for a span.
     """
     plans, total, parameters = list(plans), flops(encoder, inputs), parameter_count(encoder)
     blank = without_values(encoder)

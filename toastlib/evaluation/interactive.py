@@ -14,7 +14,7 @@ from toastlib.data.images import ImageSet
 from toastlib.errors import unknown
 from toastlib.evaluation.costs import plan_costs
 from toastlib.evaluation.evaluate import require_labels
-from toastlib.evaluation.metrics import paired_difference
+from toastlib.evaluation.metrics import changes, paired_difference
 from toastlib.evaluation.probe import HeadConfig, Probe
 from toastlib.models.encoder import Encoder
 from toastlib.plan import ORIGINAL, Plan, Span
@@ -132,8 +132,8 @@ class Playground:
         correct, before = predicted == self.labels, self._correct
         lost = paired_difference(before.mean(0), correct.mean(0))
         parameters, gflops = self._cost(variant)
-        flips = (int((before[0] & ~correct[0]).sum()), int((~before[0] & correct[0]).sum()))
-        results = (100 * float(correct.mean()), *lost, int(parameters), float(gflops), *flips, predicted[0])
+        costs, flips = (int(parameters), float(gflops)), changes(before[0], correct[0])
+        results = (100 * float(correct.mean()), *lost, *costs, *flips, predicted[0])
         return Answer(variant.plan, variant.translator, *results, time.perf_counter() - started)
 
     def _cost(self, variant: Variant) -> np.ndarray:

@@ -58,16 +58,8 @@ def paired_difference(
 def paired_interval(lost: float, won: float, images: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Score interval of ``(lost - won) / images`` (Tango 1998, equations 11 and 14), as two numbers in [-1, 1].
 
-    It keeps its coverage where few images change, and is no point where none does, as Student's would be.
-
-    Parameters
-    ----------
-    lost, won
-        Numbers of the images that only the first model has right, and only the second.
-    images
-        Number of all images, those on which both agree among them.
-    confidence
-        Coverage of the interval.
+    It keeps its coverage where few images change, and is no point where none does, as Student's would be. `lost` and
+    `won` count the images that only the first model has right, and only the second; `images` counts all.
     """
     from scipy.optimize import brentq
     from scipy.stats import norm
@@ -85,6 +77,11 @@ def paired_interval(lost: float, won: float, images: float, confidence: float = 
         return brentq(excess, (lost - won) / images + 1e-12, 1) if lost < images else 1.0
 
     return -upper(won, lost), upper(lost, won)
+
+
+def changes(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
+    """Numbers of images that turn wrong, and that turn right."""
+    return int((before > after).sum()), int((before < after).sum())
 
 
 def images_needed(lost: int, won: int, images: int, bound: float) -> int | None:

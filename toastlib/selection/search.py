@@ -13,8 +13,8 @@ from toastlib.approximation.fuse import FUSED
 from toastlib.data.images import Images
 from toastlib.errors import InputError
 from toastlib.evaluation.calibrated import Calibrated
-from toastlib.evaluation.heads import LOST, Head, answers, changes, first_layer, form, points_lost, score
-from toastlib.evaluation.metrics import images_needed
+from toastlib.evaluation.heads import LOST, Head, answers, first_layer, form, points_lost, score
+from toastlib.evaluation.metrics import changes, images_needed
 from toastlib.models.costs import parameter_count
 from toastlib.plan import Plan
 from toastlib.selection.criteria import span_costs
@@ -121,24 +121,9 @@ def largest_plan_within(tested: Iterable[Tested], head: Head, max_drop: float) -
     tested in a fixed order up to the first that fails, so that the error of all tests together is that of one
     (Maurer, Hothorn and Lehmacher 1995): a promise is broken in one case of forty at most.
 
-    Parameters
-    ----------
-    tested
-        `scores_by_size`, on images that neither maps, head nor choice have seen.
-    head
-        The original's.
-    max_drop
-        Points, above 0 and below 100.
-
-    Returns
-    -------
-    Plan, DataFrame
-        The last plan within the bound, and a row for each that was tested, with the columns `TESTED`.
-
-    Raises
-    ------
-    InputError
-        If removing one block may lose more; it says how many images would tell.
+    `tested` are `scores_by_size`, on images that neither maps, head nor choice have seen. The result is the last plan
+    within the bound, and a row for each that was tested, with the columns `TESTED`; an `InputError` if removing one
+    block may lose more, which says how many images would tell.
     """
     best, rows = None, []
     for step in tested:
