@@ -17,14 +17,7 @@ from toastlib.errors import InputError, real_number, unknown, whole_number
 
 MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
 """PIL's resampling code -> the mode of `torch.nn.functional.interpolate` that computes the same."""
-STEPS = (
-    "crop_pct",
-    "rescale_offset",
-    "do_flip_channel_order",
-    "do_pad",
-    "keep_aspect_ratio",
-    "do_thumbnail",
-)  # other ways
+OTHER_STEPS = ("crop_pct", "rescale_offset", "do_flip_channel_order", "do_pad", "keep_aspect_ratio", "do_thumbnail")
 IN_MEMORY = 2 * 2**30  # bytes of pixels; more lie in a memory-mapped file
 Chunk = tuple[list[np.ndarray], Tensor | None]
 """RGB images of shape (height, width, 3), uint8, and their labels."""
@@ -87,7 +80,7 @@ class Preprocessing:
         if mode is None:
             warnings.warn(f"Resampling code {config['resample']} is not available here; bicubic is used.", stacklevel=2)
         normalise = config.get("do_normalize", True)
-        if strange := [step for step in STEPS if config.get(step)]:
+        if strange := [step for step in OTHER_STEPS if config.get(step)]:
             raise InputError(f"The image processor has a step that is not done here: {strange[0]}.")
         for key in ("image_mean", "image_std") if normalise else ():
             if not config.get(key):
@@ -138,7 +131,12 @@ class Preprocessing:
             size = (size, int(size * width / height)) if height <= width else (int(size * height / width), size)
         if size != (height, width):
             images = interpolate(images, size, mode=self.mode, antialias=self.mode != "nearest-exact")
-        return images if self.crop is None else _centre_crop(images, *self.crop)
+        if self.crop is None:
+            return images
+        top, left = ((whole - part) // 2 for whole, part in zip(size, self.crop, strict=True))
+        if top < 0 or left < 0:
+            raise InputError(f"Cannot crop {self.crop[0]} x {self.crop[1]} from images of {size} pixels.")
+        return images[..., top : top + self.crop[0], left : left + self.crop[1]]
 
     def __call__(
         self, images: Tensor, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
@@ -169,13 +167,6 @@ def _edges(size: Any) -> tuple[int, int] | int:
     if set(size) == {"shortest_edge"}:
         return size["shortest_edge"]
     raise InputError(f"Image size {size} is not understood: it has height and width, or shortest_edge alone.")
-
-
-def _centre_crop(images: Tensor, height: int, width: int) -> Tensor:
-    top, left = (images.shape[-2] - height) // 2, (images.shape[-1] - width) // 2
-    if top < 0 or left < 0:
-        raise InputError(f"Cannot crop {height} x {width} from images of {tuple(images.shape[-2:])} pixels.")
-    return images[..., top : top + height, left : left + width]
 
 
 def stack_chunks(
@@ -216,9 +207,8 @@ def stack_chunks(
 def _resize_filled(pixels: Tensor, preprocessing: Preprocessing, filled: int) -> Tensor:
     """Newly allocated pixels for as many images, the first `filled` of them resized."""
     resized = _allocate(len(pixels), preprocessing.resized(pixels[:1]).shape[1:])
-    for start in range(0, filled, 64):
-        chunk = slice(start, min(start + 64, filled))
-        resized[chunk] = preprocessing.resized(pixels[chunk])
+    for old, new in zip(pixels[:filled].split(64), resized[:filled].split(64), strict=True):
+        new.copy_(preprocessing.resized(old))
     return resized
 
 
