@@ -154,10 +154,9 @@ def load_images(
     image_column, seed
         Column of the images, found by type and name if `None`; seed of the draw, and of the split if there is no test
         split.
-    at_most
-        Take all images of a split that has fewer than asked for, instead of refusing it.
-    skip_broken
-        Leave out images that do not decode, and warn how many there are, instead of refusing the first.
+    at_most, skip_broken
+        Take all images of a split that has fewer than asked for, instead of refusing it; leave out images that do not
+        decode, and warn how many there are, instead of refusing the first.
 
     Returns
     -------

@@ -131,12 +131,7 @@ class Preprocessing:
             size = (size, int(size * width / height)) if height <= width else (int(size * height / width), size)
         if size != (height, width):
             images = interpolate(images, size, mode=self.mode, antialias=self.mode != "nearest-exact")
-        if self.crop is None:
-            return images
-        top, left = ((whole - part) // 2 for whole, part in zip(size, self.crop, strict=True))
-        if top < 0 or left < 0:
-            raise InputError(f"Cannot crop {self.crop[0]} x {self.crop[1]} from images of {size} pixels.")
-        return images[..., top : top + self.crop[0], left : left + self.crop[1]]
+        return images if self.crop is None else _centre_crop(images, *self.crop)
 
     def __call__(
         self, images: Tensor, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
@@ -167,6 +162,13 @@ def _edges(size: Any) -> tuple[int, int] | int:
     if set(size) == {"shortest_edge"}:
         return size["shortest_edge"]
     raise InputError(f"Image size {size} is not understood: it has height and width, or shortest_edge alone.")
+
+
+def _centre_crop(images: Tensor, height: int, width: int) -> Tensor:
+    top, left = (images.shape[-2] - height) // 2, (images.shape[-1] - width) // 2
+    if top < 0 or left < 0:
+        raise InputError(f"Cannot crop {height} x {width} from images of {tuple(images.shape[-2:])} pixels.")
+    return images[..., top : top + height, left : left + width]
 
 
 def stack_chunks(

@@ -79,12 +79,8 @@ def fit_pixel_probe(encoder: Encoder, images: Images, folds: int = 5, *, batch_s
     Returns
     -------
     RidgeFit
-        ``weight`` of shape (width, 3 size^2) and ``bias`` of shape (3 size^2,), float64.
-
-    Raises
-    ------
-    InputError
-        If there are fewer images than folds, or the patches do not fill an image.
+        ``weight`` of shape (width, 3 size^2) and ``bias`` of shape (3 size^2,), float64. An `InputError` if there are
+        fewer images than folds, or the patches do not fill an image.
     """
 
     def sums_of(inputs: Tensor) -> Sums:

@@ -83,9 +83,8 @@ class CompressionResult:
         batch, (old, new) = max(self.card.latency.items())
         told, faster = self.time(batch)[0] != "not clear", new < old
         size, time = (100 * (1 - after / before) for before, after in (self.card.sizes.parameters, (old, new)))
-        won = (
-            "as many parameters" if abs(size) < 1 else f"{abs(size):.0f} % {'fewer' if size > 0 else 'MORE'} parameters"
-        )
+        other_size = f"{abs(size):.0f} % {'fewer' if size > 0 else 'MORE'} parameters"
+        won = other_size if abs(size) >= 1 else "as many parameters"
         if told:
             won += f" and {abs(time):.0f} % {'less' if faster else 'MORE'} time at batch {batch}"
         else:

@@ -74,8 +74,10 @@ def make_selector(calibrated: Calibrated, trying: Images, head: Head, translator
         plans = best_plans(costs, CANDIDATES, remove)
         if len(plans) == 1:
             return Choice(plans[0], 0, 0)
-        if layer is None and head.module is not None:
-            found = _divergences(calibrated, plans, kind, head, trying)
+        if layer is None and head.module is not None:  # a classifier that reads more than the features
+            original = answers(form(calibrated.encoder, head), trying)
+            models = (form(*calibrated.make(plan, kind, head)) for plan in plans)
+            found = [divergence(nn.Identity(), answers(model, trying), original) for model in models]
         else:
             measure = "features" if layer is None else "divergence"
             maps = {"translator": kind, "calibration": calibrated.moments}
@@ -86,13 +88,6 @@ def make_selector(calibrated: Calibrated, trying: Images, head: Head, translator
         return Choice(plans[best], len(plans), len(trying), how)
 
     return choose
-
-
-def _divergences(calibrated: Calibrated, plans: list[Plan], kind: str, head: Head, trying: Images) -> list[float]:
-    """How far each plan takes the answers of a classifier that reads more than the features, whole models run."""
-    original = answers(form(calibrated.encoder, head), trying)
-    found = (answers(form(*calibrated.make(plan, kind, head)), trying) for plan in plans)
-    return [divergence(nn.Identity(), one, original) for one in found]
 
 
 def scores_by_size(
