@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw
 
 from toastlib.data.transforms import Chunk
 
@@ -73,8 +74,6 @@ def _draw(name: str, generator: Generator) -> np.ndarray:
 
 def _cover(shape: str, generator: Generator) -> np.ndarray:
     """Share of each pixel that the shape covers, (SIZE, SIZE, 1)."""
-    from PIL import Image, ImageDraw
-
     size = SIZE * OVERSAMPLING
     mask = Image.new("L", (size, size))
     centre = size / 2 + generator.uniform(-0.1, 0.1, 2) * size

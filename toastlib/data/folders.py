@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from toastlib.errors import InputError
 
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test"} | dict.fromkeys(
@@ -93,8 +95,6 @@ def _suffix(file: Picture) -> str:
 
 def _suffixes() -> set[str]:
     """Of the picture formats that Pillow opens here."""
-    from PIL import Image
-
     known = Image.registered_extensions()  # with the plugins, which this loads
     return {suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in NO_PICTURES}
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from toastlib.data import catalog
@@ -232,8 +233,6 @@ def _load(
 
 def picture_url(pixels: Tensor, edge: int) -> str:
     """An image, uint8, (3, height, width), as the address of a PNG that lies in the page; at most `edge` pixels."""
-    from PIL import Image
-
     image = Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
     image.thumbnail((edge, edge))
     image.save(file := io.BytesIO(), "PNG")

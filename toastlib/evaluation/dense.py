@@ -156,16 +156,12 @@ def evaluate_dense(
     pixel_probe = pixel_probe or fit_pixel_probe(encoder, data.train, batch_size=batch_size)
     moved, misread, sums = _patch_errors(encoder, data.test, ready, pixel_probe, batch_size)
     varies, images = sums.centred(), len(data.test)
-    moved = images * moved / varies.gram.trace().cpu()  # shares of the variance in an average image
-    misread = images * misread / varies.square.cpu()
-    rows = [
-        (
-            *(*names.values(), *paired_difference(moved[number].numpy(), moved[0].numpy())),
-            100 * (1 - misread[number].mean().item()),
-            *paired_difference(misread[number].numpy(), misread[0].numpy()),
-        )
-        for number, names in enumerate(ready.names)
-    ]
+    moved = (images * moved / varies.gram.trace().cpu()).numpy()  # shares of the variance in an average image
+    misread = (images * misread / varies.square.cpu()).numpy()
+    rows = []
+    for names, error, left in zip(ready.names, moved, misread, strict=True):
+        lost = paired_difference(left, misread[0])
+        rows.append((*names.values(), *paired_difference(error, moved[0]), 100 * (1 - left.mean()), *lost))
     errors, lost = ["error", "error_low", "error_high"], ["lost", "lost_low", "lost_high"]
     return pd.DataFrame(rows, columns=[*ready.names[0], *errors, "explained", *lost])
 
