@@ -22,8 +22,6 @@ COLOURED_SHAPES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in S
 SIZE = 32  # pixels
 OVERSAMPLING = 4  # drawn this much larger, then reduced: smooth edges
 
-Generator = np.random.Generator
-
 
 @dataclass(frozen=True)
 class ArrayTable:
@@ -63,7 +61,7 @@ def coloured_shapes(train: int = 1080, test: int = 576) -> Splits:
     return tuple(ArrayTable(images[rows], labels[rows], COLOURED_SHAPES) for rows in (slice(train), slice(train, None)))
 
 
-def _draw(name: str, generator: Generator) -> np.ndarray:
+def _draw(name: str, generator: np.random.Generator) -> np.ndarray:
     colour, shape = name.split()
     cover = _cover(shape, generator)
     ground = generator.uniform(0, 90)
@@ -72,7 +70,7 @@ def _draw(name: str, generator: Generator) -> np.ndarray:
     return np.clip(noisy * (1 - cover) + shade * cover, 0, 255).astype(np.uint8)
 
 
-def _cover(shape: str, generator: Generator) -> np.ndarray:
+def _cover(shape: str, generator: np.random.Generator) -> np.ndarray:
     """Share of each pixel that the shape covers, (SIZE, SIZE, 1)."""
     size = SIZE * OVERSAMPLING
     mask = Image.new("L", (size, size))

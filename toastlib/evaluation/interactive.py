@@ -21,8 +21,6 @@ from toastlib.plan import ORIGINAL, Plan, Span
 from toastlib.statistics.moments import KFoldMoments, Moments
 from toastlib.translators.base import TRANSLATORS, make_translator
 
-MEMORY = 2**30  # bytes for block outputs
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -75,7 +73,7 @@ class Playground:
         head: HeadConfig | None = None,
         images: int = 200,
         batch_size: int = 32,
-        memory: int = MEMORY,
+        memory: int = 2**30,
     ) -> None:
         require_labels(data)
         self.encoder, self.class_names, self.calibration = encoder, data.class_names, calibration

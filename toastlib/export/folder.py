@@ -57,7 +57,7 @@ def compare_folders(folders: Sequence[str | Path]) -> tuple[pd.DataFrame, list[s
             read = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{folder} holds no {FACTS}: `toast approximate` writes one.") from error
-        settings[folder] = {name: read[name] for name in ("base", "evaluation", "measure", "device")}
+        settings[str(folder)] = {name: read[name] for name in ("base", "evaluation", "measure", "device")}
         (before, after), _, weights = read["sizes"]
         rows = {"removed": read["removed"], "plan": read["plan"], "map": read["translator"]}
         for moment in ("before", "after"):
@@ -71,12 +71,9 @@ def compare_folders(folders: Sequence[str | Path]) -> tuple[pd.DataFrame, list[s
             where = "time per image in a pipeline" if batch == "pipeline" else f"time at batch {batch}"
             rows[where] = ": ".join(told)
         columns[str(folder)] = rows
-    first = next(iter(settings.values()))
-    differing = [name for name in first if any(one[name] != first[name] for one in settings.values())]
-    table = pd.DataFrame(columns)
-    for name in differing:
-        table.loc[name] = [settings[folder][name] for folder in map(Path, folders)]
-    return table.fillna(""), differing
+    settings = pd.DataFrame(settings)
+    differing = settings[settings.nunique(axis=1) > 1]
+    return pd.concat([pd.DataFrame(columns), differing]).fillna(""), list(differing.index)
 
 
 def report(result: CompressionResult) -> str:

@@ -4,11 +4,10 @@ import ast
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from toastlib.data import catalog
 from toastlib.errors import InputError, unknown
@@ -18,8 +17,7 @@ NOTEBOOKS = catalog.ROOT / "notebooks"
 TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", list: "a list"}
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """One literal of a notebook's ``parameters`` cell, or one member of a dictionary there, with the line's comment."""
 
     name: str
