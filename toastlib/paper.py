@@ -78,18 +78,12 @@ def read_plans(text: str, block_count: int) -> list[Plan]:
 def compare_with_paper(ours: pd.DataFrame, table: str | int | None = None) -> pd.DataFrame:
     """Our accuracies beside the published ones of the same model, data set, head, translator, plan and calibration set.
 
-    Parameters
-    ----------
-    ours, table
-        `Evaluation.table`: one row per seed; without a column ``calibration``, maps are taken to be fitted on the data
-        set that they are used on. It is compared with this table, or the first that prints the setting.
+    Ours are an `Evaluation.table`, one row per seed; without a column ``calibration``, maps are taken to be fitted on
+    the data set that they are used on. They are compared with this table, or the first that prints the setting.
 
-    Returns
-    -------
-    DataFrame
-        One row per setting that the paper prints, with ``ours``, ``ours_std`` (over seeds), ``theirs``, ``theirs_std``,
-        ``difference`` in percent and points, and the ``table``. Both ``imagenet-1k`` and ``imagenet-1k-val`` stand
-        beside the paper's ImageNet.
+    One row per setting that the paper prints, with ``ours``, ``ours_std`` (over seeds), ``theirs``, ``theirs_std``,
+    ``difference`` in percent and points, and the ``table``. Both ``imagenet-1k`` and ``imagenet-1k-val`` stand beside
+    the paper's ImageNet.
     """
     setting = ["model", "dataset", "head", "translator", "plan"]
     ours = ours.rename(columns={"calibration": "source"})

@@ -99,10 +99,8 @@ def time_plans(
 
     Parameters
     ----------
-    encoder, plans, translators
-        The original; each plan is timed with each translator.
-    calibration
-        As for `approximate`.
+    encoder, plans, calibration, translators
+        As for `approximate`; each plan is timed with each translator.
     inputs, repeats
         As for `relative_throughput`: shape (batch, 3, height, width), and the number of rounds.
 
@@ -191,10 +189,9 @@ def map_costs(translator: Source | nn.Module, width: int, tokens: int, *, specia
     ----------
     translator
         A name, a translator, a map, or span -> map, all of which are counted.
-    width, tokens
-        The encoder's width, and the number of tokens of one image, special tokens included.
-    special_tokens
-        Number of tokens before the patches; some maps treat them apart.
+    width, tokens, special_tokens
+        The encoder's width, the number of tokens of one image, and how many of them stand before the patches: some maps
+        treat these apart.
 
     Returns
     -------

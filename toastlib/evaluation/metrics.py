@@ -24,10 +24,8 @@ def paired_difference(
 
     Parameters
     ----------
-    first, second
-        Correctness of each image in [0, 1], shape (images,), from `Evaluation.mean_correct`.
-    confidence
-        Coverage of the interval.
+    first, second, confidence
+        Correctness of each image in [0, 1], shape (images,), from `Evaluation.mean_correct`; coverage of the interval.
 
     Returns
     -------

@@ -27,10 +27,8 @@ class Evaluation:
         plan, if maps were fitted on several calibration sets.
     predictions
         Predicted classes, int64, shape (variants, images).
-    labels
-        True classes, int64, shape (images,).
-    class_names
-        One name per class.
+    labels, class_names
+        True classes, int64, shape (images,); and one name per class.
     names
         Columns that every row of `table` begins with: ``model``, ``features``, ``dataset``, and, where images are read,
         ``image_size`` in pixels.
@@ -103,16 +101,11 @@ class Evaluation:
     def gain(self, *, pooled: bool = True, adjust: bool = False, **over: str) -> pd.DataFrame:
         """Points that each variant gains over a reference, with 95 % intervals paired over test images.
 
-        Columns: those that name a variant, ``gain``, ``gain_low``, ``gain_high``.
-
-        Parameters
-        ----------
-        pooled, adjust
-            All plans together, else one row per plan; and whether intervals are widened by Bonferroni's rule, so that
-            all of a head's rows hold together with 95 %.
-        **over
-            The reference: ``translator="linear"``, ``calibration="mnist"`` or both. Head, plan and calibration set are
-            the variant's own where they are not named; the original has no plan, and identity no calibration set.
+        Columns: those that name a variant, ``gain``, ``gain_low``, ``gain_high``. The reference is
+        ``translator="linear"``, ``calibration="mnist"`` or both: head, plan and calibration set are the variant's own
+        where they are not named; the original has no plan, and identity no calibration set. With `pooled` all plans
+        are one row; with `adjust` intervals are widened by Bonferroni's rule, so that all of a head's rows hold
+        together with 95 %.
 
         Raises
         ------

@@ -65,10 +65,7 @@ def notebook_variables(notebook: Path, overrides: dict[str, Any]) -> dict[str, A
     variables: dict[str, Any] = {}
     for name, value in (defaults(notebook) | overrides).items():
         variable, _, member = name.partition(".")
-        if member:
-            variables.setdefault(variable, {})[member] = value
-        else:
-            variables[variable] = value
+        variables[variable] = variables.get(variable, {}) | {member: value} if member else value
     return {variable: variables[variable] for variable in dict.fromkeys(name.partition(".")[0] for name in overrides)}
 
 
