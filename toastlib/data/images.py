@@ -69,8 +69,7 @@ class Images:
 
     def __getitem__(self, index: Any) -> Self:
         """The images of a slice, list or index tensor."""
-        labels = None if self.labels is None else self.labels[index]
-        return replace(self, pixels=self.pixels[index], labels=labels)
+        return replace(self, pixels=self.pixels[index], labels=None if self.labels is None else self.labels[index])
 
     @property
     def cache_key_parts(self) -> tuple[Any, ...]:

@@ -99,10 +99,8 @@ def reconstruct_pixels(encoder: Encoder, pixel_probe: RidgeFit, pixel_values: Te
 
     Parameters
     ----------
-    encoder, pixel_probe
-        An encoder as wide as the original, and the fit of `fit_pixel_probe`.
-    pixel_values
-        Shape (batch, 3, height, width).
+    encoder, pixel_probe, pixel_values
+        An encoder as wide as the original, the fit of `fit_pixel_probe`, and images: shape (batch, 3, height, width).
 
     Returns
     -------

@@ -51,10 +51,8 @@ class Playground:
         Moments with the pairs of all blocks; translators that need folds are offered with `KFoldMoments` only.
     head, batch_size
         Seeds and training of the heads, which are frozen, `HeadConfig()` if `None`; images per forward pass.
-    images
-        Number of test images, the first ones; fewer where their block outputs would not fit into `memory`.
-    memory
-        Bytes for block outputs, 1 GiB.
+    images, memory
+        Number of test images, the first ones; fewer where their block outputs take more than so many bytes, 1 GiB.
 
     Attributes
     ----------
