@@ -10,10 +10,13 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from toastlib.errors import InputError
@@ -31,9 +34,6 @@ class Cache:
 
     def get(self, key: str | None) -> dict[str, Tensor] | None:
         """The tensors kept under a key, on the CPU; `None` if there are none."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         if self.folder is None or key is None:
             return None
         path = self._path(key)
@@ -74,8 +74,6 @@ class Cache:
 
 def write_whole(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file aside, and rename it when it is complete."""
-    from safetensors.torch import save_file
-
     part = file.with_suffix(f".{os.getpid()}.part")
     try:
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, part, metadata)
@@ -136,8 +134,6 @@ def _describe(part: Any) -> tuple[str, Iterable[Tensor]]:
 @cache
 def _code() -> str:
     """Versions of the packages, and a hash of this library's source: a change of it makes all keys new."""
-    from importlib.metadata import version
-
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
     return f"{version('torch')} {version('transformers')} {hashlib.sha256(sources).hexdigest()}"
 

@@ -1,17 +1,14 @@
 """Results of the reference runs, which are committed in ``data/reference``."""
 
-from typing import TYPE_CHECKING
+import pandas as pd
 
 from toastlib.data.catalog import DATA
 from toastlib.errors import unknown
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 REFERENCE = DATA / "reference"
 
 
-def reference(grid: str, table: str = "results") -> "pd.DataFrame":
+def reference(grid: str, table: str = "results") -> pd.DataFrame:
     """Read one table of the reference runs: the same table of every run of a grid, one below the other.
 
     Parameters
@@ -32,8 +29,6 @@ def reference(grid: str, table: str = "results") -> "pd.DataFrame":
     InputError
         If there is no such grid or table.
     """
-    import pandas as pd
-
     files = {path.stem: path for path in sorted((REFERENCE / grid).glob("*.parquet"))}
     if not files:
         raise unknown("reference grid", grid, [path.name for path in sorted(REFERENCE.iterdir()) if path.is_dir()])

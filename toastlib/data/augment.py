@@ -21,13 +21,11 @@ class Augmentation:
 
     Parameters
     ----------
-    copies
-        Number of copies of each image.
+    copies, mirror, seed
+        Number of copies of each image, each of them mirrored with probability 0.5; seed of all random draws.
     recolour
         Draw a ground and a foreground colour for each copy and channel, map dark to light from one to the other, and
         blend another image, recoloured likewise, over it with a weight of at most 0.5.
-    mirror, seed
-        Mirror each copy with probability 0.5; seed of all random draws.
     """
 
     copies: int = 4

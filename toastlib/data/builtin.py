@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw
 
 from toastlib.data.transforms import Chunk
 
@@ -20,8 +21,6 @@ COLOURS = {
 COLOURED_SHAPES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 SIZE = 32  # pixels
 OVERSAMPLING = 4  # drawn this much larger, then reduced: smooth edges
-
-Generator = np.random.Generator
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def coloured_shapes(train: int = 1080, test: int = 576) -> Splits:
     return tuple(ArrayTable(images[rows], labels[rows], COLOURED_SHAPES) for rows in (slice(train), slice(train, None)))
 
 
-def _draw(name: str, generator: Generator) -> np.ndarray:
+def _draw(name: str, generator: np.random.Generator) -> np.ndarray:
     colour, shape = name.split()
     cover = _cover(shape, generator)
     ground = generator.uniform(0, 90)
@@ -71,10 +70,8 @@ def _draw(name: str, generator: Generator) -> np.ndarray:
     return np.clip(noisy * (1 - cover) + shade * cover, 0, 255).astype(np.uint8)
 
 
-def _cover(shape: str, generator: Generator) -> np.ndarray:
+def _cover(shape: str, generator: np.random.Generator) -> np.ndarray:
     """Share of each pixel that the shape covers, (SIZE, SIZE, 1)."""
-    from PIL import Image, ImageDraw
-
     size = SIZE * OVERSAMPLING
     mask = Image.new("L", (size, size))
     centre = size / 2 + generator.uniform(-0.1, 0.1, 2) * size

@@ -2,10 +2,12 @@
 
 import os
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from toastlib.errors import InputError
 
@@ -55,7 +57,9 @@ def read_image_folder(folder: str) -> dict[str, Any] | None:
         for split, part in splits.items():
             splits[split] = [file for file in part if len(file) > depth + 1]
             skipped["in no class"] += len(part) - len(splits[split])
-    _tell(folder, sum(map(len, splits.values())), +skipped)
+    if kinds := ", ".join(f"{count} {kind}" for kind, count in sorted((+skipped).items())):
+        read = sum(map(len, splits.values()))
+        warnings.warn(f"{folder}: {read} of {read + skipped.total()} files are read; skipped: {kinds}.", stacklevel=5)
     return {split: _table(folder, part, names, depth) for split, part in splits.items()}
 
 
@@ -64,13 +68,10 @@ def _splits(pictures: list[Picture], skipped: Counter[str]) -> tuple[dict[str, l
     roots = {file[0].lower() for file in pictures if len(file) > 1}
     if not (roots and roots <= set(SPLITS)) and "train" not in map(SPLITS.get, roots):
         return {"train": pictures}, 0
-    splits: dict[str, list[Picture]] = {}
+    splits = defaultdict(list)
     for file in pictures:
-        split = SPLITS.get(file[0].lower()) if len(file) > 1 else None
-        if split is None:
-            skipped["beside the splits"] += 1
-        else:
-            splits.setdefault(split, []).append(file)
+        splits[SPLITS.get(file[0].lower()) if len(file) > 1 else None].append(file)
+    skipped["beside the splits"] += len(splits.pop(None, []))
     return splits, 1
 
 
@@ -94,16 +95,8 @@ def _suffix(file: Picture) -> str:
 
 def _suffixes() -> set[str]:
     """Of the picture formats that Pillow opens here."""
-    from PIL import Image
-
     known = Image.registered_extensions()  # with the plugins, which this loads
     return {suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in NO_PICTURES}
-
-
-def _tell(folder: str, read: int, skipped: Counter[str]) -> None:
-    if skipped:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
-        warnings.warn(f"{folder}: {read} of {read + skipped.total()} files are read; skipped: {kinds}.", stacklevel=6)
 
 
 def _table(folder: str, files: list[Picture], names: list[str], depth: int) -> Any:

@@ -1,11 +1,14 @@
 """Sets of images: decoded once to uint8, preprocessed on the device batch by batch."""
 
+import base64
+import io
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from toastlib.data import catalog
@@ -66,8 +69,7 @@ class Images:
 
     def __getitem__(self, index: Any) -> Self:
         """The images of a slice, list or index tensor."""
-        labels = None if self.labels is None else self.labels[index]
-        return replace(self, pixels=self.pixels[index], labels=labels)
+        return replace(self, pixels=self.pixels[index], labels=None if self.labels is None else self.labels[index])
 
     @property
     def cache_key_parts(self) -> tuple[Any, ...]:
@@ -152,21 +154,16 @@ def load_images(
     image_column, seed
         Column of the images, found by type and name if `None`; seed of the draw, and of the split if there is no test
         split.
-    at_most
-        Take all images of a split that has fewer than asked for, instead of refusing it.
-    skip_broken
-        Leave out images that do not decode, and warn how many there are, instead of refusing the first.
+    at_most, skip_broken
+        Take all images of a split that has fewer than asked for, instead of refusing it; leave out images that do not
+        decode, and warn how many there are, instead of refusing the first.
 
     Returns
     -------
     ImageSet
-        Decoded images, uint8, on the CPU.
-
-    Raises
-    ------
-    InputError
-        If the encoder has no preprocessing for images; if the set is unknown, cannot be fetched, lacks the columns or
-        has too few rows; or if an image does not decode (the message names it).
+        Decoded images, uint8, on the CPU. An `InputError` if the encoder has no preprocessing for images; if the set is
+        unknown, cannot be fetched, lacks the columns or has too few rows; or if an image does not decode (the message
+        names it).
     """
     need(encoder, "preprocessing", "An Encoder, such as load_encoder returns,")
     sizes = {"train": train_size, "test": test_size}
@@ -227,6 +224,14 @@ def _load(
     elif len(pixels) < expected and not at_most:  # the length of a stream is not known before its end
         raise InputError(f"{title} is too small: it has {len(pixels)} of {expected} images.")
     return Images(pixels, labels, table.class_names, preprocessing, encoder.device, encoder.dtype)
+
+
+def picture_url(pixels: Tensor, edge: int) -> str:
+    """An image, uint8, (3, height, width), as the address of a PNG that lies in the page; at most `edge` pixels."""
+    image = Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+    image.thumbnail((edge, edge))
+    image.save(file := io.BytesIO(), "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def draw_rows(available: int, n: int, seed: int, *, kind: str = "images") -> Tensor:

@@ -277,7 +277,5 @@ def decode(cell: dict[str, Any] | None, row: int) -> np.ndarray:
         return np.array(image.convert("RGB"))
     except Exception as error:  # a broken file can raise almost anything
         reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
-        name = f"Image {row} ({cell.get('path') or 'embedded'})"
-        raise InputError(
-            f"{name} does not decode: {reason}. skip_broken (--skip-broken) leaves such images out."
-        ) from error
+        what = f"Image {row} ({cell.get('path') or 'embedded'}) does not decode"
+        raise InputError(f"{what}: {reason}. skip_broken (--skip-broken) leaves such images out.") from error

@@ -17,14 +17,7 @@ from toastlib.errors import InputError, real_number, unknown, whole_number
 
 MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
 """PIL's resampling code -> the mode of `torch.nn.functional.interpolate` that computes the same."""
-STEPS = (
-    "crop_pct",
-    "rescale_offset",
-    "do_flip_channel_order",
-    "do_pad",
-    "keep_aspect_ratio",
-    "do_thumbnail",
-)  # other ways
+OTHER_STEPS = ("crop_pct", "rescale_offset", "do_flip_channel_order", "do_pad", "keep_aspect_ratio", "do_thumbnail")
 IN_MEMORY = 2 * 2**30  # bytes of pixels; more lie in a memory-mapped file
 Chunk = tuple[list[np.ndarray], Tensor | None]
 """RGB images of shape (height, width, 3), uint8, and their labels."""
@@ -87,7 +80,7 @@ class Preprocessing:
         if mode is None:
             warnings.warn(f"Resampling code {config['resample']} is not available here; bicubic is used.", stacklevel=2)
         normalise = config.get("do_normalize", True)
-        if strange := [step for step in STEPS if config.get(step)]:
+        if strange := [step for step in OTHER_STEPS if config.get(step)]:
             raise InputError(f"The image processor has a step that is not done here: {strange[0]}.")
         for key in ("image_mean", "image_std") if normalise else ():
             if not config.get(key):
@@ -216,9 +209,8 @@ def stack_chunks(
 def _resize_filled(pixels: Tensor, preprocessing: Preprocessing, filled: int) -> Tensor:
     """Newly allocated pixels for as many images, the first `filled` of them resized."""
     resized = _allocate(len(pixels), preprocessing.resized(pixels[:1]).shape[1:])
-    for start in range(0, filled, 64):
-        chunk = slice(start, min(start + 64, filled))
-        resized[chunk] = preprocessing.resized(pixels[chunk])
+    for old, new in zip(pixels[:filled].split(64), resized[:filled].split(64), strict=True):
+        new.copy_(preprocessing.resized(old))
     return resized
 
 

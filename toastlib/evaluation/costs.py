@@ -99,10 +99,8 @@ def time_plans(
 
     Parameters
     ----------
-    encoder, plans, translators
-        The original; each plan is timed with each translator.
-    calibration
-        As for `approximate`.
+    encoder, plans, calibration, translators
+        As for `approximate`; each plan is timed with each translator.
     inputs, repeats
         As for `relative_throughput`: shape (batch, 3, height, width), and the number of rounds.
 
@@ -115,13 +113,11 @@ def time_plans(
     translators = list(translators)
     frames = []
     for plan in plans:
-        encoders = {ORIGINAL: encoder} | {
-            name: approximate(encoder, plan, calibration, translator=name) for name in translators
-        }
-        timed = relative_throughput(encoders, inputs, repeats).rename(columns={"encoder": "translator"})
+        smaller = {name: approximate(encoder, plan, calibration, translator=name) for name in translators}
+        timed = relative_throughput({ORIGINAL: encoder} | smaller, inputs, repeats)
         timed.insert(1, "plan", str(plan))
         frames.append(timed)
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames, ignore_index=True).rename(columns={"encoder": "translator"})
 
 
 def _seconds(encoder: Encoder, inputs: Any) -> float:
@@ -140,7 +136,8 @@ def plan_costs(
     Parameters
     ----------
     encoder, plans, translators
-        The original; each plan with each translator is a row, the empty plan one row with translator ``"original"``.
+        The original; each plan with each translator is a row, the empty plan one row with translator ``"original"``. An
+        `InputError` if a translator is unknown, or fitted maps have none for a span.
     inputs
         One input, shape (1, 3, height, width): its size decides the FLOPs.
 
@@ -150,11 +147,6 @@ def plan_costs(
         Columns ``translator``, ``plan``, ``blocks_removed``, ``parameters``, ``removed_parameters`` (one map per span),
         ``removed_parameters_paper`` (one map per removed block, as the paper's Tables 1 and 8-13 count), ``gflops``
         per image.
-
-    Raises
-    ------
-    InputError
-        If a translator is unknown, or fitted maps have none for a span.
     """
     plans, total, parameters = list(plans), flops(encoder, inputs), parameter_count(encoder)
     blank = without_values(encoder)
@@ -197,10 +189,9 @@ def map_costs(translator: Source | nn.Module, width: int, tokens: int, *, specia
     ----------
     translator
         A name, a translator, a map, or span -> map, all of which are counted.
-    width, tokens
-        The encoder's width, and the number of tokens of one image, special tokens included.
-    special_tokens
-        Number of tokens before the patches; some maps treat them apart.
+    width, tokens, special_tokens
+        The encoder's width, the number of tokens of one image, and how many of them stand before the patches: some maps
+        treat these apart.
 
     Returns
     -------

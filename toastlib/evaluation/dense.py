@@ -79,12 +79,8 @@ def fit_pixel_probe(encoder: Encoder, images: Images, folds: int = 5, *, batch_s
     Returns
     -------
     RidgeFit
-        ``weight`` of shape (width, 3 size^2) and ``bias`` of shape (3 size^2,), float64.
-
-    Raises
-    ------
-    InputError
-        If there are fewer images than folds, or the patches do not fill an image.
+        ``weight`` of shape (width, 3 size^2) and ``bias`` of shape (3 size^2,), float64. An `InputError` if there are
+        fewer images than folds, or the patches do not fill an image.
     """
 
     def sums_of(inputs: Tensor) -> Sums:
@@ -103,10 +99,8 @@ def reconstruct_pixels(encoder: Encoder, pixel_probe: RidgeFit, pixel_values: Te
 
     Parameters
     ----------
-    encoder, pixel_probe
-        An encoder as wide as the original, and the fit of `fit_pixel_probe`.
-    pixel_values
-        Shape (batch, 3, height, width).
+    encoder, pixel_probe, pixel_values
+        An encoder as wide as the original, the fit of `fit_pixel_probe`, and images: shape (batch, 3, height, width).
 
     Returns
     -------
@@ -160,16 +154,12 @@ def evaluate_dense(
     pixel_probe = pixel_probe or fit_pixel_probe(encoder, data.train, batch_size=batch_size)
     moved, misread, sums = _patch_errors(encoder, data.test, ready, pixel_probe, batch_size)
     varies, images = sums.centred(), len(data.test)
-    moved = images * moved / varies.gram.trace().cpu()  # shares of the variance in an average image
-    misread = images * misread / varies.square.cpu()
-    rows = [
-        (
-            *(*names.values(), *paired_difference(moved[number].numpy(), moved[0].numpy())),
-            100 * (1 - misread[number].mean().item()),
-            *paired_difference(misread[number].numpy(), misread[0].numpy()),
-        )
-        for number, names in enumerate(ready.names)
-    ]
+    moved = (images * moved / varies.gram.trace().cpu()).numpy()  # shares of the variance in an average image
+    misread = (images * misread / varies.square.cpu()).numpy()
+    rows = []
+    for names, error, left in zip(ready.names, moved, misread, strict=True):
+        lost = paired_difference(left, misread[0])
+        rows.append((*names.values(), *paired_difference(error, moved[0]), 100 * (1 - left.mean()), *lost))
     errors, lost = ["error", "error_low", "error_high"], ["lost", "lost_low", "lost_high"]
     return pd.DataFrame(rows, columns=[*ready.names[0], *errors, "explained", *lost])
 

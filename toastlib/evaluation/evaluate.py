@@ -43,21 +43,14 @@ def evaluate_plans(
         The number of training images that maps are fitted on, drawn with seed 0; or these images; or moments or
         activations of them. A mapping from names to any of these fits every map on each calibration set (paper,
         Tables 3, 14, 15: maps from other data sets).
-    head
-        Protocol, seeds and training of the heads; frozen heads with seeds 0, 1 and 2 if `None`.
-    batch_size
-        Images per forward pass.
+    head, batch_size
+        Protocol, seeds and training of the heads, frozen ones with seeds 0, 1 and 2 if `None`; images per forward pass.
 
     Returns
     -------
     Evaluation
-        The original comes first.
-
-    Raises
-    ------
-    InputError
-        If a name is unknown, a plan does not fit the encoder, a calibration does not suit a map, or there are no
-        labels.
+        The original comes first. An `InputError` if a name is unknown, a plan does not fit the encoder, a calibration
+        does not suit a map, or there are no labels.
     """
     head = head or HeadConfig()
     require_labels(data)

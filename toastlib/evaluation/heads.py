@@ -11,7 +11,7 @@ from toastlib.approximation.align import fit_alignment
 from toastlib.approximation.engine import THE_ORIGINAL, collect_features
 from toastlib.data.images import Images, ImageSet
 from toastlib.errors import InputError, unknown
-from toastlib.evaluation.metrics import CONFIDENCE, accuracy_interval, paired_difference, paired_interval
+from toastlib.evaluation.metrics import accuracy_interval, changes, paired_difference, paired_interval
 from toastlib.evaluation.probe import HeadConfig, Probe, absorb_alignment
 from toastlib.models.classifier import match_labels
 from toastlib.models.costs import example_input
@@ -49,27 +49,12 @@ class Head(NamedTuple):
 
 
 def choose_head(
-    encoder: Encoder,
-    dataset: ImageSet,
-    classifier: "PreTrainedModel | None",
-    seed: int,
-    wanted: str | None = None,
+    encoder: Encoder, dataset: ImageSet, classifier: "PreTrainedModel | None", seed: int, wanted: str | None = None
 ) -> Head:
     """The checkpoint's classifier if it has one, else a probe on the original's features if there are labels.
 
-    Parameters
-    ----------
-    encoder, dataset, classifier
-        The original, images with or without labels, and the checkpoint's own classifier, or `None`.
-    seed
-        Of a new head.
-    wanted
-        ``"own"``, ``"new"``, or `None` for the own one if there is any.
-
-    Raises
-    ------
-    InputError
-        If the checkpoint's classifier does not know all classes, or the head that is wanted cannot be had.
+    `wanted` is ``"own"``, ``"new"``, or `None` for the own one if there is any; `seed` is that of a new head. An
+    `InputError` if the checkpoint's classifier does not know all classes, or the head that is wanted cannot be had.
     """
     if wanted not in HEADS:
         raise unknown("head", wanted, HEADS[1:])
@@ -84,8 +69,7 @@ def choose_head(
     names = dataset.class_names
     if classifier and wanted != "new":
         places = match_labels(classifier.config, names)
-        strange = [name for name, place in zip(names, places, strict=True) if place is None]
-        if strange:
+        if strange := [name for name, place in zip(names, places, strict=True) if place is None]:
             raise InputError(
                 f"{encoder.name}'s classifier has no label for {_some(strange)} of the {len(names)} classes of "
                 f"{dataset.name}; its labels are {_some(own)}. Name the classes as the labels are named, or "
@@ -186,18 +170,9 @@ def points_lost(before: np.ndarray, after: np.ndarray, head: Head) -> Accuracy:
     return tuple(100 * value for value in ((lost - won) / count, *ends))
 
 
-def changes(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
-    """Numbers of images that turn wrong, and that turn right."""
-    return int((before > after).sum()), int((before < after).sum())
-
-
 def percent(scores: np.ndarray, measure: str) -> Accuracy:
     """Mean of the scores in percent with its interval: Wilson's for shares of images, Student's for similarities."""
-    if measure != "similarity":
-        interval = accuracy_interval(int(scores.sum()), len(scores))
-    else:
-        from scipy.stats import sem, t
-
-        half = t.ppf((1 + CONFIDENCE) / 2, len(scores) - 1) * sem(scores)
-        interval = (scores.mean() - half, scores.mean() + half)
+    if measure == "similarity":
+        return paired_difference(scores, np.zeros(len(scores)))
+    interval = accuracy_interval(int(scores.sum()), len(scores))
     return tuple(100 * float(value) for value in (scores.mean(), *interval))

@@ -14,14 +14,12 @@ from toastlib.data.images import ImageSet
 from toastlib.errors import unknown
 from toastlib.evaluation.costs import plan_costs
 from toastlib.evaluation.evaluate import require_labels
-from toastlib.evaluation.metrics import paired_difference
+from toastlib.evaluation.metrics import changes, paired_difference
 from toastlib.evaluation.probe import HeadConfig, Probe
 from toastlib.models.encoder import Encoder
 from toastlib.plan import ORIGINAL, Plan, Span
 from toastlib.statistics.moments import KFoldMoments, Moments
 from toastlib.translators.base import TRANSLATORS, make_translator
-
-MEMORY = 2**30  # bytes for block outputs
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,8 @@ class Playground:
         Moments with the pairs of all blocks; translators that need folds are offered with `KFoldMoments` only.
     head, batch_size
         Seeds and training of the heads, which are frozen, `HeadConfig()` if `None`; images per forward pass.
-    images
-        Number of test images, the first ones; fewer where their block outputs would not fit into `memory`.
-    memory
-        Bytes for block outputs, 1 GiB.
+    images, memory
+        Number of test images, the first ones; fewer where their block outputs take more than so many bytes, 1 GiB.
 
     Attributes
     ----------
@@ -75,7 +71,7 @@ class Playground:
         head: HeadConfig | None = None,
         images: int = 200,
         batch_size: int = 32,
-        memory: int = MEMORY,
+        memory: int = 2**30,
     ) -> None:
         require_labels(data)
         self.encoder, self.class_names, self.calibration = encoder, data.class_names, calibration
@@ -132,8 +128,8 @@ class Playground:
         correct, before = predicted == self.labels, self._correct
         lost = paired_difference(before.mean(0), correct.mean(0))
         parameters, gflops = self._cost(variant)
-        flips = (int((before[0] & ~correct[0]).sum()), int((~before[0] & correct[0]).sum()))
-        results = (100 * float(correct.mean()), *lost, int(parameters), float(gflops), *flips, predicted[0])
+        costs, flips = (int(parameters), float(gflops)), changes(before[0], correct[0])
+        results = (100 * float(correct.mean()), *lost, *costs, *flips, predicted[0])
         return Answer(variant.plan, variant.translator, *results, time.perf_counter() - started)
 
     def _cost(self, variant: Variant) -> np.ndarray:

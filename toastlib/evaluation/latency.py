@@ -60,9 +60,7 @@ def _in_turns(models: Iterable[Callable], inputs: Any, repeats: int) -> list[Spr
 
 
 @torch.inference_mode()
-def measure_energy(
-    models: Iterable[Callable[[Tensor], Any]], images: Images, seconds: float = 1.0
-) -> list[float] | None:
+def measure_energy(models: Iterable[Callable], images: Images, seconds: float = 1.0) -> list[float] | None:
     """Millijoules per image of every model in batches of 32, of the whole CPU or GPU; `None` where none are counted."""
     inputs, _ = next(images[:BATCH].batches(BATCH))
     if joules(inputs.device) is None:

@@ -98,17 +98,13 @@ class Probe:
     def fit(self, features: Tensor, labels: Tensor) -> Self:
         """Train the heads on labels (int64, shape (n,)), or read them from the cache.
 
-        Features have shape (n, width); or (sets, n, width) for several sets of features of the same images.
+        Features have shape (n, width); or (sets, n, width) for several sets of features of the same images. A warning
+        if there are fewer images than the features' width: a linear head can then give them any labels.
 
         Raises
         ------
         InputError
             If there is no image, or not one label for each, or a label is none of the classes.
-
-        Warns
-        -----
-        UserWarning
-            If there are fewer images than the features' width: a linear head can then give them any labels.
         """
         features = _as_sets(features)
         if labels is None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from toastlib.errors import InputError
-from toastlib.evaluation.metrics import CONFIDENCE, accuracy_interval, exact_mcnemar, holm, paired_difference
+from toastlib.evaluation.metrics import CONFIDENCE, accuracy_interval, changes, exact_mcnemar, holm, paired_difference
 from toastlib.plan import ORIGINAL
 
 ALL_PLANS = "all plans"
@@ -27,10 +27,8 @@ class Evaluation:
         plan, if maps were fitted on several calibration sets.
     predictions
         Predicted classes, int64, shape (variants, images).
-    labels
-        True classes, int64, shape (images,).
-    class_names
-        One name per class.
+    labels, class_names
+        True classes, int64, shape (images,); and one name per class.
     names
         Columns that every row of `table` begins with: ``model``, ``features``, ``dataset``, and, where images are read,
         ``image_size`` in pixels.
@@ -58,12 +56,8 @@ class Evaluation:
     def mean_correct(self, **which: str) -> np.ndarray:
         """Share of the chosen variants that classify each image correctly, shape (images,).
 
-        Variants are chosen by columns, such as ``translator="linear", plan="2->5"``; the mean is over all that fit.
-
-        Raises
-        ------
-        InputError
-            If there is no such variant.
+        Variants are chosen by columns, such as ``translator="linear", plan="2->5"``; the mean is over all that fit. An
+        `InputError` if none does.
         """
         return self.correct[self._rows(**which)].mean(0)
 
@@ -107,16 +101,11 @@ class Evaluation:
     def gain(self, *, pooled: bool = True, adjust: bool = False, **over: str) -> pd.DataFrame:
         """Points that each variant gains over a reference, with 95 % intervals paired over test images.
 
-        Columns: those that name a variant, ``gain``, ``gain_low``, ``gain_high``.
-
-        Parameters
-        ----------
-        pooled, adjust
-            All plans together, else one row per plan; and whether intervals are widened by Bonferroni's rule, so that
-            all of a head's rows hold together with 95 %.
-        **over
-            The reference: ``translator="linear"``, ``calibration="mnist"`` or both. Head, plan and calibration set are
-            the variant's own where they are not named; the original has no plan, and identity no calibration set.
+        Columns: those that name a variant, ``gain``, ``gain_low``, ``gain_high``. The reference is
+        ``translator="linear"``, ``calibration="mnist"`` or both: head, plan and calibration set are the variant's own
+        where they are not named; the original has no plan, and identity no calibration set. With `pooled` all plans
+        are one row; with `adjust` intervals are widened by Bonferroni's rule, so that all of a head's rows hold
+        together with 95 %.
 
         Raises
         ------
@@ -133,10 +122,8 @@ class Evaluation:
         for kind in kinds:
             chosen = {column: value for column, value in kind.items() if value != ALL_PLANS}
             reference = {column: chosen[column] for column in same if chosen.get(column)} | over
-            difference = paired_difference(
-                self.mean_correct(**chosen), self.mean_correct(**reference), 1 - (1 - CONFIDENCE) / rivals
-            )
-            rows.append(kind | dict(zip(("gain", "gain_low", "gain_high"), difference, strict=True)))
+            correct, other = self.mean_correct(**chosen), self.mean_correct(**reference)
+            rows.append((*kind.values(), *paired_difference(correct, other, 1 - (1 - CONFIDENCE) / rivals)))
         return pd.DataFrame(rows, columns=[*self.kind, "gain", "gain_low", "gain_high"])
 
     @property
@@ -155,20 +142,15 @@ class Evaluation:
                 own = self.labels == label
                 delta = paired_difference(correct[own], original[own])
                 rows.append((*kind.values(), self.class_names[label], own.sum(), 100 * correct[own].mean(), *delta))
-        return pd.DataFrame(
-            rows, columns=[*self.kind, "class", "images", "accuracy", "delta", "delta_low", "delta_high"]
-        )
+        columns = [*self.kind, "class", "images", "accuracy", "delta", "delta_low", "delta_high"]
+        return pd.DataFrame(rows, columns=columns)
 
     def confusion(self, **which: str) -> pd.DataFrame:
         """Confusion matrices of the original and of one variant, in percent of the true class, averaged over seeds.
 
-        The variant is chosen by ``translator="linear", plan="1->2"``, and by ``head`` where there are two. One row per
-        cell: ``true``, ``predicted``, ``original``, ``approximated``, ``delta`` (their difference).
-
-        Raises
-        ------
-        InputError
-            If there is no such variant, or several.
+        The variant is chosen by ``translator="linear", plan="1->2"``, and by ``head`` where there are two; an
+        `InputError` if there is none, or several. One row per cell: ``true``, ``predicted``, ``original``,
+        ``approximated``, ``delta`` (their difference).
         """
         from sklearn.metrics import confusion_matrix
 
@@ -177,9 +159,8 @@ class Evaluation:
         def matrix(predicted: np.ndarray) -> np.ndarray:
             return 100 * confusion_matrix(self.labels, predicted, labels=labels, normalize="true").ravel()
 
-        pairs = list(self._pairs(**which))
-        original = np.mean([matrix(before) for _, before, _ in pairs], axis=0)
-        approximated = np.mean([matrix(after) for _, _, after in pairs], axis=0)
+        matrices = [(matrix(before), matrix(after)) for _, before, after in self._pairs(**which)]
+        original, approximated = np.mean(matrices, axis=0)
         cells = pd.MultiIndex.from_product([self.class_names] * 2, names=["true", "predicted"])
         columns = {"original": original, "approximated": approximated, "delta": approximated - original}
         return pd.DataFrame(columns, index=cells).reset_index()
@@ -189,11 +170,6 @@ class Evaluation:
 
         The variant is chosen as for `confusion`, one of its heads by ``seed``. Columns ``seed``, ``image`` (row in the
         test set), ``true`` and ``predicted`` (class names).
-
-        Raises
-        ------
-        InputError
-            If there is no such variant, or several.
         """
         names = np.array(self.class_names, dtype=object)
         rows = [
@@ -214,9 +190,8 @@ class Evaluation:
         rows = []
         for kind in self._kinds(pooled=False):
             [(_, before, after)] = self._pairs(**kind, seed=seed)
-            before, after = before == self.labels, after == self.labels
-            lost, won = int((before & ~after).sum()), int((~before & after).sum())
-            rows.append((*kind.values(), lost, won, exact_mcnemar(lost, won)))
+            turned = changes(before == self.labels, after == self.labels)
+            rows.append((*kind.values(), *turned, exact_mcnemar(*turned)))
         table = pd.DataFrame(rows, columns=[*self.kind, "right_to_wrong", "wrong_to_right", "p"])
         groups = table.groupby(["head", "translator"])["p"]
         return table.assign(p_holm=groups.transform(lambda p: holm(p.to_numpy())))
@@ -240,9 +215,7 @@ class Evaluation:
         """Whether each variant is meant: bool, shape (variants,)."""
         if unknown := which.keys() - set(self.variants):
             raise InputError(f"Variants have no {min(unknown)!r}: choose by {', '.join(self.variants)}.")
-        chosen = np.ones(len(self.variants), dtype=bool)
-        for column, value in which.items():
-            chosen &= (self.variants[column] == value).to_numpy()
+        chosen = (self.variants[list(which)] == pd.Series(which, dtype=object)).all(axis=1).to_numpy()
         if not chosen.any():
             raise InputError(f"No variant has {', '.join(f'{k}={v!r}' for k, v in which.items())}.")
         return chosen

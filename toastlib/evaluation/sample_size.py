@@ -35,10 +35,8 @@ def sample_size_curve(
 
     Parameters
     ----------
-    encoder, data
-        The original encoder, and a set with labels.
-    plans
-        One plan, or several; each gets a curve, with the paper's linear map.
+    encoder, data, plans
+        The original encoder, a set with labels, and plans: each gets a curve, with the paper's linear map.
     sizes
         Numbers of calibration images; a size beyond the training images becomes all of them.
     draws

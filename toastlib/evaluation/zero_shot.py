@@ -71,17 +71,12 @@ def evaluate_zero_shot(
     plans, translators, calibration, batch_size
         As for `evaluate_plans`.
     templates
-        As for `zero_shot_head`.
+        As for `zero_shot_head`: one without ``{}`` is refused.
 
     Returns
     -------
     Evaluation
         Its head is ``"zero-shot"``, its only seed 0.
-
-    Raises
-    ------
-    InputError
-        As `evaluate_plans`, and if a template has no ``{}``.
     """
     require_labels(data, ["test"])
     encoder, head = dual.encoder, zero_shot_head(dual, data.class_names, templates)

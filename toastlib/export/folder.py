@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader
-from PIL import Image
 
+from toastlib.data.images import picture_url
 from toastlib.errors import InputError
 from toastlib.evaluation.heads import LOST, MEASURES, names_of
 from toastlib.export.changes import SHOWN, new_confusions
@@ -22,8 +20,6 @@ from toastlib.output import writing
 from toastlib.translators.base import split_align
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from toastlib.export.result import CompressionResult
 
 FACTS = "report.json"
@@ -61,29 +57,23 @@ def compare_folders(folders: Sequence[str | Path]) -> tuple[pd.DataFrame, list[s
             read = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{folder} holds no {FACTS}: `toast approximate` writes one.") from error
-        settings[folder] = {name: read[name] for name in ("base", "evaluation", "measure", "device")}
+        settings[str(folder)] = {name: read[name] for name in ("base", "evaluation", "measure", "device")}
         (before, after), _, weights = read["sizes"]
         rows = {"removed": read["removed"], "plan": read["plan"], "map": read["translator"]}
         for moment in ("before", "after"):
             if read[moment]:
                 rows[f"{read['measure']} {moment}"] = "{:.1f} % [{:.1f}, {:.1f}]".format(*read[moment])
-        rows[next(LOST[name] for name in LOST if MEASURES[name] == read["measure"])] = (
-            "{:z.1f} [{:z.1f}, {:z.1f}]".format(*read["lost"])
-        )
-        rows |= {
-            "parameters": f"{before:,} to {after:,}",
-            "MB on disk": " to ".join(short(w / 1e6) for w in weights),
-        }
+        loses = next(LOST[name] for name in LOST if MEASURES[name] == read["measure"])
+        rows[loses] = "{:z.1f} [{:z.1f}, {:z.1f}]".format(*read["lost"])
+        rows["parameters"] = f"{before:,} to {after:,}"
+        rows["MB on disk"] = " to ".join(short(size / 1e6) for size in weights)
         for batch, told in read.get("times", {}).items():  # folders of earlier versions have none
             where = "time per image in a pipeline" if batch == "pipeline" else f"time at batch {batch}"
             rows[where] = ": ".join(told)
         columns[str(folder)] = rows
-    first = next(iter(settings.values()))
-    differing = [name for name in first if any(one[name] != first[name] for one in settings.values())]
-    table = pd.DataFrame(columns)
-    for name in differing:
-        table.loc[name] = [settings[folder][name] for folder in map(Path, folders)]
-    return table.fillna(""), differing
+    settings = pd.DataFrame(settings)
+    differing = settings[settings.nunique(axis=1) > 1]
+    return pd.concat([pd.DataFrame(columns), differing]).fillna(""), list(differing.index)
 
 
 def report(result: CompressionResult) -> str:
@@ -104,17 +94,9 @@ def report(result: CompressionResult) -> str:
         classes=result.classes,
         maps=result.maps_in_words(),
         ladder=result.ladder(),
-        pictures=[(_picture(flip.pixels), flip) for flip in result.flips[:SHOWN]],
+        pictures=[(picture_url(flip.pixels, 96), flip) for flip in result.flips[:SHOWN]],
         confusions=new_confusions(result.flips),
     )
-
-
-def _picture(pixels: Tensor) -> str:
-    """An image, uint8, (3, height, width), as the address of a picture that lies in the page; 96 pixels at most."""
-    image, file = Image.fromarray(pixels.permute(1, 2, 0).numpy()), io.BytesIO()
-    image.thumbnail((96, 96))
-    image.save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _tiles(result: CompressionResult) -> list[tuple[str, str, str]]:
@@ -131,9 +113,8 @@ def _tiles(result: CompressionResult) -> list[tuple[str, str, str]]:
     changes = [("on disk", card.sizes.bytes, 1e6, "MB"), ("parameters", card.sizes.parameters, 1e6, "M")]
     changes += [("operations", card.sizes.flops, 1e9, "GFLOPs")]
     for name, (before, after), scale, unit in changes:
-        tiles.append(
-            (name, change(before, after).replace("-", "−"), f"{short(before / scale)} to {short(after / scale)} {unit}")
-        )
+        note = f"{short(before / scale)} to {short(after / scale)} {unit}"
+        tiles.append((name, change(before, after).replace("-", "−"), note))
     for size in sorted(card.latency):
         change_in_time, times = result.time(size)
         tiles.append((f"time, batch {size}", change_in_time.replace("-", "−"), f"{times}, measured here"))

@@ -29,12 +29,9 @@ class CompressionResult:
         images that turn ``worse`` and ``better``, answers that ``changed``, ``megabytes`` on disk, ``ms_1`` and
         ``ms_32`` per batch with their quartiles ``ms_low_1`` ..., ``millijoules`` per image where they are counted,
         what ``opens`` it, and ``why`` it cannot be had. Models in onnxruntime follow, if they were asked for.
-    classes
-        One row per class, from `by_class`; `None` without labels.
-    flips
-        The test images that turn wrong.
-    similarity
-        Linear CKA of all blocks on the calibration set, from `similarity`.
+    classes, flips, similarity
+        One row per class, from `by_class`, `None` without labels; the test images that turn wrong; linear CKA of all
+        blocks on the calibration set, from `similarity`.
     search
         One row per number of blocks that was tried, with the columns `TESTED`; ``lost``, ``low`` and ``high`` are NaN
         where no image was left to test on, and there is no row where the plan was given.
@@ -83,9 +80,8 @@ class CompressionResult:
         batch, (old, new) = max(self.card.latency.items())
         told, faster = self.time(batch)[0] != "not clear", new < old
         size, time = (100 * (1 - after / before) for before, after in (self.card.sizes.parameters, (old, new)))
-        won = (
-            "as many parameters" if abs(size) < 1 else f"{abs(size):.0f} % {'fewer' if size > 0 else 'MORE'} parameters"
-        )
+        other_size = f"{abs(size):.0f} % {'fewer' if size > 0 else 'MORE'} parameters"
+        won = other_size if abs(size) >= 1 else "as many parameters"
         if told:
             won += f" and {abs(time):.0f} % {'less' if faster else 'MORE'} time at batch {batch}"
         else:

@@ -17,17 +17,16 @@ from toastlib.plots.style import DIFFERENCES, LABELS
 F = TypeVar("F", bound=Callable)
 Log = bool | float
 TEXTS = {
-    "ax": "ax\n    Axes to draw on; those of a new figure if `None`.",
+    "ax": "ax\n    Axes to draw on; a new figure's if `None`.\n\nReturns\n-------\nAxes\n    The axes drawn on.",
     "hue": "hue\n    Column that colours and markers follow; a translator has the same in every figure.",
     "label": "label\n    Text of the value's axis or colour bar; by default that of its column, with the unit.",
     "limits": "limits\n    Ends of the colour scale, by default of the values; panels with given ones share a bar.",
     "log": "log\n    `True` for a logarithmic axis, a number for one proportional up to it; a pair for x and y.",
-    "returns": "Returns\n-------\nAxes\n    The axes drawn on.",
 }
 
 
 def share_texts(function: F) -> F:
-    """Replace ``$name`` in a docstring by the text of that name."""
+    """Replace ``$name`` in a docstring by the text of that name; ``$ax``, the last, says what is returned too."""
     if function.__doc__:  # none under python -OO
         function.__doc__ = Template(inspect.cleandoc(function.__doc__)).substitute(TEXTS)
     return function

@@ -29,8 +29,6 @@ def idea(data: pd.DataFrame, plan: str | Plan, block_count: int, *, ax: Axes | N
     plan, block_count
         Plan that is drawn, and number of blocks of the original.
     $ax
-
-    $returns
     """
     plan = Plan.parse(plan).check(block_count)
     if ax is None:

@@ -29,8 +29,6 @@ def similarity(
     title
         Title above the matrix.
     $ax
-
-    $returns
     """
     check_columns(data, "first", "second", "metric", "value")
     values = data.pivot(index="first", columns="second", values="value")
@@ -80,8 +78,6 @@ def matrix(
     cmap
         Colours, a name of matplotlib; by default by `value`.
     $ax
-
-    $returns
     """
     check_columns(data, row, column, value)
     rows, columns = (sorted(levels(data[name]), key=lambda name: name == "") for name in (row, column))

@@ -3,8 +3,6 @@
 Where nobody can press a button (papermill, nbval, nbconvert, a notebook on the web) the panel is a table.
 """
 
-import base64
-import io
 import os
 import sys
 from collections.abc import Iterable
@@ -12,9 +10,8 @@ from html import escape
 from typing import Any
 
 import pandas as pd
-from PIL import Image
-from torch import Tensor
 
+from toastlib.data.images import picture_url
 from toastlib.errors import InputError
 from toastlib.evaluation.interactive import Answer, Playground
 from toastlib.plan import Plan, plan_of
@@ -23,7 +20,7 @@ from toastlib.plots.style import COLOURS
 ROUNDED = {"accuracy": 1, "lost": 1, "lost_low": 1, "lost_high": 1, "parameters": 3, "gflops": 3}
 GREY = "#888888"  # for the original: visible on light and on dark pages
 BAR = '<div style="background:{};width:{:.0f}px;height:8px;margin:2px"></div>'
-IMAGE = '<img src="data:image/png;base64,{}" alt="image {}" width="48" height="48" style="image-rendering:pixelated">'
+IMAGE = '<img src="{}" alt="image {}" width="48" height="48" style="image-rendering:pixelated">'
 
 
 class Panel:
@@ -132,7 +129,8 @@ class Panel:
 
     def _pictures(self, answers: list[Answer]) -> str:
         """The shown images in a row, and below each its class as every answer predicts it."""
-        rows = [["", *(_image(self.playground.images.pixels[k], k) for k in self.shown)]]
+        pixels = self.playground.images.pixels
+        rows = [["", *(IMAGE.format(picture_url(pixels[k], 64), k) for k in self.shown)]]
         table = self.predictions(answers).map(lambda name: escape(str(name)))
         for name, classes in table.iterrows():
             cells = [one if one == true else f"<b>{one} ✗</b>" for one, true in zip(classes, table.iloc[0])]
@@ -156,11 +154,3 @@ def somebody_is_there() -> bool:
 def _html(rows: list[list[str]]) -> str:
     lines = ("".join(f'<td style="padding:2px 8px">{cell}</td>' for cell in row) for row in rows)
     return f'<table style="text-align:center"><tr>{"</tr><tr>".join(lines)}</tr></table>'
-
-
-def _image(pixels: Tensor, number: int) -> str:
-    """An image, uint8 of shape (3, height, width), as a thumbnail inside the page."""
-    image = Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
-    image.thumbnail((64, 64))
-    image.save(file := io.BytesIO(), "png")
-    return IMAGE.format(base64.b64encode(file.getvalue()).decode(), number)

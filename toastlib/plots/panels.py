@@ -29,18 +29,15 @@ def panels(
 
     Parameters
     ----------
-    plot
-        Function that draws one panel, such as `intervals`.
-    data
-        Data for `plot`. By plan or translator, rows of the original belong to every panel.
+    plot, data
+        Function that draws one panel, such as `intervals`, and its data. By plan or translator, rows of the original
+        belong to every panel.
     by, columns
         Column whose values are the titles, and number of panels in a row.
     size
         Width and height of one panel in inches; by default high enough for the names on the vertical axis.
-    sharex, sharey
-        Whether panels have a common axis.
-    **options
-        Passed on to `plot`.
+    sharex, sharey, **options
+        Whether panels have a common axis; and what is passed on to `plot`.
 
     Returns
     -------

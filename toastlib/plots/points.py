@@ -38,8 +38,6 @@ def intervals(
         The smallest value stands on top.
     $log
     $ax
-
-    $returns
     """
     check_columns(data, x, y, hue)
     original, data = data.loc[data[y] == ORIGINAL, x], data[data[y] != ORIGINAL]
@@ -73,8 +71,6 @@ def accuracy_by_plan(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         Columns ``translator``, ``plan``, ``accuracy``, such as `Evaluation.table` of one head. Several rows (seeds) are
         drawn as mean and range, one row with its interval ``accuracy_low`` to ``accuracy_high``.
     $ax
-
-    $returns
     """
     check_columns(data, "translator", "plan", "accuracy")
     kind = ["translator", "plan"]
@@ -114,8 +110,6 @@ def scatter(
         whether to draw the line on which both values are the same.
     $log
     $ax
-
-    $returns
     """
     check_columns(data, x, y, hue, front)
     ax = ax or plt.subplots(figsize=(6.5, 4.2))[1]
@@ -161,8 +155,6 @@ def curve(
     $label
     $log
     $ax
-
-    $returns
     """
     check_columns(data, x, y, hue, units)
     ax = ax or plt.subplots(figsize=(6, 3.8))[1]

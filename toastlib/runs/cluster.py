@@ -101,9 +101,7 @@ def _ready(client: Any, root: Path) -> Any:
         print("Waiting for the first worker ...", flush=True)
     client.wait_for_workers(1)
     if set(client.nthreads().values()) != {1}:
-        raise InputError(
-            "A Dask worker here has several threads: start each with --nthreads 1, one run has one worker."
-        )
+        raise InputError("A Dask worker has several threads: start each with --nthreads 1, one run has one worker.")
     _check_root(client, root)
     client.run_on_scheduler(_allow_deaths)
     return client

@@ -1,6 +1,6 @@
 """Grids of runs: a YAML file is read into checked runs, and every mistake is named with its line."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -86,34 +86,23 @@ def _entries(path: Path) -> Iterator[_Mapping]:
 
 def _expand(entry: _Mapping) -> Iterator[tuple[int, Path, dict[str, Any]]]:
     """Line, notebook and overrides of each run of an entry."""
-    notebook, base = _notebook(entry), _Mapping(entry.path, entry.line, {})
+    notebook = _notebook(entry)
+    names, base = defaults(notebook), {}
     if "parameters" in entry.values:
-        base = _with_full_names(notebook, _mapping(entry.path, entry.values["parameters"][1]))
-    excluded = [_values(notebook, _with_full_names(notebook, mapping)) for mapping in _members(entry, "exclude")]
+        base = _mapping(entry.path, entry.values["parameters"][1], names).values
+    excluded = [_values(notebook, mapping) for mapping in _members(entry, "exclude", names)]
     met = set()  # numbers of the exclusions that leave something out
-    for overrides in _combinations(notebook, base):
-        whole = defaults(notebook) | overrides
+    for overrides in _combinations(notebook, replace(entry, values=base)):
+        whole = names | overrides
         out = {k for k, each in enumerate(excluded) if all(whole[name] in values for name, values in each.items())}
         met |= out
         if not out:
             yield entry.line, notebook, overrides
     if unmet := set(range(len(excluded))) - met:
         raise _error(entry.path, entry.values["exclude"][0], f"exclusion {min(unmet) + 1} fits no run.")
-    for member in _members(entry, "include"):
-        extra = _with_full_names(notebook, member)
-        for overrides in _combinations(notebook, replace(extra, values=base.values | extra.values)):
+    for extra in _members(entry, "include", names):
+        for overrides in _combinations(notebook, replace(extra, values=base | extra.values)):
             yield extra.line, notebook, overrides
-
-
-def _with_full_names(notebook: Path, mapping: _Mapping) -> _Mapping:
-    """The same parameters, members of dictionaries by their full names."""
-    values, names = {}, defaults(notebook)
-    for name, (line, node) in mapping.values.items():
-        full = full_name(name, names)
-        if full in values:
-            raise _error(mapping.path, line, f"{full!r} stands here twice.")
-        values[full] = line, node
-    return replace(mapping, values=values)
 
 
 def _combinations(notebook: Path, mapping: _Mapping) -> Iterator[dict[str, Any]]:
@@ -161,16 +150,17 @@ def _value(notebook: Path, path: Path, line: int, name: str, node: yaml.Node) ->
         raise _error(path, line, f"{getattr(error, 'problem', error)}.") from None
 
 
-def _members(entry: _Mapping, key: str) -> list[_Mapping]:
+def _members(entry: _Mapping, key: str, names: Iterable[str]) -> list[_Mapping]:
     if key not in entry.values:
         return []
     line, node = entry.values[key]
     if not isinstance(node, yaml.SequenceNode):
         raise _error(entry.path, line, f"{key!r} takes a list of mappings.")
-    return [_mapping(entry.path, member) for member in node.value]
+    return [_mapping(entry.path, member, names) for member in node.value]
 
 
-def _mapping(path: Path, node: yaml.Node) -> _Mapping:
+def _mapping(path: Path, node: yaml.Node, names: Iterable[str] = ()) -> _Mapping:
+    """Read a mapping; members of dictionaries among the parameters `names` get their full names."""
     line = node.start_mark.line + 1
     if not isinstance(node, yaml.MappingNode):
         raise _error(path, line, "a mapping of names to values is needed here.")
@@ -179,9 +169,10 @@ def _mapping(path: Path, node: yaml.Node) -> _Mapping:
         key_line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
             raise _error(path, key_line, "a name is needed here.")
-        if key.value in values:
-            raise _error(path, key_line, f"{key.value!r} stands here twice.")
-        values[key.value] = key_line, value
+        name = full_name(key.value, names)
+        if name in values:
+            raise _error(path, key_line, f"{name!r} stands here twice.")
+        values[name] = key_line, value
     return _Mapping(path, line, values)
 
 

@@ -4,11 +4,10 @@ import ast
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from toastlib.data import catalog
 from toastlib.errors import InputError, unknown
@@ -18,8 +17,7 @@ NOTEBOOKS = catalog.ROOT / "notebooks"
 TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", list: "a list"}
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """One literal of a notebook's ``parameters`` cell, or one member of a dictionary there, with the line's comment."""
 
     name: str
@@ -67,10 +65,7 @@ def notebook_variables(notebook: Path, overrides: dict[str, Any]) -> dict[str, A
     variables: dict[str, Any] = {}
     for name, value in (defaults(notebook) | overrides).items():
         variable, _, member = name.partition(".")
-        if member:
-            variables.setdefault(variable, {})[member] = value
-        else:
-            variables[variable] = value
+        variables[variable] = variables.get(variable, {}) | {member: value} if member else value
     return {variable: variables[variable] for variable in dict.fromkeys(name.partition(".")[0] for name in overrides)}
 
 

@@ -142,9 +142,7 @@ def _repeat_lost(runs: Sequence[Run], options: SweepOptions, cluster: Any) -> It
         except TerminatedWorkerError:
             losses += 1
             if losses == MAX_LOST_WORKERS:
-                raise RuntimeError(
-                    f"{MAX_LOST_WORKERS} workers were killed in a row; finished runs are kept."
-                ) from None
+                raise RuntimeError(f"{losses} workers were killed in a row; finished runs are kept.") from None
 
 
 def _parallel(runs: list[Run], options: SweepOptions, cluster: Any) -> Iterator[Outcome]:

@@ -8,7 +8,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from joblib import Parallel, delayed
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from toastlib.approximation.engine import THE_ORIGINAL, collect_features
 from toastlib.cache import fingerprint, write_whole
@@ -47,8 +51,6 @@ def collect_shards(
     the images' order. `run` executes joblib's delayed calls; by default in this process. An `InputError` if there are
     fewer images than shards, or the folder holds shards of another job.
     """
-    from joblib import Parallel, delayed
-
     if shards < 1:
         raise InputError(f"{shards} shards cannot be made: take one or more.")
     folder = Path(folder).resolve()
@@ -81,9 +83,6 @@ def write_shard(job: ShardedJob, shard: tuple[int, int], file: Path) -> None:
 
 
 def _read(file: str | Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
@@ -98,21 +97,13 @@ def _merged(files: list[Path]) -> dict[str, Tensor]:
             parts[name].append(tensors[name])
         moments = Moments.from_tensors(tensors)
         total = moments if total is None else total.merge(moments)
-    return total.tensors() | {name: _interleaved(shards) for name, shards in parts.items() if shards}
-
-
-def _interleaved(shards: list[Tensor]) -> Tensor:
-    """Rows in the order of the images: row i is in shard ``i % len(shards)``."""
-    merged = shards[0].new_empty(sum(map(len, shards)), *shards[0].shape[1:])
-    for k, shard in enumerate(shards):
-        merged[k :: len(shards)] = shard
-    return merged
+    # Row i is in shard i % n: the first rows of all shards come first, and shorter shards are padded at the end.
+    dealt = {name: pad_sequence(shards).flatten(0, 1) for name, shards in parts.items() if shards}
+    return total.tensors() | {name: rows[: sum(map(len, parts[name]))] for name, rows in dealt.items()}
 
 
 def _is_complete(file: Path, job: ShardedJob) -> bool:
     """The file is this job's shard; a damaged one is collected again, and another job's raises InputError."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(file, "pt") as opened:
             key = (opened.metadata() or {}).get("job")

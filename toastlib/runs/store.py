@@ -148,10 +148,8 @@ class Run:
         try:
             with self.locked(0):
                 return False
-        except Busy:
-            return True
-        except (InputError, OSError):  # a results folder that can be read, but not written to
-            return False
+        except (InputError, OSError) as error:  # others: a results folder that can be read, but not written to
+            return isinstance(error, Busy)
 
     def failure_record(self) -> dict[str, Any]:
         """Content of ``failure.json`` of the last attempt; empty if it did not fail, or had other code."""

@@ -121,10 +121,8 @@ def random_plans(block_count: int, remove: int, n: int, *, seed: int = 0) -> lis
 
     Parameters
     ----------
-    block_count, remove, n
-        Number of blocks of the encoder, of blocks that each plan removes, and of plans.
-    seed
-        Seed of the draw.
+    block_count, remove, n, seed
+        Number of blocks of the encoder, of blocks that each plan removes, and of plans; seed of the draw.
 
     Returns
     -------

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import rankdata
 from torch import nn
 
 from toastlib.errors import InputError, unknown
@@ -37,8 +38,6 @@ def rank_correlation(
     come its 2.5 and 97.5 % quantiles over resamples of the test images. Resamples add noise to accuracies that are
     noisy already: the interval leans towards zero. All three are 0 where all plans are tied.
     """
-    from scipy.stats import rankdata
-
     outcomes, images = correct[predicted.index].to_numpy(), len(correct)
     resamples = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=draws)
     accuracies = np.vstack([outcomes.mean(0), resamples @ outcomes / images]).round(9)  # ties are equal up to rounding

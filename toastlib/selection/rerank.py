@@ -38,10 +38,8 @@ def run_plans(
         The original encoder, and plans that are not empty.
     images
         Training images that neither maps nor head are fitted on.
-    calibration, batch_size
-        As for `approximate`; feature alignment needs images.
-    translator
-        The maps in place of the spans, with ``"+align"`` or without.
+    calibration, translator, batch_size
+        As for `approximate`; the maps may be with ``"+align"``, which needs images for calibration.
     head
         Fitted on the original's features: a `Probe`, whose seeds are averaged, or a module from features to logits.
         ``"features"`` needs none.

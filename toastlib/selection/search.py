@@ -13,8 +13,8 @@ from toastlib.approximation.fuse import FUSED
 from toastlib.data.images import Images
 from toastlib.errors import InputError
 from toastlib.evaluation.calibrated import Calibrated
-from toastlib.evaluation.heads import LOST, Head, answers, changes, first_layer, form, points_lost, score
-from toastlib.evaluation.metrics import images_needed
+from toastlib.evaluation.heads import LOST, Head, answers, first_layer, form, points_lost, score
+from toastlib.evaluation.metrics import changes, images_needed
 from toastlib.models.costs import parameter_count
 from toastlib.plan import Plan
 from toastlib.selection.criteria import span_costs
@@ -74,8 +74,10 @@ def make_selector(calibrated: Calibrated, trying: Images, head: Head, translator
         plans = best_plans(costs, CANDIDATES, remove)
         if len(plans) == 1:
             return Choice(plans[0], 0, 0)
-        if layer is None and head.module is not None:
-            found = _divergences(calibrated, plans, kind, head, trying)
+        if layer is None and head.module is not None:  # a classifier that reads more than the features
+            original = answers(form(calibrated.encoder, head), trying)
+            models = (form(*calibrated.make(plan, kind, head)) for plan in plans)
+            found = [divergence(nn.Identity(), answers(model, trying), original) for model in models]
         else:
             measure = "features" if layer is None else "divergence"
             maps = {"translator": kind, "calibration": calibrated.moments}
@@ -86,13 +88,6 @@ def make_selector(calibrated: Calibrated, trying: Images, head: Head, translator
         return Choice(plans[best], len(plans), len(trying), how)
 
     return choose
-
-
-def _divergences(calibrated: Calibrated, plans: list[Plan], kind: str, head: Head, trying: Images) -> list[float]:
-    """How far each plan takes the answers of a classifier that reads more than the features, whole models run."""
-    original = answers(form(calibrated.encoder, head), trying)
-    found = (answers(form(*calibrated.make(plan, kind, head)), trying) for plan in plans)
-    return [divergence(nn.Identity(), one, original) for one in found]
 
 
 def scores_by_size(
@@ -121,24 +116,9 @@ def largest_plan_within(tested: Iterable[Tested], head: Head, max_drop: float) -
     tested in a fixed order up to the first that fails, so that the error of all tests together is that of one
     (Maurer, Hothorn and Lehmacher 1995): a promise is broken in one case of forty at most.
 
-    Parameters
-    ----------
-    tested
-        `scores_by_size`, on images that neither maps, head nor choice have seen.
-    head
-        The original's.
-    max_drop
-        Points, above 0 and below 100.
-
-    Returns
-    -------
-    Plan, DataFrame
-        The last plan within the bound, and a row for each that was tested, with the columns `TESTED`.
-
-    Raises
-    ------
-    InputError
-        If removing one block may lose more; it says how many images would tell.
+    `tested` are `scores_by_size`, on images that neither maps, head nor choice have seen. The result is the last plan
+    within the bound, and a row for each that was tested, with the columns `TESTED`; an `InputError` if removing one
+    block may lose more, which says how many images would tell.
     """
     best, rows = None, []
     for step in tested:
