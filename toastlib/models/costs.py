@@ -43,7 +43,7 @@ def example_input(encoder: Encoder) -> Tensor:
         raise InputError(
             f"{encoder.name} reads texts, and only encoders of images can be saved; a LanguageModel saves itself."
         )
-    size = image_size(encoder.preprocessing, encoder.model.config)
+    size = image_size(encoder.preprocessing, getattr(encoder.model, "config", encoder.model))
     noise = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     return noise.to(encoder.device, encoder.dtype)
 
