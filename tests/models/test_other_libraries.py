@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from collections import OrderedDict
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -128,6 +129,37 @@ def test_torchvisions_own_model_becomes_an_encoder():
     assert table["special tokens"]
 
 
+class Attention(nn.Module):
+    """As in timm.layers.attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x, attn_mask=None):
+        q, k, v = self.qkv(x).unflatten(-1, (3, 4, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(nn.functional.scaled_dot_product_attention(q, k, v, attn_mask).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """As in timm.models.vision_transformer."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm1, self.attn, self.ls1, self.drop_path1 = (
+            nn.LayerNorm(WIDTH),
+            Attention(),
+            nn.Identity(),
+            nn.Identity(),
+        )
+        self.norm2, self.ls2, self.drop_path2 = nn.LayerNorm(WIDTH), nn.Identity(), nn.Identity()
+        self.mlp = nn.Sequential(OrderedDict(fc1=nn.Linear(WIDTH, 64), act=nn.GELU(), fc2=nn.Linear(64, WIDTH)))
+
+    def forward(self, x, attn_mask=None):
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), attn_mask=attn_mask)))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+
+
 class TimmModel(nn.Module):
     """The parts of timm's VisionTransformer that count here."""
 
@@ -135,14 +167,13 @@ class TimmModel(nn.Module):
         super().__init__()
         self.cls_token = nn.Parameter(torch.zeros(1, 1, WIDTH))
         self.patch_embed = nn.Conv2d(3, WIDTH, 8, 8)
-        layers = [nn.TransformerEncoderLayer(WIDTH, 4, 64, dropout=0.0, batch_first=True) for _ in range(DEPTH)]
-        self.blocks = nn.Sequential(*layers)
+        self.blocks = nn.Sequential(*(Block() for _ in range(DEPTH)))
         self.norm = nn.LayerNorm(WIDTH)
         self.num_features = WIDTH
 
     def forward_features(self, pixel_values):
         patches = self.patch_embed(pixel_values).flatten(2).mT
-        return self.norm(self.blocks(torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1)))
+        return self.norm(self.blocks(torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], 1)))
 
     def forward_head(self, hidden):
         return hidden[:, 0]
@@ -157,9 +188,26 @@ PRETRAINED = {
 }
 
 
+def wrapped_timm():
+    """A model of timm as transformers wraps it."""
+    config = transformers.TimmWrapperConfig(architecture="vit_tiny", pretrained_cfg=PRETRAINED)
+    return transformers.TimmWrapperModel(config).eval()
+
+
+@contextmanager
+def stand_in_for_timm(**more):
+    """Inside the context transformers and toastlib find a timm that knows one architecture."""
+    timm = SimpleNamespace(create_model=lambda *_, **__: TimmModel(), __version__="1", **more)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "timm", timm)
+        patch.setattr(modeling_timm_wrapper, "timm", timm, raising=False)
+        patch.setattr(modeling_timm_wrapper, "requires_backends", lambda *_: None)
+        yield
+
+
 @pytest.fixture
-def timm(monkeypatch, tmp_path):
-    """A stand-in that knows one model, whose weights lie in a folder in place of the Hub."""
+def timm(tmp_path):
+    """A stand-in for timm, with the weights of one model in a folder in place of the Hub; and that model."""
 
     def get_pretrained_cfg(name):
         if name.endswith(".wrong"):
@@ -167,20 +215,12 @@ def timm(monkeypatch, tmp_path):
         places = {"vit_tiny": str(tmp_path / "vit_tiny.tag"), "vit_old": None}
         return SimpleNamespace(hf_hub_id=places[name]) if name in places else None
 
-    stand_in = SimpleNamespace(
-        create_model=lambda architecture, pretrained, num_classes: TimmModel(),
-        get_pretrained_cfg=get_pretrained_cfg,
-        __version__="1",
-    )
-    monkeypatch.setitem(sys.modules, "timm", stand_in)
-    monkeypatch.setattr(modeling_timm_wrapper, "timm", stand_in, raising=False)
-    monkeypatch.setattr(modeling_timm_wrapper, "requires_backends", lambda *_: None)
     torch.manual_seed(0)
-    config = transformers.TimmWrapperConfig(architecture="vit_tiny", pretrained_cfg=PRETRAINED)
-    model = transformers.TimmWrapperModel(config).eval()
-    torch.nn.init.normal_(model.timm_model.cls_token)
-    model.save_pretrained(tmp_path / "vit_tiny.tag")
-    return model
+    with stand_in_for_timm(get_pretrained_cfg=get_pretrained_cfg):
+        model = wrapped_timm()
+        nn.init.normal_(model.timm_model.cls_token)
+        model.save_pretrained(tmp_path / "vit_tiny.tag")
+        yield model
 
 
 @torch.no_grad()
@@ -195,7 +235,7 @@ def test_a_name_of_timms_opens_its_weights_from_the_hub(timm, pixel_values):
 
 def test_timms_model_passes_the_checks(timm):
     table = check_model("timm:vit_tiny").set_index("check")
-    assert table.loc[[*ESSENTIAL, "special tokens"], "works"].all(), table
+    assert list(table.index[~table["works"].astype(bool)]) == ["fuse"]  # its configuration counts no blocks
 
 
 @pytest.mark.parametrize(

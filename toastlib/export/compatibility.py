@@ -125,7 +125,7 @@ class _Trials:
         features = forward_plans(self.encoder, self.batch, prepared.variants, prepared.maps)
         for variant, expected in features.items():
             smaller = replace_spans(self.encoder, {key[0]: prepared.maps[key] for key in variant.map_keys})
-            _need_equal(smaller(self.batch), expected, f"{variant.translator}: features of the smaller encoder")
+            _need_equal(smaller(self.batch), expected, f"features of the smaller encoder ({variant.translator})")
         return f"{' and '.join(names)} for {self.plan}"
 
     def save(self) -> str:
@@ -162,8 +162,8 @@ class _Trials:
 
 CHECKS = {
     "blocks found": _Trials.blocks,
-    "special tokens": _Trials.special_tokens,
     "features": _Trials.features,
+    "special tokens": _Trials.special_tokens,
     "walk = forward": _Trials.walk,
     "maps": _Trials.maps,
     "save and reopen": _Trials.save,
@@ -218,5 +218,5 @@ def _need_equal(found: Tensor, expected: Tensor, what: str, dtype: torch.dtype =
 
 def _reason(error: Exception) -> str:
     """The first sentence of an error; with its kind, unless it was foreseen."""
-    sentence = re.split(r"(?<=[.!?])\s", " ".join(str(error).split()), maxsplit=1)[0]
+    sentence = re.split(r"(?<=[^.][.!?])\s", " ".join(str(error).split()), maxsplit=1)[0]
     return sentence if isinstance(error, InputError) else f"unexpected {type(error).__name__}: {sentence[:150]}"

@@ -51,8 +51,10 @@ def split_blocks(encoder: Encoder) -> Encoder:
     shared = {id(tensor): tensor for tensor in (*encoder.parameters(), *encoder.buffers())}
     with encoder.block_list(sublayers):
         whole = copy.deepcopy(encoder, shared | {id(encoder.tokenizer): encoder.tokenizer})
-    if encoder.is_causal:  # some decoders run as many blocks as their configuration counts
+    if encoder.is_causal:  # some decoders run as many blocks as their configuration counts, and look up their kinds
         whole.model.config.num_hidden_layers = len(sublayers)
+        if kinds := getattr(whole.model.config, "layer_types", None):
+            whole.model.config.layer_types = [kind for kind in kinds for _ in range(2)]
     whole.sublayer_split = split
     whole.name = encoder.name + IN_SUBLAYERS
     return whole
