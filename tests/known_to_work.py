@@ -15,7 +15,7 @@ from tiny import letter_tokenizer
 from torch import nn
 
 from toastlib.errors import InputError
-from toastlib.export.compatibility import CHECKS, check_model
+from toastlib.export.compatibility import CHECKS, MARKS, check_model
 from toastlib.models.encoder import Encoder
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "known.md"
@@ -120,7 +120,6 @@ fused into MLPs; attention and MLP removed separately). Pyramids have no list of
 
 A family that is missing may work too: ask `toast doctor`. How to open a model stands in [My own model](howto/model.md).
 """
-MARKS = {True: "✓", False: "✗", None: "–"}
 
 
 def tiny(name: str, settings: dict) -> nn.Module:

@@ -146,7 +146,7 @@ class TestDoctor:
         assert main(["doctor", "vit-mini"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == "✓ blocks found     12 of width 96 at layers"
-        assert [line[0] for line in lines] == ["✓"] * 8 + ["-"]
+        assert [line[0] for line in lines] == ["✓"] * 8 + ["–"]
         assert {line[18] for line in lines} == {" "}
 
     def test_a_factory_in_the_working_folder(self, desk, capsys):

@@ -36,6 +36,8 @@ INPUTS, TOKENS = 10, 16  # random images or texts; tokens of the longest text
 ESSENTIAL = ("blocks found", "features", "walk = forward", "maps")
 """Without these nothing can be done; the other checks are ways to keep what was done, or other ways to do it."""
 
+MARKS = {True: "✓", False: "✗", None: "–"}
+
 
 def check_model(model: str | nn.Module) -> pd.DataFrame:
     """Try out on a few random inputs what can be done to a model.
@@ -83,7 +85,7 @@ def doctor(model: str) -> int:
     """Print what `check_model` finds; return 1 if something essential does not work, else 0."""
     table = check_model(model)
     for check, works, detail in table.itertuples(index=False):
-        print(f"{ {True: '✓', False: '✗', None: '-'}[works] } {check:16} {detail}")
+        print(f"{MARKS[works]} {check:16} {detail}")
     return int(any(works is False and check in ESSENTIAL for check, works, _ in table.itertuples(index=False)))
 
 
@@ -187,9 +189,9 @@ def _made_by(name: str) -> object:
 def _opened(model: str | nn.Module) -> Encoder:
     if isinstance(model, Encoder):
         return model
-    make = (
-        partial(load_encoder, device="cpu") if isinstance(model, str) else partial(Encoder, name=type(model).__name__)
-    )
+    make = partial(Encoder, name=type(model).__name__)
+    if isinstance(model, str):
+        make = partial(load_encoder, device="cpu")
     try:
         return make(model)
     except InputError:  # it may have no CLS token
