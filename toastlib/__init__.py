@@ -43,6 +43,7 @@ _HOMES = {
     "selection.plans": ["best_plans", "random_plans", "select"],
     "selection.rerank": ["run_plans"],
     "export.compress": ["compress"],
+    "export.compatibility": ["check_model"],
     "reference_runs": ["reference"],
     "plots.panel": ["Panel"],
     "runs.store": ["Results"],

@@ -295,7 +295,18 @@ def test_a_module_that_pools_itself_keeps_its_output(tokens):
     assert torch.equal(Encoder(model, blocks="stages")(tokens), model(tokens))
 
 
-def test_a_plain_module_without_named_blocks_is_told_its_lists(stack):
+def test_the_blocks_of_a_plain_module_are_found_by_their_attention(stack):
+    assert Encoder(stack).blocks_path == "stages"
+
+
+def test_stages_that_hold_blocks_are_none(stack):
+    pyramid = nn.Sequential(nn.ModuleDict({"a": nn.ModuleList([stack, Stack()])}))
+    with pytest.raises(InputError, match=r"No block list found in Sequential.*'0\.a\.0\.stages'"):
+        find_blocks(pyramid)
+
+
+def test_a_plain_module_without_known_blocks_is_told_its_lists(stack):
+    stack.stages = nn.ModuleList(nn.Linear(16, 16) for _ in range(4))
     with pytest.raises(InputError, match=r"No block list found in Stack: name it by blocks=\.\.\. .*'stages'"):
         Encoder(stack)
 

@@ -306,3 +306,34 @@ def test_blocks_whose_mlp_lies_in_parts_are_refused_in_one_sentence(name, settin
     encoder = Encoder(model, preprocessing=Preprocessing(resize=(32, 32)), name=name)
     with pytest.raises(InputError, match=f"The blocks of {name}, .*s, are no attention followed by an MLP"):
         split_blocks(encoder)
+
+
+@torch.no_grad()
+def test_a_decoder_that_looks_up_the_kind_of_each_block_is_split_too(token_batch):
+    from transformers import Qwen2Config, Qwen2Model
+
+    torch.manual_seed(0)
+    heads = {"num_key_value_heads": 2, "bos_token_id": None, "eos_token_id": None}
+    encoder = Encoder(Qwen2Model(Qwen2Config(**SIZES, vocab_size=50, **heads)), features="mean")
+    assert torch.equal(split_blocks(encoder)(token_batch([7, 12])), encoder(token_batch([7, 12])))
+
+
+def test_blocks_whose_code_looks_into_their_parts_are_refused():
+    class Patches(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.image_size, self.patches = 32, torch.nn.Conv2d(3, 16, 8, 8)
+            self.layers = torch.nn.ModuleList(
+                torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True) for _ in "ab"
+            )
+
+        def forward(self, pixels):
+            hidden = self.patches(pixels).flatten(2).mT
+            for layer in self.layers:
+                hidden = layer(hidden)
+            return hidden
+
+    with pytest.raises(
+        InputError, match="The blocks of mine, TransformerEncoderLayers, are no attention followed by an"
+    ):
+        split_blocks(Encoder(Patches(), name="mine"))

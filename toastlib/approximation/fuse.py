@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from toastlib.errors import InputError, need_batches, need_encoder
-from toastlib.models.costs import example_input, flops, parameter_count
+from toastlib.models.costs import flops_of_example, parameter_count
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import capture_modules, capture_outputs
 from toastlib.models.layers import shorten_config
@@ -83,7 +83,7 @@ def fuse_spans(encoder: Encoder, plan: str | Plan, images, *, batch_size: int = 
     for span, fit in maps.items():
         _fold(down_projection(folded, kept.index(span.start)), fit.weight_, fit.bias_)
     folded.plan, folded.checkpoint = plan, encoder.checkpoint
-    folded.original = (parameter_count(encoder), flops(encoder, example_input(encoder)))
+    folded.original = (parameter_count(encoder), flops_of_example(encoder))
     return folded
 
 

@@ -46,7 +46,8 @@ ARGUMENTS = {
     "run notebook": {"help": "name, number or path: 02, 02_approximation, my.ipynb"},
     "params notebook": {"nargs": "?", "help": "one notebook; all of them by default"},
     "folders": {"nargs": "+", "metavar": "FOLDER", "help": "folders that approximate wrote"},
-    "model": {"help": "alias, Hub id or folder"},
+    "doctor model": {"nargs": "?", "help": "alias, Hub id, folder, timm:NAME, or module:function that makes one"},
+    "model": {"help": "alias, Hub id, folder or timm:NAME"},
     "name": {"help": "vit-s14-focus, a ViT-S/14 with 22 million parameters (90 MB)"},
     "moments data": {"help": "alias, Hub id or folder of images"},
     "--data": {"required": True, "help": "alias, Hub id or folder of images; labels are optional"},
@@ -111,7 +112,7 @@ COMMANDS = {
     commands.status: "grid --results-dir",
     commands.collect: "grid --results-dir --out --force",
     commands.params: "notebook",
-    commands.doctor: "",
+    commands.doctor: "model",
     commands.approximate: "model --data --remove|--remove-blocks|--plan|--max-drop --translator|--prefer"
     " --head --sublayers --features --image-size --train-size --test-size --calibration-size --device --seed --out"
     " --skip-broken --onnx --force",

@@ -104,7 +104,11 @@ def params(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Say what this machine offers: versions, devices, embedded defaults."""
+    """Say what this machine offers; or, of a model, what can be done to it: 1 if nothing, 2 if it is not there."""
+    if options.model:
+        from toastlib.export.compatibility import doctor
+
+        return doctor(options.model)
     from importlib import metadata
 
     import torch

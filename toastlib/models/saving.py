@@ -23,7 +23,7 @@ from toastlib.models.base_architecture import (
     with_tower,
 )
 from toastlib.models.classifier import own_classifier
-from toastlib.models.costs import example_input, flops, parameter_count
+from toastlib.models.costs import example_input, flops_of_example, parameter_count
 from toastlib.models.hooks import capture_outputs
 from toastlib.models.layers import describe_map
 from toastlib.models.model_card import ModelCardData, Sizes, in_words, model_card, task_of
@@ -154,7 +154,7 @@ def count(encoder: Encoder, model: PreTrainedModel) -> Sizes:
     """Sizes of the original, built without weights from the saved form's configuration, and of the saved form."""
     from toastlib.models.modeling_toast import ToastModel
 
-    example, smaller = example_input(encoder), parameter_count(model)
+    smaller = parameter_count(model)
     if is_fused(encoder):
         parameters, operations = encoder.original
     else:
@@ -162,10 +162,10 @@ def count(encoder: Encoder, model: PreTrainedModel) -> Sizes:
         config.spans = []
         with torch.device("meta"):
             original = type(encoder)(ToastModel(config).tower, config.blocks, encoder.feature_kind)
-        parameters, operations = parameter_count(original), flops(original, example)
+        parameters, operations = parameter_count(original), flops_of_example(original)
     removed = parameters - parameter_count(encoder)
     before, size = smaller + removed, stored_dtype(encoder).itemsize
-    return Sizes((before, smaller), (operations, flops(encoder, example)), (before * size, smaller * size))
+    return Sizes((before, smaller), (operations, flops_of_example(encoder)), (before * size, smaller * size))
 
 
 def stored_dtype(encoder: Encoder) -> torch.dtype:

@@ -9,16 +9,18 @@ from toastlib.models.pairs import PairBlock
 
 SPECIAL_TOKENS = (
     *("cls_token", "class_embedding", "distillation_token", "register_tokens"),
-    *("dist_token", "reg_token"),  # as timm calls them
+    *("dist_token", "reg_token", "class_token"),  # as timm and torchvision call them
 )
 """Embedding parameters of the tokens before the patches: one token per row."""
+HEADS = ("heads", "head", "mlp_head", "linear_head", "classifier", "fc")
+"""The classifier of a plain module, as torchvision, timm, vit-pytorch and others call it."""
 
 
 def find_blocks(model: nn.Module, path: str | None = None) -> str:
     """Dotted path of the largest module list whose members are transformer blocks of one class; a given one is checked.
 
     Blocks are recognised by the class that transformers derives them from, or as pairs, see `join_pairs`; timm's,
-    inside its wrapper, by their path.
+    inside its wrapper, by their path; and all others by the attention in each of them.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -26,23 +28,35 @@ def find_blocks(model: nn.Module, path: str | None = None) -> str:
     lists = {name: m for name, m in model.named_modules() if isinstance(m, kinds) and len(m)}
     if path and lists and path not in lists:
         raise unknown("block list", path, lists)
+    alike = [name for name, blocks in lists.items() if name and len({type(b) for b in blocks.children()}) == 1]
+    known = GradientCheckpointingLayer | PairBlock
     found = (
-        {path: 0}
+        [path]
         if path in lists
-        else {
-            name: sum(p.numel() for p in blocks.parameters())
-            for name, blocks in lists.items()
-            if len({type(b) for b in blocks.children()}) == 1
-            and (isinstance(blocks[0], GradientCheckpointingLayer | PairBlock) or name == "timm_model.blocks")
-        }
+        else [name for name in alike if isinstance(lists[name][0], known) or name == "timm_model.blocks"]
+        or _around_attention({name: lists[name] for name in alike})
     )
     if not found:
         names = ", ".join(map(repr, lists)) or "none"
         raise InputError(f"No block list found in {type(model).__name__}: name it by blocks=... (lists: {names}).")
-    path = max(found, key=found.get)
+    path = max(found, key=lambda name: sum(p.numel() for p in lists[name].parameters()))
     if len(set(lists[path].children())) < len(lists[path]):
         raise InputError(f"{type(model).__name__} runs one block several times, and its outputs cannot be told apart.")
     return path
+
+
+def _around_attention(lists: dict[str, nn.Module]) -> list[str]:
+    """The lists with an attention inside each member; none of those in one another, which are stages of a pyramid."""
+
+    def has_attention(block: nn.Module) -> bool:
+        return any("attention" in type(part).__name__.lower() for name, part in block.named_modules() if name)
+
+    around = [f"{name}." for name, blocks in lists.items() if has_attention(blocks[0])]
+    return [
+        name.removesuffix(".")
+        for name in around
+        if not any(other != name and (other.startswith(name) or name.startswith(other)) for other in around)
+    ]
 
 
 def check_is_encoder(model: nn.Module, name: str) -> None:
@@ -58,6 +72,11 @@ def check_is_encoder(model: nn.Module, name: str) -> None:
         part = ""
     if part:
         raise InputError(f"A {kind} is more than an encoder: pass its part model.{part}, or let load_encoder open it.")
+    for head in () if hasattr(model, "config") else HEADS:
+        layers = [part for part in getattr(model, head, nn.Identity()).modules() if isinstance(part, nn.Linear)]
+        if layers and layers[0].in_features != layers[-1].out_features:
+            remedy = f"take it off by model.{head} = torch.nn.Identity()"
+            raise InputError(f"{name} has its classifier still, {head}, and gives no features: {remedy}.")
     accepted = inspect.signature(model.forward).parameters.values()
     asked = [
         p.name for p in accepted if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)

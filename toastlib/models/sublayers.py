@@ -102,5 +102,5 @@ def _is_right(split: SublayerSplit, encoder: Encoder, shared: BlockInput, whole:
             return False
         neither, _ = split_block(mlp, split)
         return torch.equal(run(mlp, middle), whole) and torch.equal(run(neither, middle), middle)
-    except RuntimeError:  # half an MLP has another width
+    except (AttributeError, RuntimeError):  # a block that looks into its parts; half an MLP has another width
         return False

@@ -1,6 +1,7 @@
 """Whether an encoder is its blocks, one after the other: all that is computed here takes that for granted."""
 
 import torch
+from torch import Tensor
 
 from toastlib.data.tokens import Inputs
 from toastlib.errors import InputError
@@ -23,12 +24,18 @@ def check_walk(encoder: Encoder, inputs: Inputs) -> None:
     inputs = inputs[:2]
     if isinstance(pairs := encoder.model.get_submodule(encoder.blocks_path), PairList):
         _check_pairs(encoder, pairs, inputs)
-    own, shared = encoder.features(inputs), encoder.embed(inputs)
-    hidden = shared.hidden
-    for block in range(len(encoder.blocks)):
-        hidden = encoder.run_block(block, hidden, shared)
+    own = encoder.features(inputs)
+    try:
+        walked = _walk(encoder, inputs)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a block does with hidden states of another one
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
+        raise InputError(
+            f"The blocks of {encoder.name} do not run one after the other, each on its own: {reason}."
+        ) from error
     largest, tolerance = own.abs().max(), torch.finfo(own.dtype).eps ** 0.5  # NaN is left to whoever meets it
-    difference = (own - encoder.pool(hidden, inputs)).abs().max() / largest
+    difference = (own - walked).abs().max() / largest
     if difference > tolerance:
         raise InputError(
             f"{encoder.name} is more than its blocks one after the other: its features differ from theirs by "
@@ -40,6 +47,15 @@ def check_walk(encoder: Encoder, inputs: Inputs) -> None:
             "batch for tokens, as torch's own layers do without batch_first=True."
         )
     encoder.walk_is_checked = len(own) > 1
+
+
+def _walk(encoder: Encoder, inputs: Inputs) -> Tensor:
+    """Features from block to block."""
+    shared = encoder.embed(inputs)
+    hidden = shared.hidden
+    for block in range(len(encoder.blocks)):
+        hidden = encoder.run_block(block, hidden, shared)
+    return encoder.pool(hidden, inputs)
 
 
 def _check_pairs(encoder: Encoder, pairs: PairList, inputs: Inputs) -> None:
