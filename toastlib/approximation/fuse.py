@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from toastlib.errors import InputError, need_batches, need_encoder
-from toastlib.models.costs import flops_of_example, parameter_count
+from toastlib.models.costs import example_input, flops_of_example, parameter_count
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import capture_modules, capture_outputs
 from toastlib.models.layers import shorten_config
@@ -35,7 +35,7 @@ class FusedEncoder(Encoder):
     """
 
     plan: Plan
-    original: tuple[int, int]
+    original: tuple[int, int | None]
 
 
 def fuse_spans(encoder: Encoder, plan: str | Plan, images, *, batch_size: int = 32) -> FusedEncoder:
