@@ -109,7 +109,11 @@ def test_a_token_that_only_looks_like_one_before_the_patches_is_found():
     ("model", "last", "says"),
     [
         (lambda: nn.Linear(2, 2), "blocks found", "No block list found in Linear"),
-        (lambda: transformers.SwinModel(transformers.SwinConfig(depths=[1, 1])), "features", "A block of SwinModel"),
+        (
+            lambda: transformers.SwinModel(transformers.SwinConfig(depths=[1, 1])),
+            "walk = forward",
+            "The blocks of SwinModel do not run",
+        ),
         (lambda: my_transformer(between=0.1), "walk = forward", "Mine is more than its blocks one after the other"),
     ],
 )

@@ -168,17 +168,37 @@ class LanguageEvaluation:
         ``bits_low``, ``bits_high``, ``lost_low`` and ``lost_high`` are 95 % intervals: quantiles over resamples
         of the texts, the same ones for both sides of a difference.
         """
+        bits = self._resampled
+        original = bits[(self.variants["plan"] == ORIGINAL).to_numpy()]
+        columns = {"perplexity": 2 ** bits[:, 0]} | _with_interval("bits", bits)
+        return self.variants.assign(**columns, **_with_interval("lost", bits - original))
+
+    def gain(self, translator: str) -> pd.DataFrame:
+        """Bits per token that each variant saves over that translator in the same plan.
+
+        Columns: those of `variants`, ``gain``, and the ends of its 95 % interval, ``gain_low`` and ``gain_high``, as in
+        `table`. The original and the translator itself are left out.
+        """
+        shared = ["plan"] if translator == "identity" else [name for name in self.variants if name != "translator"]
+        rows = self.variants.reset_index(names="row")
+        rivals = rows[rows["translator"] == translator][["row", *shared]]
+        pairs = rows[rows["translator"] != translator].merge(rivals, on=shared, suffixes=("", "_rival"))
+        gained = self._resampled[pairs.pop("row_rival")] - self._resampled[pairs.pop("row")]
+        return pairs.assign(**_with_interval("gain", gained))
+
+    @cached_property
+    def _resampled(self) -> np.ndarray:
+        """Bits per token of all texts and of resamples of them, shape (variants, 1 + resamples)."""
         texts = len(self.tokens)
         drawn = np.random.default_rng(0).multinomial(texts, np.full(texts, 1 / texts), size=RESAMPLES)
-        weights = np.vstack([np.ones(texts), drawn])  # (1 + resamples, texts): the texts themselves come first
-        bits = self.bits @ weights.T / (weights @ self.tokens)  # (variants, 1 + resamples)
-        original = bits[(self.variants["plan"] == ORIGINAL).to_numpy()]
-        tail = 50 * (1 - CONFIDENCE)
-        columns = {"perplexity": 2 ** bits[:, 0]}
-        for name, values in (("bits", bits), ("lost", bits - original)):
-            low, high = np.percentile(values[:, 1:], [tail, 100 - tail], axis=1)
-            columns |= {name: values[:, 0], f"{name}_low": low, f"{name}_high": high}
-        return self.variants.assign(**columns)
+        weights = np.vstack([np.ones(texts), drawn])
+        return self.bits @ weights.T / (weights @ self.tokens)
+
+
+def _with_interval(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(values[:, 1:], [tail, 100 - tail], axis=1)
+    return {name: values[:, 0], f"{name}_low": low, f"{name}_high": high}
 
 
 def evaluate_language_model(

@@ -3,8 +3,6 @@
 import math
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import binomtest, norm, ttest_1samp
 
 from toastlib.errors import InputError
 
@@ -13,6 +11,8 @@ CONFIDENCE = 0.95
 
 def accuracy_interval(correct: int, images: int) -> tuple[float, float]:
     """Wilson's 95 % interval (1927) of a proportion, as two numbers in [0, 1]."""
+    from scipy.stats import binomtest
+
     interval = binomtest(correct, images).proportion_ci(CONFIDENCE, method="wilson")
     return interval.low, interval.high
 
@@ -37,6 +37,8 @@ def paired_difference(
     InputError
         If the two are not numbers for the same images, or the coverage is not between 0 and 1.
     """
+    from scipy.stats import ttest_1samp
+
     first, second = np.asarray(first), np.asarray(second)
     if any(one.dtype.kind not in "biuf" for one in (first, second)):
         raise InputError(f"Correctness is a number for each image, not {first.dtype} and {second.dtype}.")
@@ -57,6 +59,9 @@ def paired_interval(lost: float, won: float, images: float, confidence: float = 
     It keeps its coverage where few images change, and is no point where none does, as Student's would be. `lost` and
     `won` count the images that only the first model has right, and only the second; `images` counts all.
     """
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
     z = norm.ppf((1 + confidence) / 2)
 
     def upper(lost: float, won: float) -> float:
