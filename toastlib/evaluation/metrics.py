@@ -97,6 +97,8 @@ def images_needed(lost: int, won: int, images: int, bound: float) -> int | None:
 
 def exact_mcnemar(lost: int, won: int) -> float:
     """Two-sided p-value of McNemar's exact test (1947): do as many images turn wrong (`lost`) as turn right (`won`)?"""
+    from scipy.stats import binomtest
+
     return float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
 
 
