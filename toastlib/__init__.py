@@ -44,6 +44,7 @@ _HOMES = {
     "selection.rerank": ["run_plans"],
     "export.compress": ["compress"],
     "export.compatibility": ["check_model"],
+    "export.language": ["compress_language"],
     "reference_runs": ["reference"],
     "plots.panel": ["Panel"],
     "runs.store": ["Results"],

@@ -21,17 +21,17 @@ def images():
 
 
 def slower(model, times):
-    return lambda inputs: [model(inputs) for _ in range(times)]
+    return lambda **inputs: [model(**inputs) for _ in range(times)]
 
 
 def test_milliseconds_are_per_batch_with_their_quartiles(images):
     work = torch.randn(300, 300)
-    found = measure_latency([slower(lambda _: work @ work, times) for times in (5, 50)], images)
+    found = measure_latency([slower(lambda **_: work @ work, times) for times in (5, 50)], images)
     assert list(found) == [1, 32]
     for once, often in found.values():
         assert once[1] <= once[0] <= once[2]
         assert 3 < often[0] / once[0] < 30
-    assert list(measure_latency([lambda _: work @ work], images[:5])) == [1]
+    assert list(measure_latency([lambda **_: work @ work], images[:5])) == [1]
 
 
 def test_a_pipeline_is_timed_from_pictures_to_answers(tiny_encoder, images):
@@ -55,7 +55,7 @@ def test_a_pipeline_leaves_the_model_where_it_is(tiny_encoder, images, monkeypat
 def test_energy_is_read_from_the_counters_of_the_cpu(tmp_path, monkeypatch, images):
     monkeypatch.setattr(latency, "COUNTERS", tmp_path)
     assert joules(CPU) is None
-    assert measure_energy([lambda _: None], images) is None
+    assert measure_energy([lambda **_: None], images) is None
     for package, used in (("0", 3_000_000), ("1", 500_000), ("0:0", 7)):  # a part of package 0 is not counted twice
         (tmp_path / f"intel-rapl:{package}").mkdir()
         (tmp_path / f"intel-rapl:{package}" / "energy_uj").write_text(f"{used}\n")
@@ -65,7 +65,7 @@ def test_energy_is_read_from_the_counters_of_the_cpu(tmp_path, monkeypatch, imag
 def test_energy_is_per_image_and_unknown_where_the_counter_begins_anew(monkeypatch, images):
     readings = iter([1.0, 1.0, 3.0, 9.0, 0.5])
     monkeypatch.setattr(latency, "joules", lambda device: next(readings))
-    first, second = measure_energy([lambda _: None] * 2, images, seconds=0)
+    first, second = measure_energy([lambda **_: None] * 2, images, seconds=0)
     assert first == pytest.approx(2000 / 32)
     assert math.isnan(second)
 

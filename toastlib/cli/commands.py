@@ -131,19 +131,24 @@ def approximate(options: argparse.Namespace) -> int:
     plan = plan if options.plan is None else Plan.parse(options.plan)
 
     from toastlib.data.images import load_images
+    from toastlib.data.texts import load_texts
+    from toastlib.evaluation.language import has_language_head
     from toastlib.export.compress import compress
     from toastlib.models.loading import load_encoder
     from toastlib.models.sublayers import split_blocks
 
     size = options.image_size
     encoder = load_encoder(options.model, features=options.features, device=options.device, image_size=size)
+    sizes = {"train_size": options.train_size, "test_size": options.test_size, "seed": options.seed, "at_most": True}
+    if encoder.is_causal and options.head is None and options.features is None and has_language_head(options.model):
+        return _approximate_language(options, plan, out, sizes)
     if encoder.reads_text:
-        raise InputError(f"{options.model} reads texts, and approximate is for models of images: see notebook 13.")
-    sizes = {"train_size": options.train_size, "test_size": options.test_size, "seed": options.seed}
-    images = load_images(options.data, encoder, **sizes, at_most=True, skip_broken=options.skip_broken)
+        data = load_texts(options.data, encoder, **sizes)
+    else:
+        data = load_images(options.data, encoder, **sizes, skip_broken=options.skip_broken)
     result = compress(
         split_blocks(encoder) if options.sublayers else encoder,
-        images,
+        data,
         remove=options.remove if plan is None else plan,
         max_drop=options.max_drop,
         translator=options.translator or options.prefer,
@@ -152,6 +157,27 @@ def approximate(options: argparse.Namespace) -> int:
         seed=options.seed,
         onnx=options.onnx,
     )
+    result.save(out, force=options.force)
+    print(result.summary())
+    print(f"Model and report.html lie in\n  {out}")
+    return 0
+
+
+def _approximate_language(options: argparse.Namespace, plan: Plan | None, out: Path, sizes: dict) -> int:
+    """The same for a language model."""
+    from toastlib.data.texts import load_texts
+    from toastlib.evaluation.language import load_language_model
+    from toastlib.export.language import compress_language
+
+    if options.prefer or options.sublayers or options.onnx or options.max_drop or not (options.remove or plan):
+        raise InputError(
+            f"{options.model} predicts tokens: give --remove or --plan, and --translator at most. With --head new it "
+            "is an encoder of texts for a classifier."
+        )
+    language = load_language_model(options.model, device=options.device)
+    texts = load_texts(options.data, language.encoder, chunks=True, **sizes)
+    settings = {"translator": options.translator, "calibration": options.calibration_size, "seed": options.seed}
+    result = compress_language(language, texts, options.remove if plan is None else plan, **settings)
     result.save(out, force=options.force)
     print(result.summary())
     print(f"Model and report.html lie in\n  {out}")
@@ -232,7 +258,8 @@ def _read_by(options: argparse.Namespace) -> list[str]:
     """Folders, or Hub ids, of the model and the data set that a command reads."""
     from toastlib.data import catalog
 
-    paths = (catalog.model_path(options.model), catalog.dataset_entry(options.data).path)
+    data = catalog.dataset_entry(options.data, catalog.DATASETS | catalog.TEXTS)
+    paths = (catalog.model_path(options.model), data.path)
     return [path for path in paths if path]
 
 

@@ -60,14 +60,20 @@ class Texts:
         """`n` texts drawn without replacement; `InputError` if there are fewer."""
         return self[draw_rows(len(self), n, seed, kind="texts")]
 
+    def decoded(self, tokenizer: Any) -> list[str]:
+        """The texts that the tokens are of, as far as they were not cut."""
+        return tokenizer.batch_decode(self.tokens.input_ids, skip_special_tokens=True)
+
     def batches(self, size: int = 32) -> Iterator[tuple[Tokens, Tensor | None]]:
         """Yield (tokens, labels) on the device; a batch is as wide as its longest text."""
         whole_number("batch_size", size, least=1)
         for start in range(0, len(self), size):
             batch = self[start : start + size]
             width = int(batch.tokens.attention_mask.sum(1).max())
-            tokens = Tokens(batch.tokens.input_ids[:, :width], batch.tokens.attention_mask[:, :width])
-            yield tokens.to(self.device), None if batch.labels is None else batch.labels.to(self.device)
+            yield (
+                batch.tokens.cut(width).to(self.device),
+                None if batch.labels is None else batch.labels.to(self.device),
+            )
 
 
 class TextSet(ImageSet):
@@ -87,6 +93,7 @@ def load_texts(
     test_size: int | None = None,
     text_column: str | None = None,
     seed: int = 0,
+    at_most: bool = False,
 ) -> TextSet:
     """Load a set of texts, tokenised for an encoder.
 
@@ -100,7 +107,7 @@ def load_texts(
     length, chunks
         Number of tokens after which texts are cut. With chunks all texts are joined, and cut into pieces of exactly
         `length` tokens, without labels: for language models.
-    train_size, test_size, text_column, seed
+    train_size, test_size, text_column, seed, at_most
         As for `load_images`, of texts (or chunks); the column of the texts is found by name if `None`.
 
     Returns
@@ -129,8 +136,9 @@ def load_texts(
     def load(table: TextTable, split: str, size: int | None) -> Texts:
         if chunks:
             texts = Texts(chunked(encoder.tokenizer, table.texts, length), device=encoder.device)
-            return texts.sample(size, seed) if size else texts
+            return texts.sample(min(size, len(texts)) if at_most else size, seed) if size else texts
         count = len(table.texts)
+        size = min(size, count) if at_most and size else size
         rows = draw_rows(count, size, seed, kind=f"{split} texts") if size else torch.arange(count)
         tokens = tokenised(encoder.tokenizer, [table.texts[row] for row in rows.tolist()], length)
         labels = None if table.labels is None else table.labels[rows]

@@ -35,6 +35,10 @@ class Tokens:
         """Position of each token in its own text, from 0; int64, shape (batch, tokens); 0 for padding before it."""
         return (self.attention_mask.cumsum(1) - 1).clamp(min=0)
 
+    def cut(self, length: int) -> Self:
+        """The first tokens of each text."""
+        return Tokens(self.input_ids[:, :length], self.attention_mask[:, :length])
+
     def to(self, device: torch.device | str) -> Self:
         """The same texts on another device."""
         return Tokens(self.input_ids.to(device), self.attention_mask.to(device))
@@ -42,6 +46,11 @@ class Tokens:
 
 Inputs = Tensor | Tokens
 """Inputs of an encoder: pixel values of shape (batch, 3, height, width), or a batch of texts."""
+
+
+def arguments_of(inputs: Inputs) -> dict[str, Tensor]:
+    """What a model of transformers is called with."""
+    return {"pixel_values": inputs} if isinstance(inputs, Tensor) else vars(inputs)
 
 
 def token_mask(inputs: Inputs) -> Tensor | None:

@@ -13,7 +13,7 @@ from toastlib.models.encoder import Encoder
 from toastlib.plan import Plan
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import KFoldMoments
-from toastlib.translators.base import split_align
+from toastlib.translators.base import make_translator, split_align
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Calibrated:
 
     @cached_property
     def moments(self) -> KFoldMoments:
-        """Moments of all pairs of blocks."""
-        return collect_moments(self.encoder, self.images)
+        """Moments of all pairs of blocks, without a decoder's context: it would multiply them."""
+        return collect_moments(self.encoder, self.images, context=False)
 
     @cached_property
     def features(self) -> Tensor:
@@ -39,7 +39,8 @@ class Calibrated:
         if kind == FUSED:
             smaller = fuse_spans(self.encoder, plan, self.images)
         else:
-            smaller = approximate(self.encoder, plan, self.moments, translator=kind)
+            needs_pass = self.encoder.is_causal and make_translator(kind).needs_context
+            smaller = approximate(self.encoder, plan, self.images if needs_pass else self.moments, translator=kind)
         if not align:
             return smaller, head
         return smaller, aligned(head, self.encoder, smaller.encode(self.images), self.features)

@@ -154,6 +154,7 @@ def plan_costs(
     block_flops = [count_flops(blank.run_block, k, start.hidden, start) for k in range(len(blank.blocks))]
     uses = Counter(parameter for block in encoder.blocks for parameter in set(block.parameters()))
     size = {"width": encoder.width, "tokens": start.hidden.shape[:-1].numel(), "special_tokens": encoder.special_tokens}
+    size["is_causal"] = encoder.is_causal
     spans = {span for plan in plans for span in plan}
     maps, rows = {}, []
     for name, source in name_translators(translators).items():
@@ -182,16 +183,18 @@ def plan_costs(
     return pd.DataFrame(rows)
 
 
-def map_costs(translator: Source | nn.Module, width: int, tokens: int, *, special_tokens: int = 1) -> tuple[int, int]:
+def map_costs(
+    translator: Source | nn.Module, width: int, tokens: int, *, special_tokens: int = 1, is_causal: bool = False
+) -> tuple[int, int]:
     """Count the parameters of one map, and its FLOPs for one image.
 
     Parameters
     ----------
     translator
         A name, a translator, a map, or span -> map, all of which are counted.
-    width, tokens, special_tokens
+    width, tokens, special_tokens, is_causal
         The encoder's width, the number of tokens of one image, and how many of them stand before the patches: some maps
-        treat these apart.
+        treat these apart; and whether it is a decoder.
 
     Returns
     -------
@@ -199,7 +202,8 @@ def map_costs(translator: Source | nn.Module, width: int, tokens: int, *, specia
         Parameters and FLOPs.
     """
     if isinstance(translator, Mapping):
-        each = [map_costs(one, width, tokens, special_tokens=special_tokens) for one in translator.values()]
+        kind = {"special_tokens": special_tokens, "is_causal": is_causal}
+        each = [map_costs(one, width, tokens, **kind) for one in translator.values()]
         return sum(parameters for parameters, _ in each), sum(work for _, work in each)
     if isinstance(translator, nn.Module):
         blank = without_values(translator)
@@ -207,5 +211,6 @@ def map_costs(translator: Source | nn.Module, width: int, tokens: int, *, specia
         with torch.device("meta"):  # nothing is allocated, and nothing drawn
             translator = make_translator(translator)
             apart = {"special_tokens": special_tokens} if translator.tells_tokens_apart else {}
+            apart |= {"is_causal": is_causal} if translator.needs_context else {}
             blank = translator.build(width, **apart).to("meta")
     return parameter_count(blank), count_flops(blank, torch.empty(1, tokens, width, device="meta"))

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from toastlib.approximation.align import fit_alignment
 from toastlib.approximation.engine import THE_ORIGINAL, collect_features
 from toastlib.data.images import Images, ImageSet
+from toastlib.data.texts import Texts
+from toastlib.data.tokens import arguments_of
 from toastlib.errors import InputError, unknown
 from toastlib.evaluation.metrics import accuracy_interval, changes, paired_difference, paired_interval
 from toastlib.evaluation.probe import HeadConfig, Probe, absorb_alignment
@@ -94,7 +96,13 @@ def describe(head: Head, dataset: ImageSet, classifier: "PreTrainedModel | None"
         tested = f", and tested on {len(head.places)} of its {len(head.class_names)} labels" if part else ""
         return f"The checkpoint's own classifier is kept{tested}.{corrected}"
     instead = ", in place of the checkpoint's own" if classifier else ""
-    return f"A new linear classifier is trained on {len(dataset.train)} training images{instead}.{corrected}"
+    inputs = inputs_of(dataset.train)
+    return f"A new linear classifier is trained on {len(dataset.train)} training {inputs}{instead}.{corrected}"
+
+
+def inputs_of(data: Images | Texts) -> str:
+    """What sentences call them."""
+    return "texts" if isinstance(data, Texts) else "images"
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:
@@ -124,7 +132,7 @@ def first_layer(head: Head, original: Encoder) -> "Probe | nn.Linear | None":
     with torch.inference_mode():
         if isinstance(layer, nn.Linear) and layer.in_features == original.width:
             logits = layer(original(example).to(layer.weight))
-            own = head.module(example.to(layer.weight)).logits
+            own = head.module(**arguments_of(example)).logits
             if torch.allclose(logits, own, rtol=1e-4, atol=1e-4 * logits.abs().max().item()):
                 return layer
     return None
@@ -143,7 +151,7 @@ def form(encoder: Encoder, head: Head) -> "PreTrainedModel":
 @torch.inference_mode()
 def answers(model: "PreTrainedModel", images: Images) -> Tensor:
     """Logits of a classifier, shape (images, classes), or features, shape (images, width); float32 on the CPU."""
-    outputs = [model(pixel_values) for pixel_values, _ in images.batches()]
+    outputs = [model(**arguments_of(inputs)) for inputs, _ in images.batches()]
     found = [output.logits if "logits" in output else output.pooler_output for output in outputs]
     return torch.cat(found).float().cpu()
 

@@ -24,6 +24,7 @@ from toastlib.models.base_architecture import base_config, with_tower
 from toastlib.models.encoder import Encoder
 from toastlib.models.layers import shorten_config
 from toastlib.models.loading import load_checkpoint, load_tokenizer, opened, resolve_device, resolve_dtype
+from toastlib.models.model_card import ModelCardData
 from toastlib.models.quiet import quiet_transformers
 from toastlib.models.saving import save_pretrained, saved_form
 from toastlib.plan import ORIGINAL, Plan, Span
@@ -86,7 +87,7 @@ class LanguageModel:
         plain = self.encoder.sublayer_split is None and not any(map(_is_map, self.encoder.blocks))
         return self.model if plain else saved_form(self.encoder, self.model)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, *, card: ModelCardData | None = None) -> None:
         """Write a folder that `load_language_model` and ``AutoModelForCausalLM`` open, with the tokenizer.
 
         Where spans are dropped, translator ``"identity"``, it is a model of the base architecture with fewer blocks,
@@ -95,7 +96,7 @@ class LanguageModel:
         """
         blocks = self.encoder.blocks
         if self.encoder.sublayer_split is not None or any(_is_map(one) and [*one.parameters()] for one in blocks):
-            save_pretrained(self.encoder, folder, head=self.model)
+            save_pretrained(self.encoder, folder, head=self.model, card=card)
             return
         removed = {block for one in blocks if _is_map(one) for block in Span(*one.span).blocks}
         with self.encoder.block_list([block for block in blocks if not _is_map(block)]):
@@ -109,6 +110,14 @@ class LanguageModel:
 
 def _is_map(block: nn.Module) -> bool:
     return hasattr(block, "translation")
+
+
+def has_language_head(name: str, trust_remote_code: bool = False) -> bool:
+    """Whether a checkpoint predicts tokens: its configuration names an architecture with that head."""
+    from transformers import AutoConfig
+
+    kinds = AutoConfig.from_pretrained(catalog.model_path(name), trust_remote_code=trust_remote_code).architectures
+    return any("CausalLM" in kind or "LMHeadModel" in kind for kind in kinds or [])
 
 
 def load_language_model(

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from toastlib.data.images import Images
+from toastlib.data.texts import Texts
+from toastlib.data.tokens import Inputs, arguments_of
 from toastlib.evaluation.costs import relative_throughput
 
 if TYPE_CHECKING:
@@ -25,31 +26,39 @@ BATCH = 32
 
 
 def measure_latency(
-    models: Sequence[Callable[[Tensor], Any]], images: Images, sizes: tuple[int, ...] = (1, BATCH)
+    models: Sequence[Callable], images: Images | Texts, sizes: tuple[int, ...] = (1, BATCH)
 ) -> dict[int, list[Spread]]:
     """Batch size -> milliseconds per batch of every model, timed in turns; no size exceeds the number of images."""
     latency = {}
     for size in (size for size in sizes if size <= len(images)):
         inputs, _ = next(images[:size].batches(size))
-        seconds = _in_turns(models, inputs, repeats=9 if size > 1 else 25)
+        seconds = _in_turns(map(_caller, models), inputs, repeats=9 if size > 1 else 25)
         latency[size] = [tuple(1000 * size * value for value in spread) for spread in seconds]
     return latency
 
 
-def measure_pipeline(models: Iterable["PreTrainedModel"], images: Images, task: str) -> list[Spread]:
-    """Milliseconds per image in transformers' `pipeline`, from decoded pictures to answers, in batches of 32."""
+def measure_pipeline(
+    models: Iterable["PreTrainedModel"], images: Images | Texts, task: str, tokenizer: Any = None
+) -> list[Spread]:
+    """Milliseconds per picture or text in transformers' `pipeline`, which reads it and answers, in batches of 32."""
     from PIL import Image
     from transformers import AutoImageProcessor, pipeline
 
-    pictures = [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in images.pixels[:BATCH]]
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(images.preprocessing.to_config()))
-        processor = AutoImageProcessor.from_pretrained(folder)
-    pipelines = [  # by itself a pipeline would move the model to a GPU
-        pipeline(task, model=model, image_processor=processor, batch_size=BATCH, device=model.device)
-        for model in models
-    ]
-    return [tuple(1000 * value for value in spread) for spread in _in_turns(pipelines, pictures, repeats=5)]
+    if isinstance(images, Texts):
+        given, reader = images[:BATCH].decoded(tokenizer), {"tokenizer": tokenizer}
+    else:
+        given = [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in images.pixels[:BATCH]]
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "preprocessor_config.json").write_text(json.dumps(images.preprocessing.to_config()))
+            reader = {"image_processor": AutoImageProcessor.from_pretrained(folder)}
+    settings = {"batch_size": BATCH} | reader
+    # By itself a pipeline would move the model to a GPU.
+    pipelines = [pipeline(task, model=model, device=model.device, **settings) for model in models]
+    return [tuple(1000 * value for value in spread) for spread in _in_turns(pipelines, given, repeats=5)]
+
+
+def _caller(model: Callable) -> Callable[[Inputs], Any]:
+    return lambda inputs: model(**arguments_of(inputs))
 
 
 def _in_turns(models: Iterable[Callable], inputs: Any, repeats: int) -> list[Spread]:
@@ -66,7 +75,7 @@ def measure_energy(models: Iterable[Callable], images: Images, seconds: float = 
     if joules(inputs.device) is None:
         return None
     found = []
-    for model in models:
+    for model in map(_caller, models):
         model(inputs)
         start, before, count = time.perf_counter(), joules(inputs.device), 0
         while not count or time.perf_counter() - start < seconds:

@@ -1,13 +1,14 @@
 """What breaks: classes, images and confusions that a smaller model gets wrong and its original did not."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
 from toastlib.data.images import Images
+from toastlib.data.texts import Texts
 from toastlib.evaluation.heads import Head, points_lost
 
 SHOWN = 12
@@ -15,9 +16,9 @@ SHOWN = 12
 
 
 class Flip(NamedTuple):
-    """An image whose answer turns wrong: its pixels, uint8, (3, height, width), its class, and both answers."""
+    """An image or text whose answer turns wrong, its class, and both answers; pixels are uint8, (3, height, width)."""
 
-    pixels: Tensor
+    shown: Tensor | str
     label: str
     before: str
     after: str
@@ -40,13 +41,20 @@ def by_class(images: Images, before: np.ndarray, after: np.ndarray, head: Head) 
     return pd.DataFrame(rows, columns=["class", "images", "before", "after", "lost", "low", "high"])
 
 
-def flips(images: Images, found: Sequence[Tensor], scores: Sequence[np.ndarray], head: Head) -> list[Flip]:
-    """The images that turn wrong, in their order; without labels, those that are called something else."""
+def flips(
+    images: Images | Texts,
+    found: Sequence[Tensor],
+    scores: Sequence[np.ndarray],
+    head: Head,
+    tokenizer: Any = None,
+) -> list[Flip]:
+    """The images or texts that turn wrong, in their order; without labels, those that are called something else."""
     rows, flipped = np.flatnonzero(scores[0] > scores[1]), []
+    shown = images.decoded(tokenizer) if isinstance(images, Texts) else images.pixels
     for row in rows.tolist():
         before, after = (head.class_names[answers[row].argmax()] for answers in found)
         label = before if images.labels is None else head.class_names[head.places[images.labels[row]]]
-        flipped.append(Flip(images.pixels[row], label, before, after))
+        flipped.append(Flip(shown[row], label, before, after))
     return flipped
 
 

@@ -22,6 +22,7 @@ from toastlib.evaluation.heads import (
     describe,
     first_layer,
     form,
+    inputs_of,
     percent,
     points_lost,
     score,
@@ -31,7 +32,7 @@ from toastlib.export.changes import by_class, flips
 from toastlib.export.onnx import OnnxModel, in_onnxruntime, need_onnx
 from toastlib.export.result import CompressionResult
 from toastlib.models.classifier import own_classifier
-from toastlib.models.costs import example_input, flops, parameter_count
+from toastlib.models.costs import example_input, flops_of_example, input_of, parameter_count
 from toastlib.models.encoder import Encoder
 from toastlib.models.model_card import ModelCardData, Sizes, task_of
 from toastlib.models.saving import OWN, stored_dtype
@@ -78,7 +79,7 @@ def compress(
     Parameters
     ----------
     encoder, data
-        An original, with whole blocks or from `split_blocks`; images with or without labels.
+        An original, with whole blocks or from `split_blocks`; images, or texts, with or without labels.
     remove
         A plan, or a number of blocks: then the best plans by calibration images are compared on other training images,
         and every number up to this one is tested on up to 500 more, if there are so many.
@@ -112,6 +113,8 @@ def compress(
     """
     if onnx:
         need_onnx()
+        if encoder.reads_text:
+            raise InputError("Models of texts are not measured in onnxruntime: `toast export` writes the saved folder.")
         if encoder.device.type != "cpu":
             raise InputError("onnxruntime is measured on the CPU: load the encoder with device cpu.")
     need_encoder(encoder)
@@ -145,7 +148,7 @@ def compress(
         choose = make_selector(calibrated, tried_on, trial, names[0])
         tested = scores_by_size(calibrated, choose, names[0], trial, held_out)
         if max_drop is not None:
-            plan, search = largest_plan_within(tested, trial, max_drop)
+            plan, search = largest_plan_within(tested, trial, max_drop, inputs_of(data.test))
         elif len(held_out):
             plan, search = plan_of_size(tested, trial, remove)
         else:
@@ -157,13 +160,15 @@ def compress(
     scores = [score(one, found[0], data.test, own_head) for one in found]
     models, (smaller, new_head) = [one.model for one in contenders], next(iter(made.values()))
     latency, energy = measure_latency(models, data.test), measure_energy(models, data.test)
-    in_pipeline = measure_pipeline(models[:2], data.test, task_of(encoder.reads_text, own_head.module and "base").name)
+    task = task_of(encoder.reads_text, own_head.module and "base").name
+    in_pipeline = measure_pipeline(models[:2], data.test, task, encoder.tokenizer)
     in_pipeline += [(float("nan"),) * 3] * (len(models) - 2)
+    inputs = inputs_of(data.test)
     before, after = (percent(one, own_head.measure) for one in scores[:2])
     card = ModelCardData(
         base=encoder.name,
-        calibration=f"{len(calibrated.images)} training images of {data.name}, seed {seed}",
-        evaluation=f"{len(data.test)} test images of {data.name}",
+        calibration=f"{len(calibrated.images)} training {inputs} of {data.name}, seed {seed}",
+        evaluation=f"{len(data.test)} test {inputs} of {data.name}",
         measure=MEASURES[own_head.measure],
         head=describe(own_head, data, classifier, split_align(next(iter(made)))[1]),
         before=before if own_head.measure == "accuracy" else None,  # the original agrees with itself
@@ -171,13 +176,15 @@ def compress(
         latency={batch: (times[0][0], times[1][0]) for batch, times in latency.items()},
         in_pipeline=(in_pipeline[0][0], in_pipeline[1][0]),
         device=device_name(encoder.device),
+        input=input_of(encoder),
         sizes=Sizes(
             tuple(parameter_count(model) for model in models[:2]),
-            tuple(flops(one, example_input(one)) for one in (encoder, smaller)),
+            tuple(map(flops_of_example, (encoder, smaller))),
             tuple(round(one.megabytes * 1e6) for one in contenders[:2]),
         ),
     )
-    with_labels = own_head.measure == "accuracy"
+    with_labels, compared = own_head.measure == "accuracy", own_head.measure != "similarity"
+    turned = flips(data.test, found[:2], scores[:2], own_head, encoder.tokenizer) if compared else []
     return CompressionResult(
         plan=plan,
         translator=next(iter(made)),
@@ -187,7 +194,7 @@ def compress(
         lost=points_lost(*scores[:2], own_head),
         maps=_maps(contenders, reasons, found, scores, latency | {"pipeline": in_pipeline}, energy, own_head),
         classes=by_class(data.test, *scores[:2], own_head) if with_labels else None,
-        flips=[] if own_head.measure == "similarity" else flips(data.test, found[:2], scores[:2], own_head),
+        flips=turned,
         similarity=similarity(calibrated.moments, "cka"),
         search=search,
         max_drop=max_drop,

@@ -78,7 +78,8 @@ def compare_folders(folders: Sequence[str | Path]) -> tuple[pd.DataFrame, list[s
 
 def report(result: CompressionResult) -> str:
     """The text of ``report.html``, a page that fetches nothing; names that came from outside are escaped."""
-    count, task = len(result.plan.removed), task_of(result.encoder.reads_text, result.head.module and "base")
+    count, texts = len(result.plan.removed), result.encoder.reads_text
+    task = task_of(texts, result.head.module and "base")
     matrix = result.similarity.pivot(index="first", columns="second", values="value").fillna(0)
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     return templates.get_template("report.html").render(
@@ -94,7 +95,8 @@ def report(result: CompressionResult) -> str:
         classes=result.classes,
         maps=result.maps_in_words(),
         ladder=result.ladder(),
-        pictures=[(picture_url(flip.pixels, 96), flip) for flip in result.flips[:SHOWN]],
+        pictures=[(flip.shown if texts else picture_url(flip.shown, 96), flip) for flip in result.flips[:SHOWN]],
+        inputs=result.inputs,
         confusions=new_confusions(result.flips),
     )
 
@@ -111,7 +113,8 @@ def _tiles(result: CompressionResult) -> list[tuple[str, str, str]]:
         note = f"{worse:,} turn wrong, {better:,} right, {changed - worse - better:,} from wrong to wrong"
         tiles.append(("changed answers", f"{changed:,}", note if card.before else f"of {card.evaluation}"))
     changes = [("on disk", card.sizes.bytes, 1e6, "MB"), ("parameters", card.sizes.parameters, 1e6, "M")]
-    changes += [("operations", card.sizes.flops, 1e9, "GFLOPs")]
+    if None not in card.sizes.flops:
+        changes.append(("operations", card.sizes.flops, 1e9, "GFLOPs"))
     for name, (before, after), scale, unit in changes:
         note = f"{short(before / scale)} to {short(after / scale)} {unit}"
         tiles.append((name, change(before, after).replace("-", "−"), note))

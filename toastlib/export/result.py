@@ -63,6 +63,11 @@ class CompressionResult:
         return removed_in_words(self.plan.removed, self.encoder.sublayer_split is not None)
 
     @property
+    def inputs(self) -> str:
+        """``"images"`` or ``"texts"``."""
+        return "texts" if self.encoder.reads_text else "images"
+
+    @property
     def loses(self) -> str:
         """What a difference is called: points lost, or percent of the answers changed."""
         return LOST[self.head.measure]
@@ -119,7 +124,7 @@ class CompressionResult:
                 *measured,
                 f"size  {size.format(before, after, change(before, after), *megabytes)}",
                 f"time  {', '.join(times)}, on {card.device}; "
-                f"with preprocessing, in batches of 32, {in_pipeline} per image ({faster})",
+                f"with preprocessing, in batches of 32, {in_pipeline} per {self.inputs[:-1]} ({faster})",
             ]
         )
 
@@ -173,26 +178,28 @@ class CompressionResult:
             return []
         row = self.search[self.search["plan"] == str(self.plan)].iloc[-1]
         text = [
-            f"Of {row['tried']} plans that were run on {row['tried_on']:,} training images, this one changes least"
-            f"{row['next']}."
+            f"Of {row['tried']} plans that were run on {row['tried_on']:,} training {self.inputs}, this one changes "
+            f"least{row['next']}."
             if row["tried"]
             else "There is one plan only that removes so many blocks."
         ]
         if not row["held_out"]:
             fewer = int(row["removed"] > 1)
-            return text + ["No training images were left over to test fewer blocks on."] * fewer
+            return text + [f"No training {self.inputs} were left over to test fewer blocks on."] * fewer
         if self.max_drop is not None:
             lost, low, high = self.lost
             alone = f"; alone they would not promise it, as their interval ends at {high:.1f}"
             tells = alone if lost <= self.max_drop < high else ""
             text += [
-                f"On {row['held_out']:,} other training images {self.loses}: {row['lost']:z.1f} [{row['low']:z.1f}, "
-                f"{row['high']:z.1f}]; the upper end was to be at most {self.max_drop:g}.",
-                f"On the test images the promise is {'kept' if lost <= self.max_drop else 'NOT kept'}: {lost:z.1f} "
-                f"[{low:z.1f}, {high:z.1f}]{tells}.",
+                f"On {row['held_out']:,} other training {self.inputs} {self.loses}: {row['lost']:z.1f} "
+                f"[{row['low']:z.1f}, {row['high']:z.1f}]; the upper end was to be at most {self.max_drop:g}.",
+                f"On the test {self.inputs} the promise is {'kept' if lost <= self.max_drop else 'NOT kept'}: "
+                f"{lost:z.1f} [{low:z.1f}, {high:z.1f}]{tells}.",
             ]
         if self.head.own:
-            text.append("If the checkpoint was trained on these images, it may lose less on them than on others.")
+            text.append(
+                f"If the checkpoint was trained on these {self.inputs}, it may lose less on them than on others."
+            )
         return text
 
     save = save_compressed

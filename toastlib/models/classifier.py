@@ -15,6 +15,7 @@ from toastlib.models.quiet import quiet_transformers
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+TASKS = ("ForImageClassification", "ForSequenceClassification")
 SPELLINGS: tuple[Callable[[str], str], ...] = (
     str,
     str.casefold,
@@ -31,17 +32,18 @@ def own_classifier(
     An `InputError` if its weights are missing, or are for another number of classes than the configuration says; or
     `None` then too, if `whole_or_none`.
     """
-    from transformers import AutoConfig, AutoModelForImageClassification
+    import transformers
 
     path = catalog.model_path(name)
     trust = {"trust_remote_code": trust_remote_code}
-    kinds = AutoConfig.from_pretrained(path, **trust).architectures or []
-    if not any("ForImageClassification" in kind and not kind.startswith("Toast") for kind in kinds):
+    (kind, *_) = [*(transformers.AutoConfig.from_pretrained(path, **trust).architectures or []), ""]
+    task = next((task for task in TASKS if task in kind), None)
+    if task is None or kind.startswith("Toast"):
         return None
     with quiet_transformers():
         settings = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True} | trust
         settings["ignore_mismatched_sizes"] = True  # refused below
-        model, info = AutoModelForImageClassification.from_pretrained(path, **settings)
+        model, info = getattr(transformers, f"AutoModel{task}").from_pretrained(path, **settings)
     if wrong := sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}):
         if whole_or_none:
             return None

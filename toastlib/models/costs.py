@@ -47,6 +47,11 @@ def example_input(encoder: Encoder) -> Inputs:
     return noise.to(encoder.device, encoder.dtype)
 
 
+def input_of(encoder: Encoder) -> str:
+    """What `example_input` is, in words."""
+    return "text of 8 tokens" if encoder.reads_text else "image"
+
+
 def flops(encoder: Encoder, inputs: Inputs) -> int:
     """Floating-point operations of one forward pass (a multiply-add counts two), by torch's own counter."""
     # On the meta device, without weights: torch does not see the products inside attention on a CPU.

@@ -77,7 +77,7 @@ class ModelCardData:
         for size, times in sorted(self.latency.items()):
             rows.append((f"milliseconds per batch of {size}", *map(short, times)))
         if self.in_pipeline:
-            rows.append(("milliseconds per image in a pipeline", *map(short, self.in_pipeline)))
+            rows.append((f"milliseconds per {self.input.split()[0]} in a pipeline", *map(short, self.in_pipeline)))
         return rows
 
 

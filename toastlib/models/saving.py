@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from toastlib.data.tokens import arguments_of
 from toastlib.errors import InputError, unknown
 from toastlib.models.base_architecture import (
     base_config,
@@ -23,7 +24,7 @@ from toastlib.models.base_architecture import (
     with_tower,
 )
 from toastlib.models.classifier import own_classifier
-from toastlib.models.costs import example_input, flops_of_example, parameter_count
+from toastlib.models.costs import example_input, flops_of_example, input_of, parameter_count
 from toastlib.models.hooks import capture_outputs
 from toastlib.models.layers import describe_map
 from toastlib.models.model_card import ModelCardData, Sizes, in_words, model_card, task_of
@@ -85,9 +86,10 @@ def save_pretrained(
     else:
         plan = Plan(tuple(Span(span["start"], span["end"]) for span in model.config.spans))
         maps = [in_words(span["map"]) for span in model.config.spans]
-    unit = "text of 8 tokens" if encoder.reads_text else "image"
     text = model_card(
-        replace(card, base=card.base or encoder.name, sizes=card.sizes or count(encoder, model), input=unit),
+        replace(
+            card, base=card.base or encoder.name, sizes=card.sizes or count(encoder, model), input=input_of(encoder)
+        ),
         plan,
         maps,
         features=encoder.feature_kind,
@@ -144,8 +146,7 @@ def saved_form(encoder: Encoder, head: Any = None, class_names: Sequence[str] | 
         raise InputError(f"{encoder.name} is not what its configuration makes: {min(different)[0]} differs.")
     example = example_input(encoder)
     with torch.inference_mode():
-        given = {"pixel_values": example} if isinstance(example, Tensor) else vars(example)
-        if not torch.equal(body(**given).pooler_output, encoder(example)):
+        if not torch.equal(body(**arguments_of(example)).pooler_output, encoder(example)):
             raise InputError(f"{encoder.name} computes other features once it is saved: it cannot be saved.")
     return model
 

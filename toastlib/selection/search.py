@@ -20,7 +20,7 @@ from toastlib.plan import Plan
 from toastlib.selection.criteria import span_costs
 from toastlib.selection.plans import best_plans
 from toastlib.selection.rerank import divergence, run_plans
-from toastlib.translators.base import split_align
+from toastlib.translators.base import make_translator, split_align
 
 CANDIDATES = 10
 """Plans of a size that are run before one of them is chosen."""
@@ -60,7 +60,7 @@ def make_selector(calibrated: Calibrated, trying: Images, head: Head, translator
 
     Plans are run on the images `trying`, without their labels, and without feature alignment, which takes a pass over
     the calibration images for each. Answers are compared, or features if there is no head. A fused span needs a block
-    before it; fused plans are tried with linear maps, which come near them.
+    before it; fused plans, and a decoder's context maps, are tried with linear ones, which need no pass of their own.
     """
     costs, kind = span_costs(calibrated.moments), split_align(translator)[0]
     if kind == FUSED:
@@ -68,7 +68,8 @@ def make_selector(calibrated: Calibrated, trying: Images, head: Head, translator
     layer = first_layer(head, calibrated.encoder)
     if isinstance(layer, nn.Module):  # the checkpoint's own may lie on another device
         layer = copy.deepcopy(layer).to(calibrated.encoder.device)
-    kind = "linear" if kind == FUSED else kind
+    if kind == FUSED or (calibrated.encoder.is_causal and make_translator(kind).needs_context):
+        kind = "linear"
 
     def choose(remove: int) -> Choice:
         plans = best_plans(costs, CANDIDATES, remove)
@@ -109,7 +110,9 @@ def plan_of_size(tested: Iterable[Tested], head: Head, size: int) -> tuple[Plan,
     return steps[-1].choice.plan, pd.DataFrame([step.row(head) for step in steps], columns=TESTED)
 
 
-def largest_plan_within(tested: Iterable[Tested], head: Head, max_drop: float) -> tuple[Plan, pd.DataFrame]:
+def largest_plan_within(
+    tested: Iterable[Tested], head: Head, max_drop: float, inputs: str = "images"
+) -> tuple[Plan, pd.DataFrame]:
     """Remove one block more, and one more, while held-out images say that at most `max_drop` points are lost.
 
     They say so if the upper end of the paired 95 % interval of the loss is at most `max_drop`. Numbers of blocks are
@@ -127,21 +130,21 @@ def largest_plan_within(tested: Iterable[Tested], head: Head, max_drop: float) -
             break
         best = step.choice.plan
     if best is None:
-        raise InputError(_why_none(step, head, max_drop))
+        raise InputError(_why_none(step, head, max_drop, inputs))
     return best, pd.DataFrame(rows, columns=TESTED)
 
 
-def _why_none(step: Tested, head: Head, max_drop: float) -> str:
+def _why_none(step: Tested, head: Head, max_drop: float, inputs: str) -> str:
     (lost, low, high), images = points_lost(step.before, step.after, head), len(step.before)
     plan, needed = step.choice.plan, images_needed(*changes(step.before, step.after), images, max_drop / 100)
     told = (
-        f"{images:,} held-out training images: {LOST[head.measure]} {lost:.1f} [{low:.1f}, {high:.1f}] when one block "
-        f"goes ({plan})"
+        f"{images:,} held-out training {inputs}: {LOST[head.measure]} {lost:.1f} [{low:.1f}, {high:.1f}] when one "
+        f"block goes ({plan})"
     )
     if needed is None:
         return f"No block can be removed within {max_drop:g} points on {told}: allow a larger drop, or say how many go."
     return (
-        f"That at most {max_drop:g} points are lost cannot be told from {told}. Some {needed:,} held-out images would "
-        f"tell, a third of {HELD_OUT * needed:,} training images; here are {HELD_OUT * images:,}. Or allow a larger "
-        "drop, or say how many blocks go."
+        f"That at most {max_drop:g} points are lost cannot be told from {told}. Some {needed:,} held-out {inputs} "
+        f"would tell, a third of {HELD_OUT * needed:,} training {inputs}; here are {HELD_OUT * images:,}. Or allow a "
+        "larger drop, or say how many blocks go."
     )

@@ -116,8 +116,10 @@ class PooledContext(Translator):
             return AddRunningContext(own["patch"], context)
         return AddPooledContext(self.special_tokens_, _split(own, self.special_tokens_), context)
 
-    def build(self, width: int, special_tokens: int = 1) -> nn.Module:
-        """Four matrices, or three without special tokens, two of which see one vector per image."""
+    def build(self, width: int, special_tokens: int = 1, is_causal: bool = False) -> nn.Module:
+        """Four matrices, or three without special tokens; two see one vector per image, a decoder's each token."""
+        if is_causal:
+            return AddRunningContext(nn.Linear(width, width), nn.Linear(2 * width, width, bias=False))
         own = _split({kind: nn.Linear(width, width) for kind in ("special", "patch")}, special_tokens)
         return AddPooledContext(special_tokens, own, nn.Linear(2 * width, width, bias=False))
 

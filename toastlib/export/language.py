@@ -1,0 +1,181 @@
+"""A smaller language model: blocks chosen and replaced, what it costs in perplexity, and what it writes."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader
+
+from toastlib.approximation.replace import approximate
+from toastlib.data.texts import TextSet
+from toastlib.errors import InputError
+from toastlib.evaluation.language import LanguageModel, evaluate_language_model
+from toastlib.models.costs import parameter_count
+from toastlib.models.model_card import ModelCardData, change, loading_code, removed_in_words, task_of
+from toastlib.output import writing
+from toastlib.plan import ORIGINAL, Plan
+from toastlib.selection.criteria import span_costs
+from toastlib.selection.plans import best_plans
+from toastlib.selection.search import CANDIDATES
+from toastlib.statistics.collect import collect_moments
+from toastlib.translators.base import RECOMMENDED
+
+TRIED_ON = 50
+"""Training texts at most on which candidate plans are compared; maps are fitted on others."""
+PROMPTS, PROMPT, WRITTEN = (
+    3,
+    32,
+    48,
+)  # test texts that are continued; tokens that are read of each, and that are written
+
+
+@dataclass(frozen=True)
+class LanguageCompression:
+    """A smaller language model, and what it costs.
+
+    Attributes
+    ----------
+    plan, translator, model, original
+        The removed spans, the translator that replaces them, the smaller model, and the one that it is made from.
+    table, samples
+        The table of `evaluate_language_model` on the test texts, the original first; and a row for each of some test
+        texts, ``prompt``, and how the ``original`` and the ``smaller`` model go on.
+    choice, calibration, evaluation
+        Sentences: how the plan was chosen, what maps were fitted on, and what the table is of.
+    """
+
+    plan: Plan
+    translator: str
+    model: LanguageModel
+    original: LanguageModel
+    table: pd.DataFrame
+    samples: pd.DataFrame
+    choice: str
+    calibration: str
+    evaluation: str
+
+    def verdict(self) -> str:
+        """Size won and bits lost, in one sentence."""
+        before, after = (parameter_count(language.model) for language in (self.original, self.model))
+        rows = self.table.set_index("translator")
+        words = "{:,} to {:,} parameters ({}); perplexity {:.2f} to {:.2f}, bits per token lost: "
+        words += "{:z.3f} [{:z.3f}, {:z.3f}]."
+        perplexity = [rows.loc[name, "perplexity"] for name in (ORIGINAL, self.translator)]
+        lost = rows.loc[self.translator, ["lost", "lost_low", "lost_high"]]
+        return words.format(before, after, change(before, after), *perplexity, *lost)
+
+    def summary(self) -> str:
+        """What was done, what it costs, and what is written, as a terminal shows it."""
+        removed = removed_in_words(self.plan.removed, False)
+        first = self.samples.iloc[0]
+        return "\n".join(
+            [
+                f"Removed: {removed} (plan {self.plan}). In place of each span: {self.translator}, fitted on "
+                f"{self.calibration}.",
+                self.verdict(),
+                self.choice,
+                "",
+                f"On {self.evaluation}:",
+                self.maps().to_string(index=False),
+                "",
+                *(f"{name}: {first[name]!r}" for name in self.samples),
+            ]
+        )
+
+    def maps(self) -> pd.DataFrame:
+        """The table as a terminal and the report show it."""
+        lost = [f"{row.lost:z.3f} [{row.lost_low:z.3f}, {row.lost_high:z.3f}]" for row in self.table.itertuples()]
+        numbers = self.table[["translator", "perplexity", "bits"]].round({"perplexity": 2, "bits": 3})
+        return numbers.assign(lost=["", *lost[1:]]).rename(columns={"translator": "map", "bits": "bits per token"})
+
+    def save(self, folder: str | Path, *, force: bool = False) -> Path:
+        """Write model, card and ``report.html``, whole or not at all, and return the folder's path.
+
+        An `InputError` as of `CompressionResult.save`.
+        """
+        card = ModelCardData(
+            head=self.verdict(),
+            calibration=self.calibration,
+            evaluation=self.evaluation,
+            measure="perplexity",
+        )
+        templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
+        with writing(folder, force=force) as staging:
+            self.model.save_pretrained(staging, card=card)
+            page = templates.get_template("language.html").render(
+                title=f"{self.original.encoder.name} without {removed_in_words(self.plan.removed, False)}",
+                result=self,
+                maps=self.maps(),
+                code=loading_code("THIS-FOLDER", task_of(True, "causal"), self.translator == "identity"),
+            )
+            (staging / "report.html").write_text(page, encoding="utf-8")
+        return Path(folder).resolve()
+
+
+def compress_language(
+    language: LanguageModel,
+    texts: TextSet,
+    remove: int | str | Plan,
+    *,
+    translator: str | None = None,
+    calibration: int = 500,
+    seed: int = 0,
+) -> LanguageCompression:
+    """Remove blocks of a language model and measure the cost; test texts are used for measuring alone.
+
+    Parameters
+    ----------
+    language, texts
+        An original, and chunks of running text, see `load_texts`.
+    remove
+        A plan, or a number of blocks: then the best plans by calibration texts are compared on other training texts.
+    translator
+        The map that is taken, ``"context"`` if `None`; ``"context"``, ``"linear"`` and ``"identity"`` stand beside it.
+    calibration, seed
+        Number of training texts at most that maps are fitted on; seed of their draw.
+
+    Returns
+    -------
+    LanguageCompression
+        `LanguageCompression.save` writes it to a folder.
+
+    Raises
+    ------
+    InputError
+        If the plan or the number of blocks does not fit, or a translator is unknown.
+    """
+    encoder, drawn = language.encoder, texts.train.sample(len(texts.train), seed)
+    tried_on = drawn[: 0 if isinstance(remove, str | Plan) else min(TRIED_ON, len(drawn) // 4)]
+    fitting = drawn[len(tried_on) :][:calibration]
+    if isinstance(remove, str | Plan):
+        plan, choice = Plan.parse(remove).check(len(encoder.blocks)), "The plan was given."
+    else:
+        if not 0 < remove < len(encoder.blocks):
+            raise InputError(f"{remove} blocks cannot be removed: the model has {len(encoder.blocks)}, and keeps one.")
+        moments = collect_moments(encoder, fitting, batch_size=8, context=False)
+        plans = best_plans(span_costs(moments), CANDIDATES, remove)
+        trial = TextSet(texts.name, fitting, tried_on)
+        tried = evaluate_language_model(language, trial, plans, translators=["linear"], calibration=moments).table[1:]
+        plan = Plan.parse(tried.loc[tried["bits"].idxmin(), "plan"])
+        choice = f"Of {len(plans)} plans that were run on {len(tried_on)} training texts, this one loses least."
+    taken = translator or RECOMMENDED
+    names = list(dict.fromkeys([taken, RECOMMENDED, "linear", "identity"]))
+    evaluated = evaluate_language_model(language, texts, [plan], translators=names, calibration=fitting)
+    smaller = language.on(approximate(encoder, plan, fitting, translator=taken, batch_size=8))
+    prompts = replace(texts.test, tokens=texts.test[:PROMPTS].tokens.cut(PROMPT), labels=None).decoded(
+        encoder.tokenizer
+    )
+    samples = pd.DataFrame({"prompt": prompts})
+    for name, model in (("original", language), ("smaller", smaller)):
+        samples[name] = model.generate(prompts, WRITTEN)
+    return LanguageCompression(
+        plan=plan,
+        translator=taken,
+        model=smaller,
+        original=language,
+        table=evaluated.table,
+        samples=samples,
+        choice=choice,
+        calibration=f"{len(fitting)} training texts of {texts.name}, seed {seed}",
+        evaluation=f"{len(texts.test)} test texts of {texts.name}",
+    )
