@@ -99,6 +99,17 @@ def test_beams_and_samples_keep_their_own_running_sums(family, texts):
     assert smaller.generate(PROMPTS, 12, **options) == smaller.generate(PROMPTS, 12, use_cache=False, **options)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_static_cache_is_for_maps_of_single_tokens(family, texts):
+    language = make_language_model(family)
+    linear, context = (
+        language.on(approximate(language.encoder, PLAN, texts, translator=name)) for name in ("linear", "context")
+    )
+    assert linear.generate(PROMPTS, 12, cache_implementation="static") == linear.generate(PROMPTS, 12)
+    with pytest.raises(ValueError, match=r"A context map takes an attention mask of shape \(batch, tokens\)"):
+        context.generate(PROMPTS, 12, cache_implementation="static")
+
+
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
 @torch.no_grad()
 def test_the_hidden_states_of_a_saved_decoder_can_be_read_and_its_loss_has_gradients(family, texts, tmp_path):

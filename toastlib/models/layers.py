@@ -142,6 +142,11 @@ def padding_known(modules: Iterable[nn.Module], mask: Tensor | None) -> Iterator
     """Inside the context the maps among these modules that pool tokens leave out those whose mask is 0."""
     kinds = AddPooledContext | AddRunningContext
     pooling = [part for module in modules for part in module.modules() if isinstance(part, kinds)]
+    if pooling and mask is not None and getattr(mask, "ndim", 0) != 2:
+        raise ValueError(
+            "A context map takes an attention mask of shape (batch, tokens): a static cache brings another one, so take "
+            "cache_implementation='dynamic'."
+        )
     for part in pooling:
         part.mask = mask
     try:
@@ -244,7 +249,8 @@ def pool_text(hidden: Tensor, mask: Tensor, features: str, special_tokens: int) 
         return hidden[:, 0]
     place = mask.cumsum(1)  # of a token in its text, from 1
     if features == "last":
-        return hidden[torch.arange(len(hidden), device=hidden.device), place.argmax(1)]
+        last = place.argmax(1)[:, None, None].expand(-1, 1, hidden.shape[-1])
+        return hidden.gather(1, last)[:, 0]
     chosen = mask.bool() & (place > special_tokens)
     return hidden.masked_fill(~chosen[..., None], 0).sum(1) / chosen.sum(1, keepdim=True).clamp(min=1)
 
