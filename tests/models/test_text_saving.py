@@ -24,6 +24,7 @@ from toastlib.data.texts import Texts, tokenised
 from toastlib.data.tokens import Tokens
 from toastlib.errors import InputError
 from toastlib.evaluation.language import load_language_model
+from toastlib.models.costs import parameter_count
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import capture_outputs
 from toastlib.models.layers import AddRunningContext, context_of, running_context, running_sums
@@ -97,6 +98,23 @@ def test_beams_and_samples_keep_their_own_running_sums(family, texts):
     smaller = language.on(approximate(language.encoder, PLAN, texts, translator="context"))
     options = {"num_beams": 3}
     assert smaller.generate(PROMPTS, 12, **options) == smaller.generate(PROMPTS, 12, use_cache=False, **options)
+
+
+def test_a_head_that_is_the_embedding_stays_it(texts, tmp_path):
+    from safetensors import safe_open
+
+    language = load_language_model("gpt-mini", device="cpu")
+    smaller = language.on(approximate(language.encoder, PLAN, texts, translator="context"))
+    gone = parameter_count(language.encoder) - parameter_count(smaller.encoder)
+    assert parameter_count(smaller.model) == parameter_count(language.model) - gone
+    smaller.save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert [name for name in file.keys() if "lm_head" in name or "wte" in name] == [
+            "toast.base.transformer.wte.weight"
+        ]
+    opened = load_language_model(str(tmp_path), device="cpu")
+    assert opened.model.lm_head.weight is opened.model.transformer.wte.weight
+    assert opened.generate("And God", 20) == smaller.generate("And God", 20)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])

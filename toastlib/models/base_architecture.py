@@ -137,6 +137,7 @@ def with_tower(whole: nn.Module, path: str, tower: nn.Module) -> nn.Module:
     changed._modules = {
         name: tower if name == attribute else copy.deepcopy(part) for name, part in whole._modules.items()
     }
+    changed.tie_weights()  # a head that is the embedding is that of the new tower
     return changed
 
 

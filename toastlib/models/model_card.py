@@ -83,7 +83,7 @@ class ModelCardData:
 
 FEATURES = {
     "cls": "the CLS token after the final norm",
-    "mean": "the mean of the patch tokens",
+    "mean": "the mean of the tokens that are not special",
     "last": "the last token after the final norm",
     "pooler": "the pooled output",
 }
@@ -160,7 +160,7 @@ def model_card(
         card=card,
         plan=plan,
         maps=list(zip(plan, maps, strict=True)),
-        features=FEATURES[features],
+        features="" if task.name == "text-generation" else FEATURES[features],
         sublayers=sublayers,
         plain=plain,
         task=task.name,
