@@ -144,7 +144,7 @@ def padding_known(modules: Iterable[nn.Module], mask: Tensor | None) -> Iterator
     pooling = [part for module in modules for part in module.modules() if isinstance(part, kinds)]
     if pooling and mask is not None and getattr(mask, "ndim", 0) != 2:
         raise ValueError(
-            "A context map takes an attention mask of shape (batch, tokens), and a static cache brings another one: take "
+            "A context map takes an attention mask of shape (batch, tokens), and a static cache has another one: take "
             "cache_implementation='dynamic'."
         )
     for part in pooling:
