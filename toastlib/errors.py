@@ -22,6 +22,14 @@ def need_encoder(encoder: Any) -> None:
     need(encoder, "blocks_path", "An Encoder, such as load_encoder returns,")
 
 
+def need_original(encoder: Any) -> None:
+    """Raise an `InputError` if maps stand in for blocks of an encoder."""
+    if any(hasattr(block, "translation") for block in encoder.blocks):
+        raise InputError(
+            f"{encoder.name} was made smaller already: start from the original, with all spans in one plan."
+        )
+
+
 def need_batches(images: Any) -> None:
     """Raise an `InputError` unless images or texts come in batches, and there are any."""
     need(images, "batches", "Images or Texts, such as the .train or .test of what load_images returns,")

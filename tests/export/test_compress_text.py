@@ -125,6 +125,10 @@ class TestLanguage:
 
         assert AutoConfig.from_pretrained(tmp_path / "plain").model_type == "gpt2"
 
+    def test_a_smaller_model_is_refused(self, chunks, written):
+        with pytest.raises(InputError, match="gpt-mini was made smaller already: start from the original"):
+            compress_language(written.model, chunks, 1)
+
     @pytest.mark.parametrize("remove", [0, 6])
     def test_as_many_blocks_as_there_are_cannot_go(self, language, chunks, remove):
         with pytest.raises(InputError, match=f"{remove} blocks cannot be removed: the model has 6, and keeps one"):

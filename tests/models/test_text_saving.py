@@ -100,6 +100,32 @@ def test_beams_and_samples_keep_their_own_running_sums(family, texts):
     assert smaller.generate(PROMPTS, 12, **options) == smaller.generate(PROMPTS, 12, use_cache=False, **options)
 
 
+@pytest.mark.parametrize(
+    ("saved", "auto"),
+    [
+        ("language", "SequenceClassification"),
+        ("language", "ImageClassification"),
+        ("classifier", "CausalLM"),
+        ("classifier", "ImageClassification"),
+        ("features", "CausalLM"),
+    ],
+)
+def test_a_folder_opens_as_what_it_is_alone(saved, auto, texts, tmp_path):
+    import transformers
+
+    language = make_language_model("gpt2")
+    smaller = language.on(approximate(language.encoder, PLAN, texts, translator="linear"))
+    if saved == "language":
+        smaller.save_pretrained(tmp_path)
+    else:
+        smaller.encoder.save_pretrained(tmp_path, head=nn.Linear(32, 3) if saved == "classifier" else None)
+    with pytest.raises(ValueError, match=f"^This is no ToastFor{auto} but a Toast"):
+        getattr(transformers, f"AutoModelFor{auto}").from_pretrained(tmp_path)
+    if saved != "language":
+        with pytest.raises(InputError, match="This is no ToastForCausalLM"):
+            load_language_model(str(tmp_path), device="cpu")
+
+
 def test_a_head_that_is_the_embedding_stays_it(texts, tmp_path):
     from safetensors.torch import load_file
 

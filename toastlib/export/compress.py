@@ -11,7 +11,7 @@ from torch import Tensor
 
 from toastlib.approximation.fuse import FUSED, can_fuse
 from toastlib.data.images import ImageSet
-from toastlib.errors import InputError, need, need_encoder, need_set, unknown, whole_number
+from toastlib.errors import InputError, need, need_encoder, need_original, need_set, unknown, whole_number
 from toastlib.evaluation.calibrated import Calibrated
 from toastlib.evaluation.heads import (
     MEASURES,
@@ -277,10 +277,7 @@ def _maps(
 def _check(encoder: Encoder, remove: int | str | Plan | None, max_drop: float | None, translator: str) -> None:
     if remove is not None and max_drop is not None:
         raise InputError("Give remove or max_drop, not both: each of them decides which blocks are removed.")
-    if any(hasattr(block, "translation") for block in encoder.blocks):
-        raise InputError(
-            f"{encoder.name} was made smaller already: start from the original, with all spans in one plan."
-        )
+    need_original(encoder)
     kind, _ = split_align(str(translator))
     if kind not in (*TRANSLATORS, FUSED):
         raise unknown("translator", kind, [name + end for name in (*TRANSLATORS, FUSED) for end in ("", ALIGN)])

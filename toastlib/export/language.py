@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from toastlib.approximation.replace import approximate
 from toastlib.data.texts import TextSet
-from toastlib.errors import InputError
+from toastlib.errors import InputError, need_original
 from toastlib.evaluation.language import LanguageModel, evaluate_language_model
 from toastlib.models.costs import parameter_count
 from toastlib.models.model_card import ModelCardData, change, loading_code, removed_in_words, task_of
@@ -142,8 +142,9 @@ def compress_language(
     Raises
     ------
     InputError
-        If the plan or the number of blocks does not fit, or a translator is unknown.
+        If the model was made smaller before, the plan or the number of blocks does not fit, or a translator is unknown.
     """
+    need_original(language.encoder)
     encoder, drawn = language.encoder, texts.train.sample(len(texts.train), seed)
     tried_on = drawn[: 0 if isinstance(remove, str | Plan) else min(TRIED_ON, len(drawn) // 4)]
     fitting = drawn[len(tried_on) :][:calibration]

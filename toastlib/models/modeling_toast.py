@@ -59,12 +59,16 @@ class ToastPreTrainedModel(PreTrainedModel):
     base_model_prefix = "toast"
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
+    opens, opens_inputs = (), "pixel_values"  # kinds of head, of any model if there are none; and its main input
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(self, config):
         super().__init__(config)
         if config.base is None:
             raise ValueError("The configuration names no base model: this is not a model that toastlib saved.")
+        if self.opens and (config.head not in self.opens or config.reads != self.opens_inputs):
+            saved = (config.architectures or ["model with another head"])[0]
+            raise ValueError(f"This is no {type(self).__name__} but a {saved}: take the Auto class of that.")
         self.companions = {}
         self.main_input_name = config.reads
 
@@ -204,6 +208,8 @@ class ToastModel(ToastPreTrainedModel):
 class ToastForImageClassification(ToastPreTrainedModel):
     """The encoder with a classifier: a linear layer on its features, or the base model's own."""
 
+    opens = (None, "linear", "base")
+
     def __init__(self, config):
         super().__init__(config)
         self.toast = ToastModel(config)
@@ -239,6 +245,8 @@ class ToastForImageClassification(ToastPreTrainedModel):
 class ToastForSequenceClassification(ToastForImageClassification):
     """The same for texts."""
 
+    opens, opens_inputs = (None, "linear", "sequence"), "input_ids"
+
     def forward(
         self,
         input_ids,
@@ -255,6 +263,8 @@ class ToastForSequenceClassification(ToastForImageClassification):
 
 class ToastForCausalLM(ToastPreTrainedModel, GenerationMixin):
     """A decoder with the head that predicts the next token: it writes texts, with a cache or without."""
+
+    opens, opens_inputs = ("causal",), "input_ids"
 
     def __init__(self, config):
         super().__init__(config)
