@@ -129,6 +129,10 @@ class TestLanguage:
         with pytest.raises(InputError, match="gpt-mini was made smaller already: start from the original"):
             compress_language(written.model, chunks, 1)
 
+    def test_a_plan_that_removes_nothing_is_refused(self, language, chunks):
+        with pytest.raises(InputError, match="The plan removes nothing: name spans such as"):
+            compress_language(language, chunks, "original")
+
     @pytest.mark.parametrize("remove", [0, 6])
     def test_as_many_blocks_as_there_are_cannot_go(self, language, chunks, remove):
         with pytest.raises(InputError, match=f"{remove} blocks cannot be removed: the model has 6, and keeps one"):

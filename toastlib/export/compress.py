@@ -59,6 +59,7 @@ TRIED_ON = 200
 LADDER = 500
 """Training images at most on which fewer blocks than asked for are tested, to show where to stop."""
 MAX_DROP = 1.0  # points
+REMOVES_NOTHING = "The plan removes nothing: name spans such as '2->5', or a number of blocks."
 PREFERENCES = ("accuracy", "size", "speed")
 
 
@@ -284,6 +285,6 @@ def _check(encoder: Encoder, remove: int | str | Plan | None, max_drop: float | 
     if max_drop is not None and not (isinstance(max_drop, Real) and 0 < max_drop < 100):
         raise InputError(f"max_drop is a number of points between 0 and 100, not {max_drop}.")
     if isinstance(remove, str | Plan) and not Plan.parse(remove).check(len(encoder.blocks)):
-        raise InputError("The plan removes nothing: name spans such as '2->5', or a number of blocks.")
+        raise InputError(REMOVES_NOTHING)
     if isinstance(remove, int) and not 0 < remove < len(encoder.blocks):
         raise InputError(f"{remove} blocks cannot be removed: the model has {len(encoder.blocks)}, and keeps one.")

@@ -10,6 +10,7 @@ from toastlib.approximation.replace import approximate
 from toastlib.data.texts import TextSet
 from toastlib.errors import InputError, need_original
 from toastlib.evaluation.language import LanguageModel, evaluate_language_model
+from toastlib.export.compress import REMOVES_NOTHING
 from toastlib.models.costs import parameter_count
 from toastlib.models.model_card import ModelCardData, change, loading_code, removed_in_words, task_of
 from toastlib.output import writing
@@ -130,7 +131,8 @@ def compress_language(
     remove
         A plan, or a number of blocks: then the best plans by calibration texts are compared on other training texts.
     translator
-        The map that is taken, ``"context"`` if `None`; ``"context"``, ``"linear"`` and ``"identity"`` stand beside it.
+        The map that is taken; ``"context"`` or ``"linear"`` if `None`, whichever loses less on those texts. Both, and
+        ``"identity"``, stand beside it.
     calibration, seed
         Number of training texts at most that maps are fitted on; seed of their draw.
 
@@ -146,20 +148,27 @@ def compress_language(
     """
     need_original(language.encoder)
     encoder, drawn = language.encoder, texts.train.sample(len(texts.train), seed)
-    tried_on = drawn[: 0 if isinstance(remove, str | Plan) else min(TRIED_ON, len(drawn) // 4)]
+    kinds = [translator] if translator else [RECOMMENDED, "linear"]
+    tried_on = drawn[: min(TRIED_ON, len(drawn) // 4)]
     fitting = drawn[len(tried_on) :][:calibration]
     if isinstance(remove, str | Plan):
-        plan, choice = Plan.parse(remove).check(len(encoder.blocks)), "The plan was given."
+        plans = [Plan.parse(remove).check(len(encoder.blocks))]
+        if not plans[0]:
+            raise InputError(REMOVES_NOTHING)
+    elif not 0 < remove < len(encoder.blocks):
+        raise InputError(f"{remove} blocks cannot be removed: the model has {len(encoder.blocks)}, and keeps one.")
     else:
-        if not 0 < remove < len(encoder.blocks):
-            raise InputError(f"{remove} blocks cannot be removed: the model has {len(encoder.blocks)}, and keeps one.")
         moments = collect_moments(encoder, fitting, batch_size=8, context=False)
         plans = best_plans(span_costs(moments), CANDIDATES, remove)
+    plan, taken, choice = plans[0], kinds[0], "Plan and map were given."
+    if len(plans) * len(kinds) > 1:
         trial = TextSet(texts.name, fitting, tried_on)
-        tried = evaluate_language_model(language, trial, plans, translators=["linear"], calibration=moments).table[1:]
-        plan = Plan.parse(tried.loc[tried["bits"].idxmin(), "plan"])
-        choice = f"Of {len(plans)} plans that were run on {len(tried_on)} training texts, this one loses least."
-    taken = translator or RECOMMENDED
+        tried = evaluate_language_model(language, trial, plans, translators=kinds, calibration=fitting).table[1:]
+        best = tried.loc[tried["bits"].idxmin()]
+        plan, taken = Plan.parse(best["plan"]), best["translator"]
+        choice = (
+            f"Of {len(tried)} plans and maps that were run on {len(tried_on)} other training texts, these lose least."
+        )
     names = list(dict.fromkeys([taken, RECOMMENDED, "linear", "identity"]))
     evaluated = evaluate_language_model(language, texts, [plan], translators=names, calibration=fitting)
     smaller = language.on(approximate(encoder, plan, fitting, translator=taken, batch_size=8))
