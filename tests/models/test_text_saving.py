@@ -1,6 +1,7 @@
 """Models of texts with maps: every family runs, is saved, and is opened again with what it computed before."""
 
 import subprocess
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,10 +21,12 @@ from torch import nn
 from toastlib.approximation.engine import Variant, forward_plans
 from toastlib.approximation.prepare import prepare
 from toastlib.approximation.replace import approximate
-from toastlib.data.texts import Texts, tokenised
+from toastlib.data.texts import Texts, TextSet, tokenised
 from toastlib.data.tokens import Tokens
 from toastlib.errors import InputError
+from toastlib.evaluation.evaluate import evaluate_plans
 from toastlib.evaluation.language import load_language_model
+from toastlib.evaluation.probe import HeadConfig
 from toastlib.models.costs import parameter_count
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import capture_outputs
@@ -32,6 +35,7 @@ from toastlib.models.loading import load_encoder
 from toastlib.models.walk import check_walk
 from toastlib.plan import Plan, Span
 from toastlib.statistics.collect import collect_moments
+from toastlib.statistics.similarity import similarity
 from toastlib.translators.per_token import PooledContext
 
 ENCODERS = [family for family in TEXT_FAMILIES if family not in DECODERS] + list(MORE_ENCODERS)
@@ -63,6 +67,18 @@ def test_the_walk_and_the_smaller_model_compute_what_the_model_does(family, text
         smaller = approximate(encoder, PLAN, texts, translator=translator, batch_size=24)
         assert len(smaller.blocks) == 4
         torch.testing.assert_close(smaller(texts.tokens), engine[Variant(Plan.parse(PLAN), translator)])
+
+
+@pytest.mark.parametrize("family", [*MORE_ENCODERS, *MORE_DECODERS])
+def test_similarity_and_a_sweep_take_every_family(family, texts):
+    encoder = Encoder(make_tiny_model(family), features="mean", name=family)
+    frame = similarity(collect_moments(encoder, texts, folds=0), "cka")
+    assert frame[frame["first"] == frame["second"]]["value"].to_numpy() == pytest.approx(1)
+    labelled = replace(texts, labels=torch.arange(24) % 2, class_names=("odd", "even"))
+    data, config = TextSet("tiny", labelled, labelled[:10]), HeadConfig(seeds=[0], min_steps=0)
+    table = evaluate_plans(encoder, data, "1->2", calibration=20, head=config, batch_size=4).table
+    assert list(table["plan"]) == ["original", *["1->2"] * (len(table) - 1)]
+    assert (table["gflops"] > 0).all()
 
 
 @pytest.mark.parametrize("translator", ["linear", "context"])
