@@ -13,9 +13,16 @@ from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError, need_batches, unknown
 from toastlib.models.hooks import capture_outputs
 from toastlib.models.layers import as_output, padding_known
-from toastlib.models.pairs import PairList, join_pairs
 from toastlib.models.saving import save_pretrained
-from toastlib.models.structure import check_is_encoder, count_special_tokens, find_blocks, is_causal, reads_text
+from toastlib.models.structure import (
+    PairList,
+    check_is_encoder,
+    count_special_tokens,
+    find_blocks,
+    is_causal,
+    join_pairs,
+    reads_text,
+)
 from toastlib.models.sublayer_split import SublayerSplit
 
 FEATURES = ("cls", "mean", "pooler", "last")

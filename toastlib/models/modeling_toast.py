@@ -26,7 +26,7 @@ from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
 from .configuration_toast import ToastConfig
-from .layers import CODE, number_blocks, padding_known, pool_text, shorten, shorten_config
+from .layers import CODE, build_map, number_blocks, padding_known, pool_text, shorten, shorten_config
 from .sublayer_split import SublayerSplit, split_block
 
 AUTO_MAP = {
@@ -129,7 +129,8 @@ class ToastModel(ToastPreTrainedModel):
                 f"was saved with transformers {config.transformers_version}."
             ) from error
         sublayers = split_blocks(blocks, SublayerSplit(**config.parting)) if config.parting else blocks
-        self.tower.set_submodule(config.blocks, shorten(sublayers, config.spans, config.block_outputs))
+        maps = {(span["start"], span["end"]): build_map(span["map"]) for span in config.spans}
+        self.tower.set_submodule(config.blocks, shorten(sublayers, maps, config.block_outputs))
         if config.is_causal:
             shorten_config(self.tower.config, config.kept)  # a decoder looks up there how each of its blocks attends
             number_blocks(self.blocks)

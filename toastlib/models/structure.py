@@ -1,11 +1,16 @@
-"""How a transformer is built: where its blocks are, what it reads, and which tokens are no patches."""
+"""How a transformer is built: where its blocks are, what it reads, and which tokens are no patches.
+
+Blocks may be lists ``[attention, feed-forward]`` of residual branches, as vit-pytorch keeps them: these are made
+callable.
+"""
 
 import inspect
+from collections.abc import Iterator
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from toastlib.errors import InputError, unknown
-from toastlib.models.pairs import PairBlock
 
 SPECIAL_TOKENS = (
     *("cls_token", "class_embedding", "distillation_token", "register_tokens"),
@@ -108,3 +113,39 @@ def count_special_tokens(model: nn.Module) -> int:
         for name, parameter in model.named_parameters()
         if name.rpartition(".")[2] in SPECIAL_TOKENS and not {"head", "pooler"} & set(name.split("."))
     )
+
+
+class PairBlock(nn.ModuleList):
+    """Two residual branches as one block: ``x = attention(x) + x``, then ``x = feed_forward(x) + x``."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Hidden states (batch, tokens, width) to the same shape."""
+        for branch in self:
+            hidden = branch(hidden) + hidden
+        return hidden
+
+
+class PairList(nn.ModuleList):
+    """Blocks of a model that takes each for two residual branches: one does all, one nothing; or both, not `whole`."""
+
+    whole = True
+
+    def __iter__(self) -> Iterator:
+        blocks = list(self._modules.values())
+        return iter([(_Change(block), torch.zeros_like) for block in blocks] if self.whole else blocks)
+
+
+class _Change:
+    def __init__(self, block: nn.Module) -> None:
+        self.block = block
+
+    def __call__(self, hidden: Tensor, **kwargs: object) -> Tensor:
+        return self.block(hidden) - hidden
+
+
+def join_pairs(model: nn.Module) -> None:
+    """Make every list of pairs in a model a `PairList`; names of weights and what the model computes stay."""
+    for name, module in list(model.named_modules()):
+        members = list(module) if type(module) is nn.ModuleList else []
+        if members and all(type(member) is nn.ModuleList and len(member) == 2 for member in members):
+            model.set_submodule(name, PairList(map(PairBlock, members)))

@@ -6,7 +6,7 @@ from torch import Tensor
 from toastlib.data.tokens import Inputs
 from toastlib.errors import InputError
 from toastlib.models.encoder import Encoder
-from toastlib.models.pairs import PairList
+from toastlib.models.structure import PairList
 
 
 @torch.inference_mode()
