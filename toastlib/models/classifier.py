@@ -9,8 +9,8 @@ import torch
 
 from toastlib.data import catalog
 from toastlib.errors import InputError
-from toastlib.models.image_size import set_image_size
 from toastlib.models.quiet import quiet_transformers
+from toastlib.models.structure import set_image_size
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

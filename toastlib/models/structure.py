@@ -1,6 +1,6 @@
 """How a transformer is built: where its blocks are, what it reads, and which tokens are no patches.
 
-Blocks may be lists ``[attention, feed-forward]`` of residual branches, as vit-pytorch keeps them: these are made
+Position embeddings for images of another size are interpolated once, as transformers does. Blocks may be lists ``[attention, feed-forward]`` of residual branches, as vit-pytorch keeps them: these are made
 callable.
 """
 
@@ -19,6 +19,10 @@ SPECIAL_TOKENS = (
 """Embedding parameters of the tokens before the patches: one token per row."""
 HEADS = ("heads", "head", "mlp_head", "linear_head", "classifier", "fc")
 """The classifier of a plain module, as torchvision, timm, vit-pytorch and others call it."""
+ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit")
+"""Model types that interpolate at every call, or need no position embeddings."""
+INTERPOLATED = ("vit", "deit", "clip_vision_model", "siglip_vision_model")
+"""Model types whose embeddings are made anew for another size."""
 
 
 def find_blocks(model: nn.Module, path: str | None = None) -> str:
@@ -149,3 +153,29 @@ def join_pairs(model: nn.Module) -> None:
         members = list(module) if type(module) is nn.ModuleList else []
         if members and all(type(member) is nn.ModuleList and len(member) == 2 for member in members):
             model.set_submodule(name, PairList(map(PairBlock, members)))
+
+
+@torch.no_grad()
+def set_image_size(model: nn.Module, size: int) -> None:
+    """Let a model read square images of another size, in pixels; its configuration follows, and saved folders do too.
+
+    An `InputError` if the size is no multiple of the patch size, or the type is not in `ANY_SIZE` or `INTERPOLATED`.
+    """
+    kind = model.config.model_type
+    if kind not in ANY_SIZE + INTERPOLATED:
+        types = ", ".join(ANY_SIZE + INTERPOLATED)
+        raise InputError(f"Models of type {kind} read images of one size only; {types} read others.")
+    patch = model.config.patch_size
+    if size < patch or size % patch:
+        near = max(patch, round(size / patch) * patch)
+        raise InputError(f"An image of {size} pixels has no whole patches of {patch} pixels: take {near}.")
+    if kind in ANY_SIZE or size == model.config.image_size:
+        return
+    embeddings = model.embeddings
+    model.config.image_size = size
+    model.embeddings = type(embeddings)(model.config).eval().requires_grad_(False)
+    weights, shapes = embeddings.state_dict(), {k: v.shape for k, v in model.embeddings.state_dict().items()}
+    [name] = [name for name, shape in shapes.items() if shape != weights[name].shape]
+    tokens, width = shapes[name][-2:]
+    interpolated = embeddings.interpolate_pos_encoding(torch.empty(1, tokens, width), size, size)
+    model.embeddings.load_state_dict(weights | {name: interpolated.reshape(shapes[name])})
