@@ -161,20 +161,16 @@ def _fit(translator: Translator, calibration: Moments | KFoldMoments | Activatio
         )
     if isinstance(calibration, Moments | KFoldMoments):
         return translator.fit_moments(calibration, span)
-    _check_rows(calibration, span)
-    if translator.needs_activations:
-        return translator.fit(*(calibration[block] for block in span))
-    moments = Moments.of({block: calibration[block] for block in span}, plan_pairs([Plan((span,))]))
-    return translator.fit_moments(moments, span)
-
-
-def _check_rows(activations: Activations, span: Span) -> None:
-    if not isinstance(activations, Mapping):
+    if not isinstance(calibration, Mapping):
         raise InputError(f"Span {span} needs calibration images, or their moments or activations, to fit its map on.")
-    if missing := set(span) - activations.keys():
+    if missing := set(span) - calibration.keys():
         raise InputError(f"Span {span} needs the activations of block {min(missing)}, which are not there.")
-    for block in span:
-        if not torch.isfinite(activations[block].sum()):
+    hidden = {block: calibration[block] for block in span}
+    for block, rows in hidden.items():
+        if not torch.isfinite(rows.sum()):
             raise InputError(
                 f"The activations of block {block} hold NaN or infinity: check the checkpoint and its dtype."
             )
+    if translator.needs_activations:
+        return translator.fit(*hidden.values())
+    return translator.fit_moments(Moments.of(hidden, plan_pairs(Plan((span,)))), span)

@@ -241,13 +241,7 @@ class ToastForSequenceClassification(ToastForImageClassification):
     """The same for texts."""
 
     def forward(
-        self,
-        input_ids,
-        attention_mask=None,
-        labels=None,
-        output_hidden_states=None,
-        return_dict=None,
-        **kwargs,
+        self, input_ids, attention_mask=None, labels=None, output_hidden_states=None, return_dict=None, **kwargs
     ):
         """Logits (batch, classes) of token ids and their mask, both (batch, tokens); with labels, their loss too."""
         kwargs |= {"input_ids": input_ids, "attention_mask": attention_mask}

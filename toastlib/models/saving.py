@@ -190,7 +190,9 @@ def _config(
     from toastlib.models.configuration_toast import ToastConfig
     from toastlib.models.modeling_toast import BASES
 
-    model, head = (encoder.model, None) if whole is None else (whole, _kind_of_head(encoder, whole))
+    model, head = whole or encoder.model, None
+    if whole is not None:
+        head = "base" if not encoder.reads_text else "causal" if whole.can_generate() else "sequence"
     base, auto = base_config(encoder, model), BASES.get(head, AutoModel)
     built = skeleton(auto, base)
     if type(built) is not type(model):
@@ -220,13 +222,6 @@ def _config(
         **labels,
         **{name: getattr(base, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
     )
-
-
-def _kind_of_head(encoder: Encoder, whole: PreTrainedModel) -> str:
-    """Which of `BASES` a model with a head is."""
-    if not encoder.reads_text:
-        return "base"
-    return "causal" if whole.can_generate() else "sequence"
 
 
 def _spans(encoder: Encoder, block_count: int) -> list[dict[str, Any]]:

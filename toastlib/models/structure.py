@@ -1,7 +1,7 @@
 """How a transformer is built: where its blocks are, what it reads, and which tokens are no patches.
 
-Position embeddings for images of another size are interpolated once, as transformers does. Blocks may be lists ``[attention, feed-forward]`` of residual branches, as vit-pytorch keeps them: these are made
-callable.
+Two things are changed there: blocks that are lists of residual branches, as vit-pytorch keeps them, are made callable;
+and position embeddings are interpolated once for images of another size, as transformers does at every call.
 """
 
 import inspect

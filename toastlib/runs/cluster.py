@@ -103,7 +103,7 @@ def _ready(client: Any, root: Path) -> Any:
     if set(client.nthreads().values()) != {1}:
         raise InputError("A Dask worker has several threads: start each with --nthreads 1, one run has one worker.")
     _check_root(client, root)
-    client.run_on_scheduler(_allow_deaths)
+    client.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "allowed_failures", MAX_DEATHS))
     return client
 
 
@@ -122,10 +122,6 @@ def _check_root(client: Any, root: Path) -> None:
     blind = [worker for worker, sees in seen.items() if not sees]
     if blind:
         raise InputError(f"Dask's worker {blind[0]} does not see {root}: name a --results-dir that all of them share.")
-
-
-def _allow_deaths(dask_scheduler: Any) -> None:
-    dask_scheduler.allowed_failures = MAX_DEATHS
 
 
 def _import(module: str) -> Any:

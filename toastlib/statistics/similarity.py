@@ -100,8 +100,7 @@ def cka_from_samples(first: Tensor, second: Tensor, debiased: bool = False) -> f
     """Linear CKA of two sets of rows, from their (rows x rows) Gram matrices.
 
     Kornblith et al. (2019), section 3: ``<HKH, HLH> / (|HKH| |HLH|)`` with ``K = XX'`` and ``H`` the centring matrix.
-    It is too large where rows are few. Debiased, HSIC is estimated as in Song et al., "Feature Selection via Dependence
-    Maximization" (2012), for CKA as in Nguyen et al., "Do Wide and Deep Networks Learn the Same Things?" (2021).
+    It is too large where rows are few. Debiased, it is that of `debiased_cka`.
 
     Parameters
     ----------
