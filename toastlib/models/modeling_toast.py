@@ -68,6 +68,10 @@ class ToastPreTrainedModel(PreTrainedModel):
         self.companions = {}
         self.main_input_name = config.reads
 
+    def get_input_embeddings(self):
+        """The tower's."""
+        return getattr(self, "toast", self).tower.get_input_embeddings()
+
     @classmethod
     def from_pretrained(cls, name, *args, output_loading_info=False, ignore_mismatched_sizes=False, **kwargs):
         """As for any model, but weights that are missing, left over or of another shape raise `ValueError`.
@@ -148,10 +152,6 @@ class ToastModel(ToastPreTrainedModel):
         """The blocks and maps."""
         return self.tower.get_submodule(self.config.blocks)
 
-    def get_input_embeddings(self):
-        """The tower's."""
-        return self.tower.get_input_embeddings()
-
     def forward(
         self,
         pixel_values=None,
@@ -211,10 +211,6 @@ class ToastForImageClassification(ToastPreTrainedModel):
         self.classifier = None if config.head in BASES else nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    def get_input_embeddings(self):
-        """The encoder's."""
-        return self.toast.get_input_embeddings()
-
     def forward(self, pixel_values, labels=None, output_hidden_states=None, return_dict=None, **kwargs):
         """Logits (batch, classes) of pixel values (batch, 3, height, width); with labels, their loss too.
 
@@ -255,10 +251,6 @@ class ToastForCausalLM(ToastPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.toast = ToastModel(config)
         self.post_init()
-
-    def get_input_embeddings(self):
-        """The decoder's."""
-        return self.toast.get_input_embeddings()
 
     def get_output_embeddings(self):
         """The head."""
