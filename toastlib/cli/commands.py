@@ -16,14 +16,7 @@ from toastlib.plan import Plan, plan_of
 from toastlib.runs import collect as collecting
 from toastlib.runs.cluster import connect, sbatch_script, worker_pool
 from toastlib.runs.grid import paper_grid, read_grid
-from toastlib.runs.parameters import (
-    check_parameters,
-    defaults,
-    find_notebook,
-    full_name,
-    notebook_names,
-    notebook_parameters,
-)
+from toastlib.runs.parameters import check_parameters, find_notebook, full_name, notebook_names, notebook_parameters
 from toastlib.runs.run import Outcome, SweepOptions, default_jobs, run_all, run_notebook
 from toastlib.runs.store import VERSIONS, Run
 
@@ -54,7 +47,7 @@ def study(options: argparse.Namespace) -> int:
 
 
 def _takes(run: Run, name: str) -> bool:
-    names = defaults(run.notebook)
+    names = notebook_parameters(run.notebook)
     return full_name(name, names) in names
 
 

@@ -119,18 +119,13 @@ def saved_form(encoder: Encoder, head: Any = None, class_names: Sequence[str] | 
         return plain_form(encoder, head, class_names)
     from transformers import PreTrainedModel
 
-    from toastlib.models.modeling_toast import (
-        ToastForCausalLM,
-        ToastForImageClassification,
-        ToastForSequenceClassification,
-        ToastModel,
-    )
+    from toastlib.models import modeling_toast as form
 
     whole = head if isinstance(head, PreTrainedModel) else None
     layer = None if whole else linear_head(head, encoder, class_names)
     config = _config(encoder, whole, layer, class_names)
-    classifier = ToastForSequenceClassification if encoder.reads_text else ToastForImageClassification
-    kind = {None: ToastModel, "causal": ToastForCausalLM}.get(config.head, classifier)
+    classifier = form.ToastForSequenceClassification if encoder.reads_text else form.ToastForImageClassification
+    kind = {None: form.ToastModel, "causal": form.ToastForCausalLM}.get(config.head, classifier)
     with torch.device("meta"):
         model = kind(config).eval()
     expected = _shapes(model)
