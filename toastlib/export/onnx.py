@@ -263,13 +263,10 @@ def _difference(traced: Traced, file: Path) -> float:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence notes about operators of missing packages, and that a graph could be simplified."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,11 +15,7 @@ from toastlib.models.structure import set_image_size
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-SPELLINGS: tuple[Callable[[str], str], ...] = (
-    str,
-    str.casefold,
-    lambda name: re.sub(r"[\s_/-]+", "", name.casefold()),
-)
+SPELLINGS = (str, str.casefold, lambda name: re.sub(r"[\s_/-]+", "", name.casefold()))
 """Names are compared as they are; else without case; else without spaces, ``_``, ``-`` and ``/`` too."""
 
 

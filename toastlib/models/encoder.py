@@ -142,10 +142,7 @@ class Encoder(nn.Module):
     def features(self, inputs: Inputs) -> Tensor:
         """Features of shape (batch, width) from pixel values of shape (batch, 3, height, width), or from `Tokens`.
 
-        Raises
-        ------
-        InputError
-            If texts are padded before their CLS token, or the blocks do not return (batch, tokens, width).
+        An `InputError` if texts are padded before their CLS token, or blocks do not return (batch, tokens, width).
         """
         last = len(self.blocks) - 1
         with capture_outputs(self, [last]) as h:

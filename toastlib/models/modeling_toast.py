@@ -221,9 +221,8 @@ class ToastForImageClassification(ToastPreTrainedModel):
     def classify(self, labels, output_hidden_states, return_dict, **kwargs):
         """Logits and loss of images or texts."""
         if self.classifier is None:
-            output, states = self.toast.run(
-                self.toast.base, kwargs.get("attention_mask"), output_hidden_states, **kwargs
-            )
+            mask = kwargs.get("attention_mask")
+            output, states = self.toast.run(self.toast.base, mask, output_hidden_states, **kwargs)
             logits = output.logits
         else:
             output = self.toast(output_hidden_states=output_hidden_states, return_dict=True, **kwargs)

@@ -117,13 +117,7 @@ class Moments:
         return cls(tuple(kept["blocks"].tolist()), int(kept["count"]), **added, products=products)
 
     def restrict(self, blocks: Iterable[int]) -> Self:
-        """Moments of these blocks alone, with the products that are held.
-
-        Raises
-        ------
-        InputError
-            If a block was not seen.
-        """
+        """Moments of these blocks alone, with the products that are held; an `InputError` if a block was not seen."""
         blocks = tuple(blocks)
         if not set(blocks) <= set(self.blocks):
             raise self.lack(*blocks)
@@ -133,13 +127,7 @@ class Moments:
         return Moments(blocks, self.count, self.sums[rows], **pairwise, products=products)
 
     def product(self, first: int, second: int) -> Tensor:
-        """``H[first]'H[second]``, float64, shape (width, width).
-
-        Raises
-        ------
-        InputError
-            If that pair was not collected.
-        """
+        """``H[first]'H[second]``, float64, shape (width, width); an `InputError` if that pair was not collected."""
         if (first, second) in self.products:
             return self.products[first, second]
         if (second, first) in self.products:
