@@ -63,9 +63,8 @@ class Traced(nn.Module):
         generator = torch.Generator().manual_seed(batch)
         if self.reads_images:
             return (torch.randn(batch, *self.inputs["pixel_values"], generator=generator),)
-        ids = torch.randint(
-            self.model.get_input_embeddings().num_embeddings, (batch, TOKENS + batch), generator=generator
-        )
+        words = self.model.get_input_embeddings().num_embeddings
+        ids = torch.randint(words, (batch, TOKENS + batch), generator=generator)
         mask = torch.ones_like(ids)
         mask[1:, TOKENS:] = 0
         return ids, mask

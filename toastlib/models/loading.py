@@ -85,11 +85,8 @@ def load_encoder(
             set_image_size(tower, image_size)
             preprocessing = preprocessing.at(image_size)
         reader = {"preprocessing": preprocessing}
-    encoder = (
-        opened(model, features, name=alias, **reader)
-        if is_saved
-        else Encoder(tower, blocks, features, name=alias, **reader)
-    )
+    make, *parts = (opened, model) if is_saved else (Encoder, tower, blocks)
+    encoder = make(*parts, features, name=alias, **reader)
     encoder.to(target, precision)
     encoder.checkpoint = Checkpoint(path, image_size, trust_remote_code, _stored_dtype(path, trust_remote_code))
     return encoder

@@ -39,12 +39,9 @@ def find_blocks(model: nn.Module, path: str | None = None) -> str:
         raise unknown("block list", path, lists)
     alike = [name for name, blocks in lists.items() if name and len({type(b) for b in blocks.children()}) == 1]
     known = GradientCheckpointingLayer | PairBlock
-    found = (
-        [path]
-        if path in lists
-        else [name for name in alike if isinstance(lists[name][0], known) or name == "timm_model.blocks"]
-        or _around_attention({name: lists[name] for name in alike})
-    )
+    found = [path] if path in lists else []
+    found = found or [name for name in alike if isinstance(lists[name][0], known) or name == "timm_model.blocks"]
+    found = found or _around_attention({name: lists[name] for name in alike})
     if not found:
         names = ", ".join(map(repr, lists)) or "none"
         raise InputError(f"No block list found in {type(model).__name__}: name it by blocks=... (lists: {names}).")
@@ -87,9 +84,8 @@ def check_is_encoder(model: nn.Module, name: str) -> None:
             remedy = f"take it off by model.{head} = torch.nn.Identity()"
             raise InputError(f"{name} has its classifier still, {head}, and gives no features: {remedy}.")
     accepted = inspect.signature(model.forward).parameters.values()
-    asked = [
-        p.name for p in accepted if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    asked = [one.name for one in accepted if one.default is one.empty and one.kind in by_place]
     if len(asked) > 1:
         raise InputError(
             f"{name} cannot be an encoder here: a {kind} asks for {', '.join(asked[1:])} beside {asked[0]}."
