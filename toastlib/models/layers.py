@@ -263,19 +263,14 @@ LAYERS = {
     "InRunningContext": (AddRunningContext, lambda layer: (layer.tokens, layer.context)),
 }
 """Name -> (function that makes the layer, layer -> arguments of that function); the names are a file format."""
-RENAMED = {
-    "Parallel": "Sum",
-    "SplitByTokenType": "ByToken",
-    "AddPooledContext": "InContext",
-    "AddRunningContext": "InRunningContext",
-}
-"""Class -> its name in `LAYERS`, where the two differ."""
+NAMES = {make.__name__: name for name, (make, _) in LAYERS.items()}
+"""Class -> its name in `LAYERS`; another class has its own name there."""
 
 
 def describe_map(module: Any) -> Any:
     """Description of a map without its weights: ``["Linear", 96, 96, false]``; `ValueError` for unknown layers."""
     if isinstance(module, nn.Module):
-        name = RENAMED.get(type(module).__name__, type(module).__name__)
+        name = NAMES.get(type(module).__name__, type(module).__name__)
         if name not in LAYERS:
             raise ValueError(f"A map with a layer of class {name} cannot be saved; known are {', '.join(LAYERS)}.")
         return [name, *map(describe_map, LAYERS[name][1](module))]

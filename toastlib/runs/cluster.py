@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -61,12 +61,9 @@ def connect(where: str, jobs: int, root: Path) -> Iterator[Any]:
     process, or one does not see the results folder `root`.
     """
     distributed = _import("distributed")
-    if where in ("local", "slurm"):
-        with _cluster(where, jobs) as cluster, closing(distributed.Client(cluster)) as client:
-            yield _ready(client, root)
-    else:
+    with _cluster(where, jobs) if where in ("local", "slurm") else nullcontext(where) as scheduler:
         try:
-            client = distributed.Client(where, timeout=CONNECT_TIMEOUT)
+            client = distributed.Client(scheduler, timeout=CONNECT_TIMEOUT)
         except (OSError, ValueError) as error:
             raise InputError(f"No Dask scheduler answers at {where!r}: start one, or take local or slurm.") from error
         with closing(client):
