@@ -99,11 +99,11 @@ def params(options: argparse.Namespace) -> int:
 def doctor(options: argparse.Namespace) -> int:
     """Say what this machine offers; or, of a model, what can be done to it: 1 if nothing, 2 if it is not there."""
     if options.model:
-        from toastlib.export.compatibility import ESSENTIAL, check_model
+        from toastlib.export.compatibility import ESSENTIAL, MARKS, check_model
 
         rows = list(check_model(options.model).itertuples(index=False))
         for check, works, detail in rows:
-            print(f"{'–' if works is None else '✓' if works else '✗'} {check:16} {detail}")
+            print(f"{MARKS[works]} {check:16} {detail}")
         return int(any(works is False and check in ESSENTIAL for check, works, _ in rows))
     from importlib import metadata
 

@@ -35,6 +35,7 @@ from toastlib.translators.base import RECOMMENDED
 INPUTS, TOKENS = 6, 16  # random images or texts; tokens of the longest text
 ESSENTIAL = ("blocks found", "features", "walk = forward", "maps")
 """Without these nothing can be done; the other checks are ways to keep what was done, or other ways to do it."""
+MARKS = {True: "✓", False: "✗", None: "–"}
 
 
 def check_model(model: str | nn.Module) -> pd.DataFrame:
