@@ -14,8 +14,8 @@ from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
 from toastlib.models.classifier import own_classifier
 from toastlib.models.encoder import Encoder
-from toastlib.models.image_size import set_image_size
 from toastlib.models.loading import load_encoder
+from toastlib.models.structure import set_image_size
 
 SIZE = 48  # the tiny models read 32
 PIXELS = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))

@@ -14,7 +14,7 @@ from toastlib.evaluation.evaluate import evaluate_plans
 from toastlib.evaluation.probe import HeadConfig
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import capture_outputs
-from toastlib.models.pairs import PairList
+from toastlib.models.structure import PairList
 from toastlib.models.walk import check_walk
 from toastlib.statistics.collect import collect_moments
 

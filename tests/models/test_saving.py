@@ -269,7 +269,7 @@ def test_a_block_list_that_is_called_stays_one(kind):
 
     blocks = [torch.nn.Identity() for _ in range(4)]
     before = kind(*blocks) if kind is torch.nn.Sequential else kind(blocks)
-    short = shorten(before, [{"start": 0, "end": 2, "map": ["Identity"]}], 0)
+    short = shorten(before, {(0, 2): torch.nn.Identity()}, 0)
     assert type(short) is kind
     assert [short[0], short[2]] == [blocks[0], blocks[3]]
 

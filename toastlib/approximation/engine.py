@@ -50,10 +50,6 @@ class Variant:
         """The maps that the variant needs, one for each span."""
         return [(span, self.unaligned.translator, self.calibration) for span in self.plan]
 
-    def map_key(self, block: int) -> MapKey | None:
-        """The map that starts from ``h[block]``, or `None`."""
-        return next((key for key in self.map_keys if key[0].start == block), None)
-
 
 THE_ORIGINAL = Variant(Plan(), ORIGINAL)
 Maps = dict[MapKey | Variant, nn.Module]
@@ -98,7 +94,8 @@ def forward_plans(
         block, hidden, sharing = branches.pop()
         groups: dict[MapKey | None, list[Variant]] = {}
         for variant in sharing:
-            groups.setdefault(variant.map_key(block), []).append(variant)
+            from_here = next((key for key in variant.map_keys if key[0].start == block), None)
+            groups.setdefault(from_here, []).append(variant)
         # The group that runs the next block is pushed first and popped last: one path's states wait in memory.
         for key, group in sorted(groups.items(), key=lambda item: item[0] is not None):
             if key is not None:

@@ -13,7 +13,7 @@ from toastlib.models.base_architecture import renumber
 from toastlib.models.costs import example_input
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import collect_activations
-from toastlib.models.layers import Replacement, stand_in
+from toastlib.models.layers import shorten
 from toastlib.plan import Plan, Span
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import KFoldMoments, Moments, plan_pairs
@@ -135,21 +135,13 @@ def replace_spans(encoder: Encoder, maps: dict[Span, nn.Module]) -> Encoder:
     Plan.parse(list(maps)).check(len(encoder.blocks))
     for span, module in maps.items():
         need(module, "forward", f"A torch.nn.Module for span {Span(*span)}")
-    starts = {span.start + 1: span for span in maps}
-    removed = {block for span in maps for block in span.blocks}
     if encoder.block_outputs is None and hasattr(encoder.model, "config"):
         encoder.features(example_input(encoder))
-    outputs = encoder.block_outputs or 0
-    kept = [k for k in range(len(encoder.blocks)) if k in starts or k not in removed]
-    modules = [
-        stand_in(block, Replacement(starts[k], maps[starts[k]], outputs)).to(encoder.device, encoder.dtype)
-        if k in starts
-        else block
-        for k, block in ((k, encoder.blocks[k]) for k in kept)
-    ]
-    with encoder.block_list(modules):
+    maps = {span: module.to(encoder.device, encoder.dtype) for span, module in maps.items()}
+    with encoder.block_list(shorten(encoder.blocks, maps, encoder.block_outputs or 0)):
         smaller = copy.deepcopy(encoder, {id(encoder.tokenizer): encoder.tokenizer})  # shared: it may be large
-    renumber(smaller, kept)
+    gone = {block for span in maps for block in span.blocks[1:]}  # a map counts as the first block of its span
+    renumber(smaller, [block for block in range(len(encoder.blocks)) if block not in gone])
     return smaller
 
 
@@ -169,20 +161,16 @@ def _fit(translator: Translator, calibration: Moments | KFoldMoments | Activatio
         )
     if isinstance(calibration, Moments | KFoldMoments):
         return translator.fit_moments(calibration, span)
-    _check_rows(calibration, span)
-    if translator.needs_activations:
-        return translator.fit(*(calibration[block] for block in span))
-    moments = Moments.of({block: calibration[block] for block in span}, plan_pairs([Plan((span,))]))
-    return translator.fit_moments(moments, span)
-
-
-def _check_rows(activations: Activations, span: Span) -> None:
-    if not isinstance(activations, Mapping):
+    if not isinstance(calibration, Mapping):
         raise InputError(f"Span {span} needs calibration images, or their moments or activations, to fit its map on.")
-    if missing := set(span) - activations.keys():
+    if missing := set(span) - calibration.keys():
         raise InputError(f"Span {span} needs the activations of block {min(missing)}, which are not there.")
-    for block in span:
-        if not torch.isfinite(activations[block].sum()):
+    hidden = {block: calibration[block] for block in span}
+    for block, rows in hidden.items():
+        if not torch.isfinite(rows.sum()):
             raise InputError(
                 f"The activations of block {block} hold NaN or infinity: check the checkpoint and its dtype."
             )
+    if translator.needs_activations:
+        return translator.fit(*hidden.values())
+    return translator.fit_moments(Moments.of(hidden, plan_pairs(Plan((span,)))), span)

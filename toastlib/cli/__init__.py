@@ -62,11 +62,7 @@ ARGUMENTS = {
     "--dask": {"metavar": "WHERE", "help": "a scheduler's address, local, or slurm"},
     "--dry-run": {"action": "store_true", "help": "say what would run; with --dask slurm, as which job"},
     "--timeout": {"type": positive, "default": TIMEOUT, "metavar": "S", "help": "seconds for a run (a day)"},
-    "--results-dir": {
-        "type": lambda name: Path(name).resolve(),
-        "default": "results",
-        "help": "where the runs lie (results)",
-    },
+    "--results-dir": {"type": lambda to: Path(to).resolve(), "default": "results", "help": "where runs lie (results)"},
     "export --out": {"type": Path, "help": "the file (model.onnx in a folder that toastlib wrote, or here)"},
     "--out": {"type": Path, "required": True, "help": "the folder to write"},
     "--force": {"action": "store_true", "help": "replace what toastlib did not write, or what has changed since"},

@@ -16,14 +16,7 @@ from toastlib.plan import Plan, plan_of
 from toastlib.runs import collect as collecting
 from toastlib.runs.cluster import connect, sbatch_script, worker_pool
 from toastlib.runs.grid import paper_grid, read_grid
-from toastlib.runs.parameters import (
-    check_parameters,
-    defaults,
-    find_notebook,
-    full_name,
-    notebook_names,
-    notebook_parameters,
-)
+from toastlib.runs.parameters import check_parameters, find_notebook, full_name, notebook_names, notebook_parameters
 from toastlib.runs.run import Outcome, SweepOptions, default_jobs, run_all, run_notebook
 from toastlib.runs.store import VERSIONS, Run
 
@@ -54,7 +47,7 @@ def study(options: argparse.Namespace) -> int:
 
 
 def _takes(run: Run, name: str) -> bool:
-    names = defaults(run.notebook)
+    names = notebook_parameters(run.notebook)
     return full_name(name, names) in names
 
 
@@ -106,9 +99,12 @@ def params(options: argparse.Namespace) -> int:
 def doctor(options: argparse.Namespace) -> int:
     """Say what this machine offers; or, of a model, what can be done to it: 1 if nothing, 2 if it is not there."""
     if options.model:
-        from toastlib.export.compatibility import doctor
+        from toastlib.export.compatibility import ESSENTIAL, MARKS, check_model
 
-        return doctor(options.model)
+        rows = list(check_model(options.model).itertuples(index=False))
+        for check, works, detail in rows:
+            print(f"{MARKS[works]} {check:16} {detail}")
+        return int(any(works is False and check in ESSENTIAL for check, works, _ in rows))
     from importlib import metadata
 
     import torch

@@ -169,14 +169,10 @@ def not_loaded(kind: str, path: str, error: BaseException, *, embedded: str) -> 
         return InputError(f"{named} is gated: accept its conditions on {page}, then {LOG_IN} on this machine.")
     if any(isinstance(cause, RepositoryNotFoundError) for cause in causes) or "doesn't exist on the Hub" in said:
         return InputError(f"The Hub shows no {kind} {path!r}: check the name, or {LOG_IN} if it is private.")
-    if any(
-        isinstance(cause, ConnectionError | LocalEntryNotFoundError) or type(cause).__module__.startswith("httpx")
-        for cause in causes
-    ):
-        return InputError(
-            f"{named} is not on this machine and the Hub cannot be reached; "
-            f"{embedded!r} is embedded and needs no network."
-        )
+    offline = (ConnectionError, LocalEntryNotFoundError)
+    if any(isinstance(cause, offline) or type(cause).__module__.startswith("httpx") for cause in causes):
+        remedy = f"{embedded!r} is embedded and needs no network."
+        return InputError(f"{named} is not on this machine and the Hub cannot be reached; {remedy}")
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     for file, advice in ADVICE.items():
         if (Path(path) / file).is_file() and not any(Path(path).glob("model*.safetensors")):

@@ -32,7 +32,8 @@ def read_image_folder(folder: str) -> dict[str, Any] | None:
 
     An `InputError` if one split has classes and another has none, or two share no class.
     """
-    files, suffixes = sorted(_walk(folder)), _suffixes()
+    files, formats = sorted(_walk(folder)), Image.registered_extensions()  # with the plugins, which this loads
+    suffixes = {suffix for suffix, kind in formats.items() if kind in Image.OPEN and kind not in NO_PICTURES}
     pictures = [file for file in files if _suffix(file) in suffixes]
     if not pictures or any(file[-1] in METADATA or _suffix(file) in TABLES for file in files):
         return None
@@ -91,12 +92,6 @@ def _walk(folder: str) -> Iterator[Picture]:
 
 def _suffix(file: Picture) -> str:
     return Path(file[-1]).suffix.lower()
-
-
-def _suffixes() -> set[str]:
-    """Of the picture formats that Pillow opens here."""
-    known = Image.registered_extensions()  # with the plugins, which this loads
-    return {suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in NO_PICTURES}
 
 
 def _table(folder: str, files: list[Picture], names: list[str], depth: int) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 from toastlib.data import catalog
 from toastlib.data.builtin import EMBEDDED, ArrayTable
 from toastlib.data.sources import CHUNK, DatasetTable, StreamedTable, open_table
-from toastlib.data.transforms import Chunk, Preprocessing, stack_chunks
+from toastlib.data.transforms import Preprocessing, stack_chunks
 from toastlib.errors import InputError, need, unknown, whole_number
 
 Table = ArrayTable | DatasetTable | StreamedTable
@@ -170,10 +170,7 @@ def load_images(
     for split, size in sizes.items():
         whole_number(f"{split}_size", size or 0)
     tables = _open(name, encoder, sizes, image_column, seed, skip_broken)
-    train, test = (
-        _load(f"The {split} split of {name!r}", tables[split], size, encoder, seed, at_most)
-        for split, size in sizes.items()
-    )
+    train, test = (_load(name, split, tables[split], encoder, size, seed, at_most) for split, size in sizes.items())
     return ImageSet(catalog.dataset_alias(name), train, test)
 
 
@@ -184,7 +181,7 @@ def load_split(
     if split not in ("train", "test"):
         raise unknown("split", split, ("train", "test"))
     table = _open(name, encoder, {split: size}, None, seed)[split]
-    return _load(f"The {split} split of {name!r}", table, size, encoder, seed, shard=shard)
+    return _load(name, split, table, encoder, size, seed, shard=shard)
 
 
 def _open(
@@ -207,18 +204,23 @@ def _open(
 
 
 def _load(
-    title: str, table: Table, size: int | None, encoder: Any, seed: int, at_most: bool = False, shard: Shard = (0, 1)
+    name: str, split: str, table: Table, encoder: Any, size: int | None, seed: int, at_most=False, shard: Shard = (0, 1)
 ) -> Images:
-    if at_most and size and not isinstance(table, StreamedTable):
-        size = min(size, len(table))
-    try:
-        chunks = _draw_chunks(table, size, seed, shard)
-    except InputError as error:
-        raise InputError(f"{title} is too small: {error}") from None
+    """A shard of the rows drawn from a split, decoded `CHUNK` at a time."""
+    title, is_streamed = f"The {split} split of {name!r}", isinstance(table, StreamedTable)
+    if is_streamed:
+        chunks = table.draw(size, seed, shard)
+    else:
+        size = min(size, len(table)) if at_most and size else size
+        try:
+            rows = draw_rows(len(table), size, seed) if size else torch.arange(len(table))
+        except InputError as error:
+            raise InputError(f"{title} is too small: {error}") from None
+        chunks = (table.read(part.tolist()) for part in rows[shard[0] :: shard[1]].split(CHUNK))
     expected = len(range(size or len(table))[shard[0] :: shard[1]])
     pixels, labels, preprocessing = stack_chunks(chunks, expected, encoder.preprocessing)
     if len(pixels) and len(pixels) < expected and getattr(table, "skip_broken", False):
-        ended = ", or the stream ended" if isinstance(table, StreamedTable) else ""
+        ended = ", or the stream ended" if is_streamed else ""
         broken = f"{expected - len(pixels)} of {expected} images do not decode and are left out{ended}"
         warnings.warn(f"{title}: {broken}.", stacklevel=4)
     elif len(pixels) < expected and not at_most:  # the length of a stream is not known before its end
@@ -241,11 +243,3 @@ def draw_rows(available: int, n: int, seed: int, *, kind: str = "images") -> Ten
     if n > available:
         raise InputError(f"{n} {kind} were asked for, and there are {available}.")
     return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:n]
-
-
-def _draw_chunks(table: Table, size: int | None, seed: int, shard: Shard) -> Iterator[Chunk]:
-    """Images and labels of a shard of the rows drawn, `CHUNK` at a time."""
-    if isinstance(table, StreamedTable):
-        return table.draw(size, seed, shard)
-    rows = (draw_rows(len(table), size, seed) if size else torch.arange(len(table)))[shard[0] :: shard[1]].tolist()
-    return (table.read(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK))

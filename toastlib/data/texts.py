@@ -127,11 +127,8 @@ def load_texts(
         raise InputError(f"Chunks of running text are for decoders, and {encoder.name} is none: take chunks=False.")
     if not 2 <= length <= encoder.longest_text:
         raise InputError(f"{encoder.name} reads texts of 2 to {encoder.longest_text} tokens, not of {length}.")
-    tables = (
-        EMBEDDED[name]()
-        if name in EMBEDDED
-        else open_texts(catalog.dataset_entry(name, catalog.TEXTS), text_column, seed)
-    )
+    entry = None if name in EMBEDDED else catalog.dataset_entry(name, catalog.TEXTS)
+    train, test = open_texts(entry, text_column, seed) if entry else EMBEDDED[name]()
 
     def load(table: TextTable, split: str, size: int | None) -> Texts:
         if chunks:
@@ -144,7 +141,6 @@ def load_texts(
         labels = None if table.labels is None else table.labels[rows]
         return Texts(tokens, labels, table.class_names, encoder.device)
 
-    train, test = tables
     return TextSet(catalog.dataset_alias(name), load(train, "train", train_size), load(test, "test", test_size))
 
 

@@ -35,7 +35,6 @@ from toastlib.translators.base import RECOMMENDED
 INPUTS, TOKENS = 6, 16  # random images or texts; tokens of the longest text
 ESSENTIAL = ("blocks found", "features", "walk = forward", "maps")
 """Without these nothing can be done; the other checks are ways to keep what was done, or other ways to do it."""
-
 MARKS = {True: "✓", False: "✗", None: "–"}
 
 
@@ -81,24 +80,16 @@ def check_model(model: str | nn.Module) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["check", "works", "detail"], dtype=object)
 
 
-def doctor(model: str) -> int:
-    """Print what `check_model` finds; return 1 if something essential does not work, else 0."""
-    table = check_model(model)
-    for check, works, detail in table.itertuples(index=False):
-        print(f"{MARKS[works]} {check:16} {detail}")
-    return int(any(works is False and check in ESSENTIAL for check, works, _ in table.itertuples(index=False)))
-
-
 class _Trials:
     """What is tried out with an encoder: each trial returns a clause, or raises."""
 
     def __init__(self, encoder: Encoder) -> None:
-        self.encoder, self.inputs = encoder, _random_inputs(encoder)
+        self.encoder, self.smaller = encoder, encoder  # maps makes a smaller one
+        self.inputs = _random_inputs(encoder)
         self.batch = next(batch for batch, _ in self.inputs.batches(INPUTS))
         last = len(encoder.blocks) - 1
         start = min(last // 3, last - 1)
         self.plan = Plan((Span(start, min(start + 2, last)),))
-        self.smaller = encoder  # set by maps
 
     def blocks(self) -> str:
         return f"{len(self.encoder.blocks)} of width {self.encoder.width} at {self.encoder.blocks_path}"
@@ -123,21 +114,19 @@ class _Trials:
 
     def maps(self) -> str:
         names = ["linear", RECOMMENDED]
-        settings = {"translators": names, "calibration": self.inputs, "batch_size": INPUTS}
-        prepared = prepare(self.encoder, None, self.plan, **settings)
+        prepared = prepare(self.encoder, None, self.plan, translators=names, calibration=self.inputs, batch_size=INPUTS)
         features = forward_plans(self.encoder, self.batch, prepared.variants, prepared.maps)
         for variant in prepared.variants[1:]:  # the first is the original
             self.smaller = replace_spans(self.encoder, {key[0]: prepared.maps[key] for key in variant.map_keys})
-            what = f"features of the smaller encoder ({variant.translator})"
-            _need_equal(self.smaller(self.batch), features[variant], what)
+            name = f"features of the smaller encoder ({variant.translator})"
+            _need_equal(self.smaller(self.batch), features[variant], name)
         return f"{' and '.join(names)} for {self.plan}"
 
     def save(self) -> str:
         with tempfile.TemporaryDirectory() as folder:
             self.smaller.save_pretrained(folder)
-            reopened = load_encoder(folder, device=str(self.encoder.device))
-        expected, dtype = self.smaller(self.batch), stored_dtype(self.smaller)
-        _need_equal(reopened(self.batch), expected, "features of the reopened encoder", dtype)
+            found = load_encoder(folder, device=str(self.encoder.device))(self.batch)
+        _need_equal(found, self.smaller(self.batch), "features of the reopened encoder", stored_dtype(self.smaller))
         return "as a folder that load_encoder and transformers open"
 
     def fuse(self) -> str:
@@ -184,9 +173,8 @@ def _made_by(name: str) -> object:
 def _opened(model: str | nn.Module) -> Encoder:
     if isinstance(model, Encoder):
         return model
-    make = partial(Encoder, name=type(model).__name__)
-    if isinstance(model, str):
-        make = partial(load_encoder, device="cpu")
+    named = isinstance(model, str)
+    make = partial(load_encoder, device="cpu") if named else partial(Encoder, name=type(model).__name__)
     try:
         return make(model)
     except InputError:  # it may have no CLS token

@@ -63,9 +63,8 @@ class Traced(nn.Module):
         generator = torch.Generator().manual_seed(batch)
         if self.reads_images:
             return (torch.randn(batch, *self.inputs["pixel_values"], generator=generator),)
-        ids = torch.randint(
-            self.model.get_input_embeddings().num_embeddings, (batch, TOKENS + batch), generator=generator
-        )
+        words = self.model.get_input_embeddings().num_embeddings
+        ids = torch.randint(words, (batch, TOKENS + batch), generator=generator)
         mask = torch.ones_like(ids)
         mask[1:, TOKENS:] = 0
         return ids, mask
@@ -191,7 +190,7 @@ def _convert(file: Path, precision: str) -> None:
 
 
 class OnnxModel:
-    """An image model in onnxruntime, on as many threads of the CPU as torch has, called as transformers' is."""
+    """A model in onnxruntime, on as many threads of the CPU as torch has, called with its inputs in their order."""
 
     def __init__(self, file: Path) -> None:
         import onnxruntime
@@ -201,10 +200,12 @@ class OnnxModel:
         self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self.megabytes = file.stat().st_size / 1e6
 
-    def __call__(self, pixel_values: Tensor) -> "ModelOutput":
+    def __call__(self, *inputs: Tensor) -> "ModelOutput":
         from transformers.modeling_outputs import ModelOutput
 
-        (found,) = self.session.run(None, {"pixel_values": pixel_values.float().numpy()})
+        numbers = [(one.float() if one.is_floating_point() else one).numpy() for one in inputs]
+        names = [one.name for one in self.session.get_inputs()]
+        (found,) = self.session.run(None, dict(zip(names, numbers, strict=True)))
         return ModelOutput({self.session.get_outputs()[0].name: torch.from_numpy(found)})
 
 
@@ -221,39 +222,26 @@ def in_onnxruntime(model: "PreTrainedModel", example: Tensor, precision: str) ->
 
 def _opened(path: str) -> Traced:
     """The model, float32, with the shapes of its inputs; that of a text is any."""
-    from transformers import (
-        AutoConfig,
-        AutoImageProcessor,
-        AutoModel,
-        AutoModelForCausalLM,
-        AutoModelForImageClassification,
-        AutoModelForSequenceClassification,
-    )
+    import transformers
 
-    heads = {
-        "ForImageClassification": AutoModelForImageClassification,
-        "ForSequenceClassification": AutoModelForSequenceClassification,
-        "ForCausalLM": AutoModelForCausalLM,
-        "LMHeadModel": AutoModelForCausalLM,
-    }
     try:
-        config = AutoConfig.from_pretrained(path)
-        architecture = (config.architectures or [""])[0]
-        auto = next((auto for name, auto in heads.items() if name in architecture), AutoModel)
+        config = transformers.AutoConfig.from_pretrained(path)
+        architecture = (config.architectures or [""])[0].replace("LMHeadModel", "ForCausalLM")  # GPT-2's name for it
+        head = re.search("For(ImageClassification|SequenceClassification|CausalLM)", architecture)
+        auto = getattr(transformers, f"AutoModel{head[0]}" if head else "AutoModel")
         with quiet_transformers():
             model = auto.from_pretrained(path, dtype=torch.float32).eval()
     except Exception as error:  # each broken part of a checkpoint raises another kind
         raise not_loaded("model", path, error, embedded="vit-mini") from error
-    with_head = auto is not AutoModel
-    tower = model if with_head else getattr(model, "vision_model", model)
-    output = "logits" if with_head else "pooler_output" if config.model_type == "toast" else "last_hidden_state"
+    tower = model if head else getattr(model, "vision_model", model)
+    output = "logits" if head else "pooler_output" if config.model_type == "toast" else "last_hidden_state"
     if tower.main_input_name != "pixel_values":
         for part in tower.modules():
             if hasattr(part, "config"):
                 part.config.use_cache = False
         return Traced(tower, dict.fromkeys(("input_ids", "attention_mask"), ()), output)
     try:
-        preprocessing = Preprocessing.from_config(AutoImageProcessor.from_pretrained(path).to_dict())
+        preprocessing = Preprocessing.from_config(transformers.AutoImageProcessor.from_pretrained(path).to_dict())
     except (OSError, ValueError):  # there is none
         preprocessing = None
     body = getattr(tower, "toast", tower)
@@ -264,28 +252,20 @@ def _opened(path: str) -> Traced:
 @torch.no_grad()
 def _difference(traced: Traced, file: Path) -> float:
     """Largest difference between onnxruntime and eager, as a share of the largest output."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    shares = []
-    for batch in (1, 3):
-        inputs = traced.example(batch)
+    exported, shares = OnnxModel(file), []
+    for inputs in map(traced.example, (1, 3)):
         expected = traced(*inputs)
-        (found,) = session.run(None, {name: one.numpy() for name, one in zip(traced.inputs, inputs, strict=True)})
-        shares.append((torch.from_numpy(found) - expected).abs().max() / expected.abs().max())
+        shares.append((exported(*inputs)[traced.output] - expected).abs().max() / expected.abs().max())
     return max(share.item() for share in shares)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence notes about operators of missing packages, and that a graph could be simplified."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)

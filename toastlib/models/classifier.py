@@ -2,25 +2,21 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
 
 from toastlib.data import catalog
 from toastlib.errors import InputError
-from toastlib.models.image_size import set_image_size
 from toastlib.models.quiet import quiet_transformers
+from toastlib.models.structure import set_image_size
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 TASKS = ("ForImageClassification", "ForSequenceClassification")
-SPELLINGS: tuple[Callable[[str], str], ...] = (
-    str,
-    str.casefold,
-    lambda name: re.sub(r"[\s_/-]+", "", name.casefold()),
-)
+SPELLINGS = (str, str.casefold, lambda name: re.sub(r"[\s_/-]+", "", name.casefold()))
 """Names are compared as they are; else without case; else without spaces, ``_``, ``-`` and ``/`` too."""
 
 

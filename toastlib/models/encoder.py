@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from toastlib.data.tokens import Inputs, Tokens, select_tokens, token_mask
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError, need_batches, unknown
+from toastlib.models import structure
 from toastlib.models.hooks import capture_outputs
 from toastlib.models.layers import as_output, padding_known
-from toastlib.models.pairs import PairList, join_pairs
 from toastlib.models.saving import save_pretrained
-from toastlib.models.structure import check_is_encoder, count_special_tokens, find_blocks, is_causal, reads_text
 from toastlib.models.sublayer_split import SublayerSplit
 
 FEATURES = ("cls", "mean", "pooler", "last")
@@ -74,18 +73,18 @@ class Encoder(nn.Module):
         tokenizer: Any = None,
     ) -> None:
         super().__init__()
-        check_is_encoder(model, name)
+        structure.check_is_encoder(model, name)
         if not hasattr(model, "config"):  # lists of two in models of transformers are stages
-            join_pairs(model)
+            structure.join_pairs(model)
         self.model = model.eval().requires_grad_(False)
-        self.blocks_path = find_blocks(model, blocks)
+        self.blocks_path = structure.find_blocks(model, blocks)
         self.feature_kind = features
         self.preprocessing = preprocessing
         self.name = name
         self.tokenizer = tokenizer
-        self.reads_text = reads_text(model)
-        self.is_causal = self.reads_text and is_causal(model)
-        self.special_tokens = count_special_tokens(model)
+        self.reads_text = structure.reads_text(model)
+        self.is_causal = self.reads_text and structure.is_causal(model)
+        self.special_tokens = structure.count_special_tokens(model)
         self.sublayer_split: SublayerSplit | None = None  # set by split_blocks
         self.checkpoint: Checkpoint | None = None  # set by load_encoder
         self.original_config: Any = None  # of a decoder whose block list has changed, set by renumber
@@ -105,7 +104,7 @@ class Encoder(nn.Module):
     def blocks(self) -> nn.ModuleList | nn.Sequential:
         """The block list: ``blocks[k]`` computes ``h[k]`` from ``h[k-1]``."""
         blocks = self.model.get_submodule(self.blocks_path)
-        return nn.ModuleList(blocks._modules.values()) if isinstance(blocks, PairList) else blocks
+        return nn.ModuleList(blocks._modules.values()) if isinstance(blocks, structure.PairList) else blocks
 
     @property
     def width(self) -> int:
@@ -143,10 +142,7 @@ class Encoder(nn.Module):
     def features(self, inputs: Inputs) -> Tensor:
         """Features of shape (batch, width) from pixel values of shape (batch, 3, height, width), or from `Tokens`.
 
-        Raises
-        ------
-        InputError
-            If texts are padded before their CLS token, or the blocks do not return (batch, tokens, width).
+        An `InputError` if texts are padded before their CLS token, or blocks do not return (batch, tokens, width).
         """
         last = len(self.blocks) - 1
         with capture_outputs(self, [last]) as h:
@@ -223,7 +219,7 @@ class Encoder(nn.Module):
         parent, _, attribute = self.blocks_path.rpartition(".")
         owner, blocks = self.model.get_submodule(parent), self.model.get_submodule(self.blocks_path)
         is_called = isinstance(blocks, nn.Sequential)  # the model calls it, and loops over any other list
-        kind = PairList if isinstance(blocks, PairList) else nn.ModuleList
+        kind = structure.PairList if isinstance(blocks, structure.PairList) else nn.ModuleList
         setattr(owner, attribute, nn.Sequential(*modules) if is_called else kind(modules))
         try:
             yield

@@ -44,14 +44,12 @@ def capture_outputs(encoder: Encoder, blocks: Iterable[int]) -> Iterator[dict[in
         raise InputError(
             f"There is no block {outside[0]}: blocks count from 0 to {last}, and -1 is the input of block 0."
         )
-    with (
-        capture_modules({k: encoder.blocks[k] for k in blocks if k >= 0}, encoder.hidden_of) as outputs,
-        contextlib.ExitStack() as hooks,
-    ):
-        if -1 in blocks:
-            first = encoder.blocks[0]
-            hooks.enter_context(first.register_forward_pre_hook(lambda m, args: outputs.update({-1: args[0]})))
-        yield outputs
+    with capture_modules({k: encoder.blocks[k] for k in blocks if k >= 0}, encoder.hidden_of) as outputs:
+        if -1 not in blocks:
+            yield outputs
+            return
+        with encoder.blocks[0].register_forward_pre_hook(lambda m, args: outputs.update({-1: args[0]})):
+            yield outputs
 
 
 @torch.inference_mode()

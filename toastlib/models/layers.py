@@ -204,15 +204,17 @@ def number_blocks(blocks: Iterable[nn.Module]) -> None:
                     setattr(part, name, number)
 
 
-def shorten(blocks: nn.Module, spans: Iterable[dict[str, Any]], outputs: int) -> nn.Module:
-    """The block list with one map in place of each described span, before the weights are read."""
-    maps = {span["start"] + 1: span for span in spans}
-    removed = {block for span in maps.values() for block in range(span["start"] + 1, span["end"] + 1)}
+def shorten(blocks: nn.Module, maps: dict[tuple[int, int], nn.Module], outputs: int) -> nn.Module:
+    """The block list with a `Replacement` of so many outputs in place of each span: (start, end) -> its map."""
+    starts = {span[0] + 1: span for span in maps}
+    removed = {block for start, end in maps for block in range(start + 1, end + 1)}
     kept = []
     for number, block in enumerate(blocks):
-        if number in maps:
-            span = maps[number]["start"], maps[number]["end"]
-            kept.append(stand_in(block, Replacement(span, build_map(maps[number]["map"]), outputs)))
+        if number in starts:
+            replacement = Replacement(starts[number], maps[starts[number]], outputs)
+            if hasattr(block, "attention_type"):  # some models ask each of their blocks for it
+                replacement.attention_type = block.attention_type
+            kept.append(replacement)
         elif number not in removed:
             kept.append(block)
     return nn.Sequential(*kept) if isinstance(blocks, nn.Sequential) else nn.ModuleList(kept)
@@ -234,13 +236,6 @@ def shorten_config(config: Any, kept: Sequence[int]) -> None:
     if hasattr(config, "stage_names"):  # of a backbone
         config.stage_names = config.stage_names[: len(kept) + 1]
         config.set_output_features_output_indices(out_indices=None, out_features=None)
-
-
-def stand_in(block: nn.Module, replacement: Replacement) -> Replacement:
-    """The replacement, with what some models ask each of their blocks for."""
-    if hasattr(block, "attention_type"):
-        replacement.attention_type = block.attention_type
-    return replacement
 
 
 def pool_text(hidden: Tensor, mask: Tensor, features: str, special_tokens: int) -> Tensor:
@@ -274,19 +269,14 @@ LAYERS = {
     "InRunningContext": (AddRunningContext, lambda layer: (layer.tokens, layer.context)),
 }
 """Name -> (function that makes the layer, layer -> arguments of that function); the names are a file format."""
-RENAMED = {
-    "Parallel": "Sum",
-    "SplitByTokenType": "ByToken",
-    "AddPooledContext": "InContext",
-    "AddRunningContext": "InRunningContext",
-}
-"""Class -> its name in `LAYERS`, where the two differ."""
+NAMES = {make.__name__: name for name, (make, _) in LAYERS.items()}
+"""Class -> its name in `LAYERS`; another class has its own name there."""
 
 
 def describe_map(module: Any) -> Any:
     """Description of a map without its weights: ``["Linear", 96, 96, false]``; `ValueError` for unknown layers."""
     if isinstance(module, nn.Module):
-        name = RENAMED.get(type(module).__name__, type(module).__name__)
+        name = NAMES.get(type(module).__name__, type(module).__name__)
         if name not in LAYERS:
             raise ValueError(f"A map with a layer of class {name} cannot be saved; known are {', '.join(LAYERS)}.")
         return [name, *map(describe_map, LAYERS[name][1](module))]

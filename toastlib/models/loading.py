@@ -12,9 +12,8 @@ from toastlib.data.catalog import not_loaded
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError, unknown
 from toastlib.models.encoder import WITHOUT_MASK, Checkpoint, Encoder
-from toastlib.models.image_size import set_image_size
 from toastlib.models.quiet import quiet_transformers
-from toastlib.models.structure import is_causal, reads_text
+from toastlib.models.structure import is_causal, reads_text, set_image_size
 from toastlib.models.sublayer_split import SublayerSplit
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -76,17 +75,18 @@ def load_encoder(
             missing = [key for key in missing if key.startswith("vision_model.")]
         features = features or ("last" if reads_text(tower) and is_causal(tower) else "cls")
         _settle_pooler(tower, missing, features, name)
-    if not reads_text(tower):
-        reader = {"preprocessing": _image_reader(path, tower, trust_remote_code, image_size)}
-    elif image_size:
-        raise InputError(f"{alias} reads texts: image_size is for encoders of images.")
-    else:
+    if reads_text(tower):
+        if image_size:
+            raise InputError(f"{alias} reads texts: image_size is for encoders of images.")
         reader = {"tokenizer": load_tokenizer(path, name)}
-    encoder = (
-        opened(model, features, name=alias, **reader)
-        if is_saved
-        else Encoder(tower, blocks, features, name=alias, **reader)
-    )
+    else:
+        preprocessing = _preprocessing(path, tower.config, trust_remote_code)
+        if image_size:
+            set_image_size(tower, image_size)
+            preprocessing = preprocessing.at(image_size)
+        reader = {"preprocessing": preprocessing}
+    make, *parts = (opened, model) if is_saved else (Encoder, tower, blocks)
+    encoder = make(*parts, features, name=alias, **reader)
     encoder.to(target, precision)
     encoder.checkpoint = Checkpoint(path, image_size, trust_remote_code, _stored_dtype(path, trust_remote_code))
     return encoder
@@ -196,15 +196,6 @@ def _settle_pooler(model: nn.Module, missing: list[str], features: str, name: st
         warnings.warn(f"{name} holds no pooler weights: its pooler is random, and the same every time.", stacklevel=3)
     elif missing:
         model.pooler = None
-
-
-def _image_reader(path: str, tower: nn.Module, trust_remote_code: bool, image_size: int | None) -> Preprocessing:
-    """The preprocessing of the checkpoint, at another size if one is given; the tower is set to it."""
-    preprocessing = _preprocessing(path, tower.config, trust_remote_code)
-    if not image_size:
-        return preprocessing
-    set_image_size(tower, image_size)
-    return preprocessing.at(image_size)
 
 
 def _preprocessing(path: str, config: Any, trust_remote_code: bool) -> Preprocessing:

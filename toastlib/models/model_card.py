@@ -70,9 +70,8 @@ class ModelCardData:
             if None not in self.sizes.flops:
                 rows.append((f"GFLOPs per {self.input}", *(short(count / 1e9) for count in self.sizes.flops)))
         if self.before or self.after:
-            texts = (
-                "{:.2f} % ({:.2f} to {:.2f})".format(*value) if value else "" for value in (self.before, self.after)
-            )
+            form = "{:.2f} % ({:.2f} to {:.2f})"
+            texts = (form.format(*value) if value else "" for value in (self.before, self.after))
             rows.append((f"{self.measure} (95 % interval)", *texts))
         for size, times in sorted(self.latency.items()):
             rows.append((f"milliseconds per batch of {size}", *map(short, times)))
@@ -153,9 +152,8 @@ def model_card(
     `features` is their kind, and `plain` says that transformers opens the model without toastlib.
     """
     checkpoint = card.base.removesuffix(IN_SUBLAYERS)
-    template = Template(
-        Path(__file__).with_suffix(".md").read_text(encoding="utf-8"), trim_blocks=True, keep_trailing_newline=True
-    )
+    source = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")
+    template = Template(source, trim_blocks=True, keep_trailing_newline=True)
     return template.render(
         card=card,
         plan=plan,

@@ -26,7 +26,7 @@ from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
 from .configuration_toast import ToastConfig
-from .layers import CODE, number_blocks, padding_known, pool_text, shorten, shorten_config
+from .layers import CODE, build_map, number_blocks, padding_known, pool_text, shorten, shorten_config
 from .sublayer_split import SublayerSplit, split_block
 
 AUTO_MAP = {
@@ -71,6 +71,10 @@ class ToastPreTrainedModel(PreTrainedModel):
             raise ValueError(f"This is no {type(self).__name__} but a {saved}: take the Auto class of that.")
         self.companions = {}
         self.main_input_name = config.reads
+
+    def get_input_embeddings(self):
+        """The tower's."""
+        return getattr(self, "toast", self).tower.get_input_embeddings()
 
     @classmethod
     def from_pretrained(cls, name, *args, output_loading_info=False, ignore_mismatched_sizes=False, **kwargs):
@@ -133,7 +137,8 @@ class ToastModel(ToastPreTrainedModel):
                 f"was saved with transformers {config.transformers_version}."
             ) from error
         sublayers = split_blocks(blocks, SublayerSplit(**config.parting)) if config.parting else blocks
-        self.tower.set_submodule(config.blocks, shorten(sublayers, config.spans, config.block_outputs))
+        maps = {(span["start"], span["end"]): build_map(span["map"]) for span in config.spans}
+        self.tower.set_submodule(config.blocks, shorten(sublayers, maps, config.block_outputs))
         if config.is_causal:
             shorten_config(self.tower.config, config.kept)  # a decoder looks up there how each of its blocks attends
             number_blocks(self.blocks)
@@ -150,10 +155,6 @@ class ToastModel(ToastPreTrainedModel):
     def blocks(self):
         """The blocks and maps."""
         return self.tower.get_submodule(self.config.blocks)
-
-    def get_input_embeddings(self):
-        """The tower's."""
-        return self.tower.get_input_embeddings()
 
     def forward(
         self,
@@ -216,10 +217,6 @@ class ToastForImageClassification(ToastPreTrainedModel):
         self.classifier = None if config.head in BASES else nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    def get_input_embeddings(self):
-        """The encoder's."""
-        return self.toast.get_input_embeddings()
-
     def forward(self, pixel_values, labels=None, output_hidden_states=None, return_dict=None, **kwargs):
         """Logits (batch, classes) of pixel values (batch, 3, height, width); with labels, their loss too.
 
@@ -230,9 +227,8 @@ class ToastForImageClassification(ToastPreTrainedModel):
     def classify(self, labels, output_hidden_states, return_dict, **kwargs):
         """Logits and loss of images or texts."""
         if self.classifier is None:
-            output, states = self.toast.run(
-                self.toast.base, kwargs.get("attention_mask"), output_hidden_states, **kwargs
-            )
+            mask = kwargs.get("attention_mask")
+            output, states = self.toast.run(self.toast.base, mask, output_hidden_states, **kwargs)
             logits = output.logits
         else:
             output = self.toast(output_hidden_states=output_hidden_states, return_dict=True, **kwargs)
@@ -248,13 +244,7 @@ class ToastForSequenceClassification(ToastForImageClassification):
     opens, opens_inputs = (None, "linear", "sequence"), "input_ids"
 
     def forward(
-        self,
-        input_ids,
-        attention_mask=None,
-        labels=None,
-        output_hidden_states=None,
-        return_dict=None,
-        **kwargs,
+        self, input_ids, attention_mask=None, labels=None, output_hidden_states=None, return_dict=None, **kwargs
     ):
         """Logits (batch, classes) of token ids and their mask, both (batch, tokens); with labels, their loss too."""
         kwargs |= {"input_ids": input_ids, "attention_mask": attention_mask}
@@ -270,10 +260,6 @@ class ToastForCausalLM(ToastPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.toast = ToastModel(config)
         self.post_init()
-
-    def get_input_embeddings(self):
-        """The decoder's."""
-        return self.toast.get_input_embeddings()
 
     def get_output_embeddings(self):
         """The head."""

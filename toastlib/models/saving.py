@@ -14,15 +14,7 @@ from torch import nn
 
 from toastlib.data.tokens import arguments_of
 from toastlib.errors import InputError, unknown
-from toastlib.models.base_architecture import (
-    base_config,
-    labels_of,
-    linear_head,
-    plain_form,
-    skeleton,
-    tower_path,
-    with_tower,
-)
+from toastlib.models import base_architecture
 from toastlib.models.classifier import own_classifier
 from toastlib.models.costs import example_input, flops_of_example, input_of, parameter_count
 from toastlib.models.hooks import capture_outputs
@@ -118,26 +110,21 @@ def saved_form(encoder: Encoder, head: Any = None, class_names: Sequence[str] | 
     It is built from its configuration alone, as by every reader, and refused unless weights and features are equal.
     """
     if is_fused(encoder):
-        return plain_form(encoder, head, class_names)
+        return base_architecture.plain_form(encoder, head, class_names)
     from transformers import PreTrainedModel
 
-    from toastlib.models.modeling_toast import (
-        ToastForCausalLM,
-        ToastForImageClassification,
-        ToastForSequenceClassification,
-        ToastModel,
-    )
+    from toastlib.models import modeling_toast as form
 
     whole = head if isinstance(head, PreTrainedModel) else None
-    layer = None if whole else linear_head(head, encoder, class_names)
+    layer = None if whole else base_architecture.linear_head(head, encoder, class_names)
     config = _config(encoder, whole, layer, class_names)
-    classifier = ToastForSequenceClassification if encoder.reads_text else ToastForImageClassification
-    kind = {None: ToastModel, "causal": ToastForCausalLM}.get(config.head, classifier)
+    classifier = form.ToastForSequenceClassification if encoder.reads_text else form.ToastForImageClassification
+    kind = {None: form.ToastModel, "causal": form.ToastForCausalLM}.get(config.head, classifier)
     with torch.device("meta"):
         model = kind(config).eval()
     expected = _shapes(model)
     body = model.toast if config.head else model
-    body.base = with_tower(whole, config.tower, encoder.model) if whole else encoder.model
+    body.base = base_architecture.with_tower(whole, config.tower, encoder.model) if whole else encoder.model
     if layer is not None:
         model.classifier = layer
     model = model.to(encoder.device, encoder.dtype).requires_grad_(False)
@@ -191,15 +178,17 @@ def _config(
     from toastlib.models.configuration_toast import ToastConfig
     from toastlib.models.modeling_toast import BASES
 
-    model, head = (encoder.model, None) if whole is None else (whole, _kind_of_head(encoder, whole))
-    base, auto = base_config(encoder, model), BASES.get(head, AutoModel)
-    built = skeleton(auto, base)
+    model, head = whole or encoder.model, None
+    if whole is not None:
+        head = "base" if not encoder.reads_text else "causal" if whole.can_generate() else "sequence"
+    base, auto = base_architecture.base_config(encoder, model), BASES.get(head, AutoModel)
+    built = base_architecture.skeleton(auto, base)
     if type(built) is not type(model):
         raise InputError(f"A {type(model).__name__} cannot be saved: {auto.__name__} does not open its configuration.")
-    tower = tower_path(built, encoder)
+    tower = base_architecture.tower_path(built, encoder)
     original = built.get_submodule(tower)
     block_count = len(original.get_submodule(encoder.blocks_path))
-    labels = {} if layer is None else labels_of(layer, class_names)
+    labels = {} if layer is None else base_architecture.labels_of(layer, class_names)
     if whole is not None and head != "causal":
         id2label = whole.config.id2label
         labels = {"id2label": id2label, "label2id": {label: index for index, label in id2label.items()}}
@@ -221,13 +210,6 @@ def _config(
         **labels,
         **{name: getattr(base, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
     )
-
-
-def _kind_of_head(encoder: Encoder, whole: PreTrainedModel) -> str:
-    """Which of `BASES` a model with a head is."""
-    if not encoder.reads_text:
-        return "base"
-    return "causal" if whole.can_generate() else "sequence"
 
 
 def _spans(encoder: Encoder, block_count: int) -> list[dict[str, Any]]:

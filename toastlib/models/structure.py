@@ -1,11 +1,16 @@
-"""How a transformer is built: where its blocks are, what it reads, and which tokens are no patches."""
+"""How a transformer is built: where its blocks are, what it reads, and which tokens are no patches.
+
+Two things are changed there: blocks that are lists of residual branches, as vit-pytorch keeps them, are made callable;
+and position embeddings are interpolated once for images of another size, as transformers does at every call.
+"""
 
 import inspect
+from collections.abc import Iterator
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from toastlib.errors import InputError, unknown
-from toastlib.models.pairs import PairBlock
 
 SPECIAL_TOKENS = (
     *("cls_token", "class_embedding", "distillation_token", "register_tokens"),
@@ -14,6 +19,10 @@ SPECIAL_TOKENS = (
 """Embedding parameters of the tokens before the patches: one token per row."""
 HEADS = ("heads", "head", "mlp_head", "linear_head", "classifier", "fc")
 """The classifier of a plain module, as torchvision, timm, vit-pytorch and others call it."""
+ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit")
+"""Model types that interpolate at every call, or need no position embeddings."""
+INTERPOLATED = ("vit", "deit", "clip_vision_model", "siglip_vision_model")
+"""Model types whose embeddings are made anew for another size."""
 
 
 def find_blocks(model: nn.Module, path: str | None = None) -> str:
@@ -30,12 +39,9 @@ def find_blocks(model: nn.Module, path: str | None = None) -> str:
         raise unknown("block list", path, lists)
     alike = [name for name, blocks in lists.items() if name and len({type(b) for b in blocks.children()}) == 1]
     known = GradientCheckpointingLayer | PairBlock
-    found = (
-        [path]
-        if path in lists
-        else [name for name in alike if isinstance(lists[name][0], known) or name == "timm_model.blocks"]
-        or _around_attention({name: lists[name] for name in alike})
-    )
+    found = [path] if path in lists else []
+    found = found or [name for name in alike if isinstance(lists[name][0], known) or name == "timm_model.blocks"]
+    found = found or _around_attention({name: lists[name] for name in alike})
     if not found:
         names = ", ".join(map(repr, lists)) or "none"
         raise InputError(f"No block list found in {type(model).__name__}: name it by blocks=... (lists: {names}).")
@@ -78,9 +84,8 @@ def check_is_encoder(model: nn.Module, name: str) -> None:
             remedy = f"take it off by model.{head} = torch.nn.Identity()"
             raise InputError(f"{name} has its classifier still, {head}, and gives no features: {remedy}.")
     accepted = inspect.signature(model.forward).parameters.values()
-    asked = [
-        p.name for p in accepted if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    asked = [one.name for one in accepted if one.default is one.empty and one.kind in by_place]
     if len(asked) > 1:
         raise InputError(
             f"{name} cannot be an encoder here: a {kind} asks for {', '.join(asked[1:])} beside {asked[0]}."
@@ -108,3 +113,65 @@ def count_special_tokens(model: nn.Module) -> int:
         for name, parameter in model.named_parameters()
         if name.rpartition(".")[2] in SPECIAL_TOKENS and not {"head", "pooler"} & set(name.split("."))
     )
+
+
+class PairBlock(nn.ModuleList):
+    """Two residual branches as one block: ``x = attention(x) + x``, then ``x = feed_forward(x) + x``."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Hidden states (batch, tokens, width) to the same shape."""
+        for branch in self:
+            hidden = branch(hidden) + hidden
+        return hidden
+
+
+class PairList(nn.ModuleList):
+    """Blocks of a model that takes each for two residual branches: one does all, one nothing; or both, not `whole`."""
+
+    whole = True
+
+    def __iter__(self) -> Iterator:
+        blocks = list(self._modules.values())
+        return iter([(_Change(block), torch.zeros_like) for block in blocks] if self.whole else blocks)
+
+
+class _Change:
+    def __init__(self, block: nn.Module) -> None:
+        self.block = block
+
+    def __call__(self, hidden: Tensor, **kwargs: object) -> Tensor:
+        return self.block(hidden) - hidden
+
+
+def join_pairs(model: nn.Module) -> None:
+    """Make every list of pairs in a model a `PairList`; names of weights and what the model computes stay."""
+    for name, module in list(model.named_modules()):
+        members = list(module) if type(module) is nn.ModuleList else []
+        if members and all(type(member) is nn.ModuleList and len(member) == 2 for member in members):
+            model.set_submodule(name, PairList(map(PairBlock, members)))
+
+
+@torch.no_grad()
+def set_image_size(model: nn.Module, size: int) -> None:
+    """Let a model read square images of another size, in pixels; its configuration follows, and saved folders do too.
+
+    An `InputError` if the size is no multiple of the patch size, or the type is not in `ANY_SIZE` or `INTERPOLATED`.
+    """
+    kind = model.config.model_type
+    if kind not in ANY_SIZE + INTERPOLATED:
+        types = ", ".join(ANY_SIZE + INTERPOLATED)
+        raise InputError(f"Models of type {kind} read images of one size only; {types} read others.")
+    patch = model.config.patch_size
+    if size < patch or size % patch:
+        near = max(patch, round(size / patch) * patch)
+        raise InputError(f"An image of {size} pixels has no whole patches of {patch} pixels: take {near}.")
+    if kind in ANY_SIZE or size == model.config.image_size:
+        return
+    embeddings = model.embeddings
+    model.config.image_size = size
+    model.embeddings = type(embeddings)(model.config).eval().requires_grad_(False)
+    weights, shapes = embeddings.state_dict(), {k: v.shape for k, v in model.embeddings.state_dict().items()}
+    [name] = [name for name, shape in shapes.items() if shape != weights[name].shape]
+    tokens, width = shapes[name][-2:]
+    interpolated = embeddings.interpolate_pos_encoding(torch.empty(1, tokens, width), size, size)
+    model.embeddings.load_state_dict(weights | {name: interpolated.reshape(shapes[name])})

@@ -1,12 +1,11 @@
 """Whether an encoder is its blocks, one after the other: all that is computed here takes that for granted."""
 
 import torch
-from torch import Tensor
 
 from toastlib.data.tokens import Inputs
 from toastlib.errors import InputError
 from toastlib.models.encoder import Encoder
-from toastlib.models.pairs import PairList
+from toastlib.models.structure import PairList
 
 
 @torch.inference_mode()
@@ -26,7 +25,11 @@ def check_walk(encoder: Encoder, inputs: Inputs) -> None:
         _check_pairs(encoder, pairs, inputs)
     own = encoder.features(inputs)
     try:
-        walked = _walk(encoder, inputs)
+        shared = encoder.embed(inputs)
+        hidden = shared.hidden
+        for block in range(len(encoder.blocks)):
+            hidden = encoder.run_block(block, hidden, shared)
+        walked = encoder.pool(hidden, inputs)
     except InputError:
         raise
     except Exception as error:  # whatever a block does with hidden states of another one
@@ -47,15 +50,6 @@ def check_walk(encoder: Encoder, inputs: Inputs) -> None:
             "batch for tokens, as torch's own layers do without batch_first=True."
         )
     encoder.walk_is_checked = len(own) > 1
-
-
-def _walk(encoder: Encoder, inputs: Inputs) -> Tensor:
-    """Features from block to block."""
-    shared = encoder.embed(inputs)
-    hidden = shared.hidden
-    for block in range(len(encoder.blocks)):
-        hidden = encoder.run_block(block, hidden, shared)
-    return encoder.pool(hidden, inputs)
 
 
 def _check_pairs(encoder: Encoder, pairs: PairList, inputs: Inputs) -> None:

@@ -3,8 +3,7 @@
 from toastlib.plots.idea import idea
 from toastlib.plots.images import flipped_images, pictures
 from toastlib.plots.matrices import matrix, similarity
-from toastlib.plots.panels import panels
-from toastlib.plots.points import accuracy_by_plan, curve, intervals, scatter
+from toastlib.plots.points import accuracy_by_plan, curve, intervals, panels, scatter
 from toastlib.plots.style import set_style
 
 __all__ = [

@@ -1,7 +1,5 @@
 """The study in one figure: the encoder, the same with blocks dropped, and with maps in their place."""
 
-from dataclasses import dataclass
-
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
@@ -41,17 +39,25 @@ def idea(data: pd.DataFrame, plan: str | Plan, block_count: int, *, ax: Axes | N
         "identity": f"{count} block{'s' * (count > 1)} dropped",
         "linear": "one matrix instead" if maps == 1 else f"{maps} matrices instead",
     }
-    unit = block_count / 12
-    chain = _Chain(ax, plan, block_count, unit)
+    unit = block_count / 12  # the distance of blocks if they were twelve; it is 1
+    left, start, length = (0.06 - NAMES) * unit, block_count + 0.2 * unit, BAR * unit
     for place, (translator, name) in enumerate(names.items()):
-        chain.draw(-place * ROW * unit, translator, name, *means.loc[translator])
-    ax.set(xlim=(-NAMES * unit, (12 + BAR + NUMBER) * unit), ylim=(-2.85 * ROW * unit, 0.5 * ROW * unit))
-    ax.set(aspect="equal")
+        y, (accuracy, parameters) = -place * ROW * unit, means.loc[translator]
+        bold = {"color": COLOURS[translator], "fontweight": "bold"}
+        ax.text(left, y + 0.05 * unit, name, va="bottom", fontsize=12, **bold)
+        ax.text(left, y - 0.1 * unit, _millions(parameters), color=SOFT, fontsize=9, va="top")
+        _draw_blocks(ax, y, plan, block_count, translator)
+        ax.barh(y, length, 0.5 * unit, start, color=TRACK)
+        ax.barh(y, length * accuracy / 100, 0.5 * unit, start, color=COLOURS[translator])
+        ax.text(start + length + 0.2 * unit, y, f"{accuracy:.1f} %", va="center_baseline", fontsize=14, **bold)
+    ax.set(
+        xlim=(-NAMES * unit, (12 + BAR + NUMBER) * unit), ylim=(-2.85 * ROW * unit, 0.5 * ROW * unit), aspect="equal"
+    )
     ax.set_axis_off()
     first = data.iloc[0]
     counted = f"{first['model']}, {first['images']} test images of {first['dataset']}, {first['head']} head"
     note = f"{counted}. W is fitted in closed form on training images; nothing is trained for it."
-    ax.text((0.06 - NAMES) * unit, -2.75 * ROW * unit, note, color=SOFT, fontsize=9)
+    ax.text(left, -2.75 * ROW * unit, note, color=SOFT, fontsize=9)
     original, dropped, mapped = means["accuracy"].loc[list(names)]
     parameters = means.loc[ORIGINAL, "parameters"]
     fitted = "one fitted matrix" if maps == 1 else f"{maps} fitted matrices"
@@ -69,43 +75,23 @@ def _millions(parameters: float) -> str:
     return f"{parameters / 1e6:.3g} M parameters"
 
 
-@dataclass(frozen=True)
-class _Chain:
-    """Blocks of one encoder in a line, 1 apart; `unit` is their distance if they were twelve."""
+def _draw_blocks(ax: Axes, y: float, plan: Plan, block_count: int, translator: str) -> None:
+    """One encoder's blocks in a line, 1 apart."""
+    colour, removed = COLOURS[translator], () if translator == ORIGINAL else plan.removed
 
-    ax: Axes
-    plan: Plan
-    block_count: int
-    unit: float
-
-    def draw(self, y: float, translator: str, name: str, accuracy: float, parameters: float) -> None:
-        """One line of the figure: name and size, blocks, and the accuracy as a bar on a track of 100 %."""
-        colour, unit = COLOURS[translator], self.unit
-        bold = {"color": colour, "fontweight": "bold"}
-        left = (0.06 - NAMES) * unit
-        self.ax.text(left, y + 0.05 * unit, name, va="bottom", fontsize=12, **bold)
-        self.ax.text(left, y - 0.1 * unit, _millions(parameters), color=SOFT, fontsize=9, va="top")
-        self._blocks(y, translator, colour)
-        start, length = self.block_count + 0.2 * unit, BAR * unit
-        self.ax.barh(y, length, 0.5 * unit, start, color=TRACK)
-        self.ax.barh(y, length * accuracy / 100, 0.5 * unit, start, color=colour)
-        self.ax.text(start + length + 0.2 * unit, y, f"{accuracy:.1f} %", va="center_baseline", fontsize=14, **bold)
-
-    def _blocks(self, y: float, translator: str, colour: str) -> None:
-        removed = () if translator == ORIGINAL else self.plan.removed
-        self.ax.plot([-0.8, self.block_count - 0.2], [y, y], color=LINE, linewidth=1.5, zorder=0)
-        for block in range(self.block_count):
-            if block not in removed:
-                self._box(block, y, str(block), INK, facecolor=KEPT, edgecolor="none")
-            elif translator == "identity":
-                self._box(block, y, "×", colour, facecolor="white", edgecolor=colour, linestyle=(0, (2, 2)))
-        for span in self.plan if translator == "linear" else ():
-            ends = [span.start + 0.38, span.end + 0.62]
-            self.ax.plot(ends, [y, y], color=colour, linewidth=3, solid_capstyle="butt", zorder=0)
-            self._box(sum(ends) / 2, y, "W", "white", facecolor=colour, edgecolor="none")
-
-    def _box(self, middle: float, y: float, text: str, ink: str, **style) -> None:
+    def box(middle: float, text: str, ink: str, **style) -> None:
         shape = "round,pad=0,rounding_size=0.16"
-        self.ax.add_patch(FancyBboxPatch((middle - 0.38, y - 0.38), 0.76, 0.76, boxstyle=shape, **style))
-        points = (18 if text == "×" else 11) / self.unit
-        self.ax.text(middle, y - 0.02, text, color=ink, fontsize=points, ha="center", va="center")
+        ax.add_patch(FancyBboxPatch((middle - 0.38, y - 0.38), 0.76, 0.76, boxstyle=shape, **style))
+        points = (18 if text == "×" else 11) * 12 / block_count
+        ax.text(middle, y - 0.02, text, color=ink, fontsize=points, ha="center", va="center")
+
+    ax.plot([-0.8, block_count - 0.2], [y, y], color=LINE, linewidth=1.5, zorder=0)
+    for block in range(block_count):
+        if block not in removed:
+            box(block, str(block), INK, facecolor=KEPT, edgecolor="none")
+        elif translator == "identity":
+            box(block, "×", colour, facecolor="white", edgecolor=colour, linestyle=(0, (2, 2)))
+    for span in plan if translator == "linear" else ():
+        ends = [span.start + 0.38, span.end + 0.62]
+        ax.plot(ends, [y, y], color=colour, linewidth=3, solid_capstyle="butt", zorder=0)
+        box(sum(ends) / 2, "W", "white", facecolor=colour, edgecolor="none")

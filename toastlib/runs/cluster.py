@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -61,12 +61,9 @@ def connect(where: str, jobs: int, root: Path) -> Iterator[Any]:
     process, or one does not see the results folder `root`.
     """
     distributed = _import("distributed")
-    if where in ("local", "slurm"):
-        with _cluster(where, jobs) as cluster, closing(distributed.Client(cluster)) as client:
-            yield _ready(client, root)
-    else:
+    with _cluster(where, jobs) if where in ("local", "slurm") else nullcontext(where) as scheduler:
         try:
-            client = distributed.Client(where, timeout=CONNECT_TIMEOUT)
+            client = distributed.Client(scheduler, timeout=CONNECT_TIMEOUT)
         except (OSError, ValueError) as error:
             raise InputError(f"No Dask scheduler answers at {where!r}: start one, or take local or slurm.") from error
         with closing(client):
@@ -103,7 +100,7 @@ def _ready(client: Any, root: Path) -> Any:
     if set(client.nthreads().values()) != {1}:
         raise InputError("A Dask worker has several threads: start each with --nthreads 1, one run has one worker.")
     _check_root(client, root)
-    client.run_on_scheduler(_allow_deaths)
+    client.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "allowed_failures", MAX_DEATHS))
     return client
 
 
@@ -122,10 +119,6 @@ def _check_root(client: Any, root: Path) -> None:
     blind = [worker for worker, sees in seen.items() if not sees]
     if blind:
         raise InputError(f"Dask's worker {blind[0]} does not see {root}: name a --results-dir that all of them share.")
-
-
-def _allow_deaths(dask_scheduler: Any) -> None:
-    dask_scheduler.allowed_failures = MAX_DEATHS
 
 
 def _import(module: str) -> Any:

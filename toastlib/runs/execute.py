@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +61,16 @@ def execute(
 
 def _papermill(notebook: Path, target: Path, parameters: dict[str, Any], deadline: float, progress: bool) -> None:
     import papermill
+    from jupyter_client.manager import AsyncKernelManager
 
-    from toastlib.runs.kernels import OwnKernelManager
+    class OwnKernelManager(AsyncKernelManager):
+        """Starts kernels on the running Python, whatever the kernel specification ``python3`` of this machine names."""
+
+        async def _async_launch_kernel(self, kernel_cmd: list[str], **kw: Any) -> None:
+            arguments = kernel_cmd[kernel_cmd.index("-f") :]
+            await super()._async_launch_kernel([sys.executable, "-m", "ipykernel_launcher", *arguments], **kw)
+
+        _launch_kernel = _async_launch_kernel
 
     def remaining(cell: Any = None) -> float:
         return max(0.01, deadline - time.monotonic())  # 0 would mean: no limit

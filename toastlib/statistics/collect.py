@@ -11,19 +11,8 @@ from toastlib.data.tokens import select_tokens, token_mask
 from toastlib.errors import InputError, need_batches, need_encoder
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import capture_outputs
-from toastlib.models.layers import running_context, running_sums
 from toastlib.models.walk import check_walk
-from toastlib.statistics.moments import (
-    MEAN,
-    SPREAD,
-    KFoldMoments,
-    Moments,
-    Pair,
-    all_pairs,
-    running_pairs,
-    split_folds,
-    summarise,
-)
+from toastlib.statistics.moments import KFoldMoments, Moments, Pair, all_pairs, running_moments, split_folds, summarise
 
 
 def collect_moments(
@@ -126,7 +115,7 @@ def _collect(
             mask = token_mask(inputs)
             for kind in kinds:
                 if kind == "running":
-                    moments = _running(hidden, pairs, mask)
+                    moments = running_moments(hidden, pairs, mask)
                 else:
                     rows = {k: select_tokens(h, kind, encoder.special_tokens, mask=mask) for k, h in hidden.items()}
                     moments = Moments.of(rows, pairs)
@@ -143,14 +132,3 @@ def _collect(
                 raise InputError(f"{where} holds NaN or infinity: check the checkpoint and its dtype.")
     kept = {f"{kind}/{name}": tensor for kind in kinds for name, tensor in totals[kind].tensors().items()}
     return kept | {f"summaries/{block}": torch.cat(rows) for block, rows in summaries.items()}
-
-
-def _running(hidden: dict[int, Tensor], pairs: list[Pair], mask: Tensor) -> Moments:
-    """Moments of the tokens and of their running context."""
-    wanted, rows = running_pairs(pairs), {}
-    for block in {block for pair in wanted for block in pair if block < MEAN - 1}:
-        rows[block] = hidden[block][mask.bool()]
-        if (block, block + MEAN) in wanted:
-            mean, spread = running_context(running_sums(hidden[block], mask))[mask.bool()].chunk(2, dim=-1)
-            rows |= {block + MEAN: mean, block + SPREAD: spread}
-    return Moments.of(rows, wanted)

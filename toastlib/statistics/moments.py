@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from toastlib.errors import InputError
-from toastlib.models.layers import context_of
+from toastlib.models.layers import context_of, running_context, running_sums
 from toastlib.plan import Plan, parse_plans
 
 Pair = tuple[int, int]
@@ -117,13 +117,7 @@ class Moments:
         return cls(tuple(kept["blocks"].tolist()), int(kept["count"]), **added, products=products)
 
     def restrict(self, blocks: Iterable[int]) -> Self:
-        """Moments of these blocks alone, with the products that are held.
-
-        Raises
-        ------
-        InputError
-            If a block was not seen.
-        """
+        """Moments of these blocks alone, with the products that are held; an `InputError` if a block was not seen."""
         blocks = tuple(blocks)
         if not set(blocks) <= set(self.blocks):
             raise self.lack(*blocks)
@@ -133,13 +127,7 @@ class Moments:
         return Moments(blocks, self.count, self.sums[rows], **pairwise, products=products)
 
     def product(self, first: int, second: int) -> Tensor:
-        """``H[first]'H[second]``, float64, shape (width, width).
-
-        Raises
-        ------
-        InputError
-            If that pair was not collected.
-        """
+        """``H[first]'H[second]``, float64, shape (width, width); an `InputError` if that pair was not collected."""
         if (first, second) in self.products:
             return self.products[first, second]
         if (second, first) in self.products:
@@ -179,7 +167,7 @@ class KFoldMoments:
     special_tokens: int  # number of tokens before the patches
     activations: dict[int, Tensor] | None = None  # block -> (rows, width), where trained maps are fitted as well
     summaries: tuple[dict[int, Tensor], ...] = ()  # for each fold block -> the result of `summarise` for its images
-    running: tuple[Moments, ...] = ()  # of a decoder: for each fold the moments of `running_pairs`
+    running: tuple[Moments, ...] = ()  # of a decoder: for each fold its `running_moments`
 
     @classmethod
     def of(cls, hidden: dict[int, Tensor], pairs: Iterable[Pair], *, special_tokens: int = 0, folds: int = 5) -> Self:
@@ -244,12 +232,20 @@ def plan_pairs(plans: str | Plan | Iterable[str | Plan]) -> list[Pair]:
     return sorted({pair for plan in parse_plans(plans) for s, e in plan for pair in ((s, s), (s, e))})
 
 
-def running_pairs(pairs: Iterable[Pair]) -> list[Pair]:
-    """The pairs that maps of a decoder's tokens and of their running context are fitted from."""
-    spans = [(start, end) for start, end in pairs if start < end]
-    inputs = {start: (start, start + MEAN, start + SPREAD) for start, _ in spans}
-    within = {pair for rows in inputs.values() for pair in combinations_with_replacement(rows, 2)}
-    return sorted(within | {(row, end) for start, end in spans for row in inputs[start]})
+def running_moments(hidden: dict[int, Tensor], pairs: Iterable[Pair], mask: Tensor) -> Moments:
+    """What maps of a decoder's tokens and of their running context are fitted from, for the spans among the pairs.
+
+    Hidden states of each block have the shape (batch, tokens, width), and the mask (batch, tokens).
+    """
+    spans, is_token = [(start, end) for start, end in pairs if start < end], mask.bool()
+    rows = {block: hidden[block][is_token] for span in spans for block in span}
+    wanted = set()
+    for start in {start for start, _ in spans}:
+        mean, spread = running_context(running_sums(hidden[start], mask))[is_token].chunk(2, dim=-1)
+        rows |= {start + MEAN: mean, start + SPREAD: spread}
+        wanted |= set(combinations_with_replacement((start, start + MEAN, start + SPREAD), 2))
+    wanted |= {(row, end) for start, end in spans for row in (start, start + MEAN, start + SPREAD)}
+    return Moments.of(rows, sorted(wanted))
 
 
 def split_folds(images: Any, folds: int) -> list:

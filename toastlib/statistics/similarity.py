@@ -51,12 +51,8 @@ def debiased_cka(moments: Moments | KFoldMoments) -> Tensor:
 
     Near 0 for independent rows, however few, where CKA is near 1; it may be negative. The estimate is that of Song et
     al., "Feature Selection via Dependence Maximization" (2012), for CKA as in Nguyen et al., "Do Wide and Deep Networks
-    Learn the Same Things?" (2021), section 2. It needs the products of all pairs; NaN where `cka` is.
-
-    Raises
-    ------
-    InputError
-        If there are fewer than 4 rows.
+    Learn the Same Things?" (2021), section 2. It needs the products of all pairs, and an `InputError` says if there are
+    fewer than 4 rows; NaN where `cka` is.
     """
     moments = moments.whole
     n, sums, squares = moments.count, moments.sums, moments.inner.diagonal()
@@ -100,8 +96,7 @@ def cka_from_samples(first: Tensor, second: Tensor, debiased: bool = False) -> f
     """Linear CKA of two sets of rows, from their (rows x rows) Gram matrices.
 
     Kornblith et al. (2019), section 3: ``<HKH, HLH> / (|HKH| |HLH|)`` with ``K = XX'`` and ``H`` the centring matrix.
-    It is too large where rows are few. Debiased, HSIC is estimated as in Song et al., "Feature Selection via Dependence
-    Maximization" (2012), for CKA as in Nguyen et al., "Do Wide and Deep Networks Learn the Same Things?" (2021).
+    It is too large where rows are few. Debiased, it is that of `debiased_cka`.
 
     Parameters
     ----------

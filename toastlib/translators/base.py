@@ -48,12 +48,8 @@ class Translator:
         """Fit the map from X to Y, the outputs of a span's first and last block.
 
         Arrays or tensors of shape (rows, width), or (images, tokens, width) with `special_tokens` tokens before the
-        patches. Where folds are needed, row or image i belongs to fold ``i % 5``.
-
-        Raises
-        ------
-        InputError
-            If X and Y are not of one such shape, or hold NaN or infinity.
+        patches; an `InputError` for others, and for NaN or infinity. Where folds are needed, row or image i belongs to
+        fold ``i % 5``.
         """
         hidden = dict(enumerate(check_rows(X, Y)))
         hidden = {block: rows if rows.ndim == 3 else rows[:, None] for block, rows in hidden.items()}

@@ -106,13 +106,7 @@ class Linear(Affine):
     bias_ = None
 
     def fit_moments(self, moments: Moments | KFoldMoments, span: Span) -> Self:
-        """Solve the normal equations of the span.
-
-        Warns
-        -----
-        UserWarning
-            If there are fewer calibration rows than the width, so that many maps fit them equally well.
-        """
+        """Solve the normal equations of the span; few rows are warned of as by `Affine.fit_moments`."""
         moments = moments.whole
         self.warn_of_few(moments)
         sums, (values, basis) = Sums.of_span(moments, span), moments.spectrum(span.start)

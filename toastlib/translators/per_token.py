@@ -140,7 +140,7 @@ def add_context(own: Sums, summaries: dict[int, Tensor], span: Span) -> Sums:
 
 
 def running_rows(moments: Moments, span: Span) -> Sums:
-    """Sums over a decoder's rows ``[token, running mean, running deviation]``, from the moments of `running_pairs`."""
+    """Sums over a decoder's rows ``[token, running mean, running deviation]``, from `running_moments`."""
     start, end = span
     inputs = (start, start + MEAN, start + SPREAD)
     gram = torch.cat([torch.cat([moments.product(i, j) for j in inputs], 1) for i in inputs])

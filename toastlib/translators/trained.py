@@ -47,13 +47,7 @@ class MLP(Translator):
         return nn.Sequential(nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, width))
 
     def fit(self, X: Rows, Y: Rows, special_tokens: int = 0) -> Self:
-        """Train the map from X to Y, shapes (rows, width) or (images, tokens, width).
-
-        Raises
-        ------
-        InputError
-            If X and Y are not of one such shape, or hold NaN or infinity.
-        """
+        """Train the map from X to Y, which are as for `Translator.fit`."""
         source, target = (rows.float().flatten(0, -2) for rows in check_rows(X, Y))
         with _training(self.seed, source.device):
             source, target = source.clone(), target.clone()  # inference tensors cannot be trained on
