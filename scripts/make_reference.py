@@ -74,9 +74,9 @@ def card(grid: str, runs: list[Run], hashes: list[str]) -> str:
     manifests = [read_json(run.folder / "manifest.json") for run in runs]
     text = (ROOT / "grids" / f"reference-{grid}.yaml").read_text().splitlines()
     chosen = pd.DataFrame([settings(run, {name for run in runs for name in run.overrides}) for run in runs])
-    lines = []
-    for model, own in chosen.groupby("model", sort=False):
-        values = {name: "; ".join(map(str, own[name].unique())) for name in own if name != "model"}
+    lines, key = [], "model" if "model" in chosen else "language_model"
+    for model, own in chosen.groupby(key, sort=False):
+        values = {name: "; ".join(map(str, own[name].dropna().unique())) for name in own if name != key}
         lines.append(f"  - `{model}`: " + ", ".join(f"{name} `{value}`" for name, value in values.items() if value))
     return CARD.format(
         grid=grid,

