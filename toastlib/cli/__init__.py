@@ -5,7 +5,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from toastlib.cli import commands
+from toastlib.cli import commands, models
 from toastlib.errors import InputError
 from toastlib.runs.execute import TIMEOUT
 
@@ -108,15 +108,15 @@ COMMANDS = {
     commands.status: "grid --results-dir",
     commands.collect: "grid --results-dir --out --force",
     commands.params: "notebook",
-    commands.doctor: "model",
-    commands.approximate: "model --data --remove|--remove-blocks|--plan|--max-drop --translator|--prefer"
+    models.doctor: "model",
+    models.approximate: "model --data --remove|--remove-blocks|--plan|--max-drop --translator|--prefer"
     " --head --sublayers --features --image-size --train-size --test-size --calibration-size --device --seed --out"
     " --skip-broken --onnx --force",
-    commands.compare: "folders",
-    commands.fetch: "name",
+    models.compare: "folders",
+    models.fetch: "name",
     commands.moments: "model data --shards --jobs --dask --split --size --seed --tokens --features --batch-size"
     " --device --out",
-    commands.export: "model --onnx --fp16|--int8 --out --force",
+    models.export: "model --onnx --fp16|--int8 --out --force",
     commands.cache: "--clear",
 }
 """Arguments of each command; | separates those of which only one may be given."""
