@@ -161,9 +161,13 @@ def load_images(
     Returns
     -------
     ImageSet
-        Decoded images, uint8, on the CPU. An `InputError` if the encoder has no preprocessing for images; if the set is
-        unknown, cannot be fetched, lacks the columns or has too few rows; or if an image does not decode (the message
-        names it).
+        Decoded images, uint8, on the CPU.
+
+    Raises
+    ------
+    InputError
+        If the encoder has no preprocessing for images; if the set is unknown, cannot be fetched, lacks the columns or
+        has too few rows; or if an image does not decode (the message names it).
     """
     need(encoder, "preprocessing", "An Encoder, such as load_encoder returns,")
     sizes = {"train": train_size, "test": test_size}
