@@ -49,8 +49,13 @@ def evaluate_plans(
     Returns
     -------
     Evaluation
-        The original comes first. An `InputError` if a name is unknown, a plan does not fit the encoder, a calibration
-        does not suit a map, or there are no labels.
+        The original comes first.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown, a plan does not fit the encoder, a calibration does not suit a map, or there are no
+        labels.
     """
     head = head or HeadConfig()
     require_labels(data)
