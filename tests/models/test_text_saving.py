@@ -1,5 +1,6 @@
 """Models of texts with maps: every family runs, is saved, and is opened again with what it computed before."""
 
+import json
 import subprocess
 from dataclasses import replace
 
@@ -237,8 +238,9 @@ def test_a_decoder_with_maps_writes_the_same_in_a_process_without_toastlib(texts
 import sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
 assert "toastlib" not in sys.modules
-model = AutoModelForCausalLM.from_pretrained({str(tmp_path / family)!r}, trust_remote_code=True)
-tokens = AutoTokenizer.from_pretrained({str(tmp_path / family)!r})({PROMPTS!r}, return_tensors="pt", padding=True,
+folder = {str(tmp_path / family)!r}
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+tokens = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)({PROMPTS!r}, return_tensors="pt", padding=True,
     padding_side="left")
 for cache in (True, False):
     out = model.generate(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, max_new_tokens=16,
@@ -248,7 +250,7 @@ assert "toastlib" not in sys.modules
 """
         run = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=tmp_path)
         assert run.returncode == 0, run.stderr[-2000:]
-        with_cache, without = map(eval, run.stdout.strip().splitlines()[-2:])
+        with_cache, without = map(json.loads, run.stdout.strip().splitlines()[-2:])
         assert with_cache == without
         decoded = language.encoder.tokenizer.batch_decode(with_cache, skip_special_tokens=True)
         assert decoded == smaller.generate(PROMPTS, 16)
