@@ -12,15 +12,16 @@ from torch import Tensor
 from toastlib.approximation.fuse import FUSED, can_fuse
 from toastlib.data.images import ImageSet
 from toastlib.errors import InputError, need, need_encoder, need_set, unknown, whole_number
-from toastlib.evaluation.calibrated import Calibrated
 from toastlib.evaluation.heads import (
     MEASURES,
     Head,
     answers,
+    by_class,
     changes,
     choose_head,
     describe,
     first_layer,
+    flips,
     form,
     inputs_of,
     percent,
@@ -28,7 +29,6 @@ from toastlib.evaluation.heads import (
     score,
 )
 from toastlib.evaluation.latency import Spread, device_name, measure_energy, measure_latency, measure_pipeline
-from toastlib.export.changes import by_class, flips
 from toastlib.export.onnx import OnnxModel, in_onnxruntime, need_onnx
 from toastlib.export.result import CompressionResult
 from toastlib.models.classifier import own_classifier
@@ -37,7 +37,15 @@ from toastlib.models.encoder import Encoder
 from toastlib.models.model_card import ModelCardData, Sizes, task_of
 from toastlib.models.saving import OWN, stored_dtype
 from toastlib.plan import ORIGINAL, Plan
-from toastlib.selection.search import HELD_OUT, TESTED, largest_plan_within, make_selector, plan_of_size, scores_by_size
+from toastlib.selection.search import (
+    HELD_OUT,
+    TESTED,
+    Calibrated,
+    largest_plan_within,
+    make_selector,
+    plan_of_size,
+    scores_by_size,
+)
 from toastlib.statistics.similarity import similarity
 from toastlib.translators.base import ALIGN, RECOMMENDED, TRANSLATORS, split_align
 

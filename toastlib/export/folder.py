@@ -13,8 +13,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from toastlib.data.images import picture_url
 from toastlib.errors import InputError
-from toastlib.evaluation.heads import LOST, MEASURES, names_of
-from toastlib.export.changes import SHOWN, new_confusions
+from toastlib.evaluation.heads import LOST, MEASURES, SHOWN, names_of, new_confusions
 from toastlib.models.model_card import change, loading_code, short, task_of
 from toastlib.output import writing
 from toastlib.translators.base import split_align

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from toastlib.approximation.fuse import FUSED
-from toastlib.evaluation.heads import LOST, Head
-from toastlib.export.changes import Flip
+from toastlib.evaluation.heads import LOST, Flip, Head
 from toastlib.export.folder import save_compressed
 from toastlib.models.encoder import Encoder
 from toastlib.models.model_card import Accuracy, ModelCardData, change, removed_in_words, short
