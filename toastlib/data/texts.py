@@ -70,10 +70,8 @@ class Texts:
         for start in range(0, len(self), size):
             batch = self[start : start + size]
             width = int(batch.tokens.attention_mask.sum(1).max())
-            yield (
-                batch.tokens.cut(width).to(self.device),
-                None if batch.labels is None else batch.labels.to(self.device),
-            )
+            labels = None if batch.labels is None else batch.labels.to(self.device)
+            yield batch.tokens.cut(width).to(self.device), labels
 
 
 class TextSet(ImageSet):
@@ -127,11 +125,10 @@ def load_texts(
         raise InputError(f"Chunks of running text are for decoders, and {encoder.name} is none: take chunks=False.")
     if not 2 <= length <= encoder.longest_text:
         raise InputError(f"{encoder.name} reads texts of 2 to {encoder.longest_text} tokens, not of {length}.")
-    tables = (
-        EMBEDDED[name]()
-        if name in EMBEDDED
-        else open_texts(catalog.dataset_entry(name, catalog.TEXTS), text_column, seed)
-    )
+    if name in EMBEDDED:
+        train, test = EMBEDDED[name]()
+    else:
+        train, test = open_texts(catalog.dataset_entry(name, catalog.TEXTS), text_column, seed)
 
     def load(table: TextTable, split: str, size: int | None) -> Texts:
         if chunks:
@@ -144,7 +141,6 @@ def load_texts(
         labels = None if table.labels is None else table.labels[rows]
         return Texts(tokens, labels, table.class_names, encoder.device)
 
-    train, test = tables
     return TextSet(catalog.dataset_alias(name), load(train, "train", train_size), load(test, "test", test_size))
 
 

@@ -12,23 +12,10 @@ from torch import Tensor
 from toastlib.approximation.fuse import FUSED, can_fuse
 from toastlib.data.images import ImageSet
 from toastlib.errors import InputError, need, need_encoder, need_set, unknown, whole_number
-from toastlib.evaluation.heads import (
-    MEASURES,
-    Head,
-    answers,
-    by_class,
-    changes,
-    choose_head,
-    describe,
-    first_layer,
-    flips,
-    form,
-    inputs_of,
-    percent,
-    points_lost,
-    score,
-)
+from toastlib.evaluation import heads
+from toastlib.evaluation.heads import MEASURES, Head
 from toastlib.evaluation.latency import Spread, device_name, measure_energy, measure_latency, measure_pipeline
+from toastlib.evaluation.metrics import changes
 from toastlib.export.onnx import OnnxModel, in_onnxruntime, need_onnx
 from toastlib.export.result import CompressionResult
 from toastlib.models.classifier import own_classifier
@@ -135,7 +122,7 @@ def compress(
     classifier, wanted = (None, head) if head is None or isinstance(head, str) else (head, OWN)
     if classifier is None and encoder.checkpoint:
         classifier = own_classifier(*encoder.checkpoint[:3], whole_or_none=wanted == "new")
-    own_head = choose_head(encoder, data, classifier, seed, wanted)
+    own_head = heads.choose_head(encoder, data, classifier, seed, wanted)
     names, plan_given = _translators(translator, encoder, own_head), isinstance(remove, str | Plan)
     max_drop = MAX_DROP if remove is None and max_drop is None else max_drop
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
@@ -152,11 +139,11 @@ def compress(
     if plan_given:
         plan = Plan.parse(remove)
     else:
-        trial = choose_head(encoder, replace(data, train=fitting), classifier, seed, wanted)
+        trial = heads.choose_head(encoder, replace(data, train=fitting), classifier, seed, wanted)
         choose = make_selector(calibrated, tried_on, trial, names[0])
         tested = scores_by_size(calibrated, choose, names[0], trial, held_out)
         if max_drop is not None:
-            plan, search = largest_plan_within(tested, trial, max_drop, inputs_of(data.test))
+            plan, search = largest_plan_within(tested, trial, max_drop, heads.inputs_of(data.test))
         elif len(held_out):
             plan, search = plan_of_size(tested, trial, remove)
         else:
@@ -164,21 +151,21 @@ def compress(
             search.loc[0] = (remove, str(plan), *how, *(float("nan"),) * 3, 0, 0)
     made, reasons = _make_all(calibrated, plan, names, own_head)
     contenders = _contenders({ORIGINAL: (encoder, own_head)} | made, stored_dtype(encoder).itemsize, onnx)
-    found = [answers(one.model, data.test) for one in contenders]
-    scores = [score(one, found[0], data.test, own_head) for one in found]
+    found = [heads.answers(one.model, data.test) for one in contenders]
+    scores = [heads.score(one, found[0], data.test, own_head) for one in found]
     models, (smaller, new_head) = [one.model for one in contenders], next(iter(made.values()))
     latency, energy = measure_latency(models, data.test), measure_energy(models, data.test)
     task = task_of(encoder.reads_text, own_head.module and "base").name
     in_pipeline = measure_pipeline(models[:2], data.test, task, encoder.tokenizer)
     in_pipeline += [(float("nan"),) * 3] * (len(models) - 2)
-    inputs = inputs_of(data.test)
-    before, after = (percent(one, own_head.measure) for one in scores[:2])
+    inputs = heads.inputs_of(data.test)
+    before, after = (heads.percent(one, own_head.measure) for one in scores[:2])
     card = ModelCardData(
         base=encoder.name,
         calibration=f"{len(calibrated.images)} training {inputs} of {data.name}, seed {seed}",
         evaluation=f"{len(data.test)} test {inputs} of {data.name}",
         measure=MEASURES[own_head.measure],
-        head=describe(own_head, data, classifier, split_align(next(iter(made)))[1]),
+        head=heads.describe(own_head, data, classifier, split_align(next(iter(made)))[1]),
         before=before if own_head.measure == "accuracy" else None,  # the original agrees with itself
         after=after,
         latency={batch: (times[0][0], times[1][0]) for batch, times in latency.items()},
@@ -192,17 +179,17 @@ def compress(
         ),
     )
     with_labels, compared = own_head.measure == "accuracy", own_head.measure != "similarity"
-    turned = flips(data.test, found[:2], scores[:2], own_head, encoder.tokenizer) if compared else []
+    flips = heads.flips(data.test, found[:2], scores[:2], own_head, encoder.tokenizer) if compared else []
     return CompressionResult(
         plan=plan,
         translator=next(iter(made)),
         encoder=smaller,
         head=new_head,
         card=card,
-        lost=points_lost(*scores[:2], own_head),
+        lost=heads.points_lost(*scores[:2], own_head),
         maps=_maps(contenders, reasons, found, scores, latency | {"pipeline": in_pipeline}, energy, own_head),
-        classes=by_class(data.test, *scores[:2], own_head) if with_labels else None,
-        flips=turned,
+        classes=heads.by_class(data.test, *scores[:2], own_head) if with_labels else None,
+        flips=flips,
         similarity=similarity(calibrated.moments, "cka"),
         search=search,
         max_drop=max_drop,
@@ -213,7 +200,7 @@ def _translators(translator: str | None, encoder: Encoder, head: Head) -> list[s
     """The translators to compare, the one that is taken first: a name alone, or those that a preference names."""
     if translator is not None and translator not in PREFERENCES:
         return [translator]
-    align = ALIGN if first_layer(head, encoder) is not None else ""
+    align = ALIGN if heads.first_layer(head, encoder) is not None else ""
     names = [FUSED, "linear", RECOMMENDED]
     if not can_fuse(encoder):
         names.remove(FUSED)
@@ -239,7 +226,7 @@ def _make_all(
 
 def _contenders(made: dict[str, tuple[Encoder, Head]], itemsize: int, onnx: bool) -> list[Contender]:
     """The original and a model for each translator; then the same in onnxruntime, the first two with int8 too."""
-    models = {name: form(*pair) for name, pair in made.items()}
+    models = {name: heads.form(*pair) for name, pair in made.items()}
     found = []
     for name, model in models.items():
         plain = name == ORIGINAL or split_align(name)[0] == FUSED
@@ -266,7 +253,7 @@ def _maps(
     """A row for each contender, the original's first."""
     rows = []
     for index, one in enumerate(contenders):
-        lost = points_lost(scores[0], scores[index], head) if index else (0.0,) * 3
+        lost = heads.points_lost(scores[0], scores[index], head) if index else (0.0,) * 3
         worse, better = changes(scores[0], scores[index])
         times = {
             f"{column}_{batch}": value

@@ -75,13 +75,19 @@ def compare_folders(folders: Sequence[str | Path]) -> tuple[pd.DataFrame, list[s
     return pd.concat([pd.DataFrame(columns), differing]).fillna(""), list(differing.index)
 
 
+def render(template: str, **names: Any) -> str:
+    """A page from a template beside this file; what is put into it is escaped."""
+    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
+    return templates.get_template(template).render(**names)
+
+
 def report(result: CompressionResult) -> str:
     """The text of ``report.html``, a page that fetches nothing; names that came from outside are escaped."""
     count, texts = len(result.plan.removed), result.encoder.reads_text
     task = task_of(texts, result.head.module and "base")
     matrix = result.similarity.pivot(index="first", columns="second", values="value").fillna(0)
-    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
-    return templates.get_template("report.html").render(
+    return render(
+        "report.html",
         title=f"{result.card.base} without {result.removed}",
         result=result,
         card=result.card,
