@@ -153,7 +153,7 @@ def compress(
     contenders = _contenders({ORIGINAL: (encoder, own_head)} | made, stored_dtype(encoder).itemsize, onnx)
     found = [heads.answers(one.model, data.test) for one in contenders]
     scores = [heads.score(one, found[0], data.test, own_head) for one in found]
-    models, (smaller, new_head) = [one.model for one in contenders], next(iter(made.values()))
+    models, (taken, (smaller, new_head)) = [one.model for one in contenders], next(iter(made.items()))
     latency, energy = measure_latency(models, data.test), measure_energy(models, data.test)
     task = task_of(encoder.reads_text, own_head.module and "base").name
     in_pipeline = measure_pipeline(models[:2], data.test, task, encoder.tokenizer)
@@ -165,7 +165,7 @@ def compress(
         calibration=f"{len(calibrated.images)} training {inputs} of {data.name}, seed {seed}",
         evaluation=f"{len(data.test)} test {inputs} of {data.name}",
         measure=MEASURES[own_head.measure],
-        head=heads.describe(own_head, data, classifier, split_align(next(iter(made)))[1]),
+        head=heads.describe(own_head, data, classifier, split_align(taken)[1]),
         before=before if own_head.measure == "accuracy" else None,  # the original agrees with itself
         after=after,
         latency={batch: (times[0][0], times[1][0]) for batch, times in latency.items()},
@@ -182,7 +182,7 @@ def compress(
     flips = heads.flips(data.test, found[:2], scores[:2], own_head, encoder.tokenizer) if compared else []
     return CompressionResult(
         plan=plan,
-        translator=next(iter(made)),
+        translator=taken,
         encoder=smaller,
         head=new_head,
         card=card,
@@ -253,18 +253,14 @@ def _maps(
     """A row for each contender, the original's first."""
     rows = []
     for index, one in enumerate(contenders):
-        lost = heads.points_lost(scores[0], scores[index], head) if index else (0.0,) * 3
+        lost, low, high = heads.points_lost(scores[0], scores[index], head) if index else (0.0,) * 3
         worse, better = changes(scores[0], scores[index])
-        times = {
-            f"{column}_{batch}": value
-            for batch, models in latency.items()
-            for column, value in zip(("ms", "ms_low", "ms_high"), models[index], strict=True)
-        }
-        row = {"translator": one.translator} | dict(zip(("lost", "low", "high"), lost, strict=True))
-        row |= {"worse": worse, "better": better, "megabytes": one.megabytes}
-        differ = found[index].argmax(1) != found[0].argmax(1)
-        row["changed"] = float("nan") if head.measure == "similarity" else int(differ.sum())
-        rows.append(row | times | {"millijoules": energy and energy[index], "opens": one.opens, "why": ""})
+        changed = int((found[index].argmax(1) != found[0].argmax(1)).sum())
+        row = {"translator": one.translator, "lost": lost, "low": low, "high": high, "worse": worse, "better": better}
+        row |= {"megabytes": one.megabytes, "changed": float("nan") if head.measure == "similarity" else changed}
+        for batch, models in latency.items():
+            row[f"ms_{batch}"], row[f"ms_low_{batch}"], row[f"ms_high_{batch}"] = models[index]
+        rows.append(row | {"millijoules": energy and energy[index], "opens": one.opens, "why": ""})
     rows += [{"translator": name, "why": why} for name, why in reasons.items()]
     return pd.DataFrame(rows)
 
