@@ -20,25 +20,12 @@ BOOKS = ("sonnets", "genesis", "alice")
 
 @dataclass(frozen=True)
 class Texts:
-    """Tokenised texts with or without labels.
+    """Tokenised texts with or without labels; an `InputError` if there are not as many labels as texts."""
 
-    Parameters
-    ----------
-    tokens, device
-        Tokens of all texts, padded on the right, on the CPU; the device of those that `batches` yields.
-    labels, class_names
-        int64, shape (n,), or `None`; and one name per class.
-
-    Raises
-    ------
-    InputError
-        If there are not as many labels as texts.
-    """
-
-    tokens: Tokens
-    labels: Tensor | None = None
-    class_names: tuple[str, ...] = ()
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    tokens: Tokens  # of all texts, padded on the right, on the CPU
+    labels: Tensor | None = None  # int64, shape (n,)
+    class_names: tuple[str, ...] = ()  # one per class
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # of the tokens that `batches` yields
 
     def __post_init__(self) -> None:
         if self.labels is not None and len(self.labels) != len(self.tokens):

@@ -91,13 +91,12 @@ def describe(head: Head, dataset: ImageSet, classifier: "PreTrainedModel | None"
     corrected = " A map that corrects the features is multiplied into its weights." if align else ""
     if head.measure == "similarity":
         return "No classifier: there are no labels, and the features of both models are compared."
-    if head.measure == "agreement":
-        compared = "there are no labels, and the answers of both are compared"
-        return f"The checkpoint's own classifier is kept: {compared}.{corrected}"
     if head.own:
         part = len(head.places) < len(head.class_names)
-        tested = f", and tested on {len(head.places)} of its {len(head.class_names)} labels" if part else ""
-        return f"The checkpoint's own classifier is kept{tested}.{corrected}"
+        how = f", and tested on {len(head.places)} of its {len(head.class_names)} labels" if part else ""
+        if head.measure == "agreement":
+            how = ": there are no labels, and the answers of both are compared"
+        return f"The checkpoint's own classifier is kept{how}.{corrected}"
     instead = ", in place of the checkpoint's own" if classifier else ""
     inputs = inputs_of(dataset.train)
     return f"A new linear classifier is trained on {len(dataset.train)} training {inputs}{instead}.{corrected}"
@@ -216,11 +215,7 @@ def by_class(images: Images, before: np.ndarray, after: np.ndarray, head: Head) 
 
 
 def flips(
-    images: Images | Texts,
-    found: Sequence[Tensor],
-    scores: Sequence[np.ndarray],
-    head: Head,
-    tokenizer: Any = None,
+    images: Images | Texts, found: Sequence[Tensor], scores: Sequence[np.ndarray], head: Head, tokenizer: Any = None
 ) -> list[Flip]:
     """The images or texts that turn wrong, in their order; without labels, those that are called something else."""
     rows, flipped = np.flatnonzero(scores[0] > scores[1]), []

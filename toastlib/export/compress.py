@@ -201,9 +201,7 @@ def _translators(translator: str | None, encoder: Encoder, head: Head) -> list[s
     if translator is not None and translator not in PREFERENCES:
         return [translator]
     align = ALIGN if heads.first_layer(head, encoder) is not None else ""
-    names = [FUSED, "linear", RECOMMENDED]
-    if not can_fuse(encoder):
-        names.remove(FUSED)
+    names = [FUSED] * can_fuse(encoder) + ["linear", RECOMMENDED]
     if translator == "accuracy" or (translator is None and encoder.sublayer_split is None):
         names.reverse()
     return [name + align for name in names]

@@ -28,28 +28,17 @@ PROMPTS, PROMPT, WRITTEN = 3, 32, 48
 
 @dataclass(frozen=True)
 class LanguageCompression:
-    """A smaller language model, and what it costs.
-
-    Attributes
-    ----------
-    plan, translator, model, original
-        The removed spans, the translator that replaces them, the smaller model, and the one that it is made from.
-    table, samples
-        The table of `evaluate_language_model` on the test texts, the original first; and a row for each of some test
-        texts, ``prompt``, and how the ``original`` and the ``smaller`` model go on.
-    choice, calibration, evaluation
-        Sentences: how the plan was chosen, what maps were fitted on, and what the table is of.
-    """
+    """A smaller language model, and what it costs."""
 
     plan: Plan
-    translator: str
-    model: LanguageModel
+    translator: str  # in place of each span
+    model: LanguageModel  # the smaller one
     original: LanguageModel
-    table: pd.DataFrame
-    samples: pd.DataFrame
-    choice: str
-    calibration: str
-    evaluation: str
+    table: pd.DataFrame  # of `evaluate_language_model` on the test texts, the original first
+    samples: pd.DataFrame  # some test texts: ``prompt``, and how the ``original`` and the ``smaller`` model go on
+    choice: str  # in a sentence, how the plan was chosen
+    calibration: str  # what maps were fitted on
+    evaluation: str  # what the table is of
 
     def verdict(self) -> str:
         """Size won and bits lost, in one sentence."""
