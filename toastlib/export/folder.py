@@ -90,18 +90,13 @@ def report(result: CompressionResult) -> str:
         "report.html",
         title=f"{result.card.base} without {result.removed}",
         result=result,
-        card=result.card,
         translator=split_align(result.translator),
         tiles=_tiles(result),
         block_count=len(result.encoder.blocks) + count - (0 if result.fused else len(result.plan)),
         matrix=matrix,
         least=float(matrix.min().min()),
         code=loading_code("THIS-FOLDER", task, result.fused),
-        classes=result.classes,
-        maps=result.maps_in_words(),
-        ladder=result.ladder(),
         pictures=[(flip.shown if texts else picture_url(flip.shown, 96), flip) for flip in result.flips[:SHOWN]],
-        inputs=result.inputs,
         confusions=new_confusions(result.flips),
     )
 

@@ -86,7 +86,6 @@ class LanguageCompression:
                 "language.html",
                 title=f"{self.original.encoder.name} without {removed_in_words(self.plan.removed, False)}",
                 result=self,
-                maps=self.maps(),
                 code=loading_code("THIS-FOLDER", task_of(True, "causal"), self.translator == "identity"),
             )
             (staging / "report.html").write_text(page, encoding="utf-8")
