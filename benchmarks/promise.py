@@ -56,10 +56,9 @@ def draw(dataset: str, train: int, seed: int, promises: int, device: str):
     import torch
 
     import toastlib as toast
-    from toastlib.evaluation.calibrated import Calibrated
     from toastlib.evaluation.heads import choose_head
     from toastlib.export.compress import TRIED_ON
-    from toastlib.selection.search import HELD_OUT, largest_plan_within, make_selector, scores_by_size
+    from toastlib.selection.search import HELD_OUT, Calibrated, largest_plan_within, make_selector, scores_by_size
     from toastlib.translators.base import ALIGN, RECOMMENDED
 
     encoder, translator = toast.load_encoder("vit-mini", device=device), RECOMMENDED + ALIGN

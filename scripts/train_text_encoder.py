@@ -23,7 +23,7 @@ from transformers import CLIPTextConfig, PreTrainedTokenizerFast
 from toastlib import Encoder, load_encoder, load_images
 from toastlib.approximation.engine import THE_ORIGINAL, collect_features
 from toastlib.data.images import Images
-from toastlib.evaluation.dual_encoder import DualEncoder, build_dual_model, caption
+from toastlib.evaluation.zero_shot import DualEncoder, build_dual_model, caption
 
 CAPTIONS = ("a {}", "this is a {}", "the {} in a picture", "an image with a {}", "one {}")
 """Their word order differs from that of the templates that 09 asks with."""

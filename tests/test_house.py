@@ -20,7 +20,6 @@ ROOMS = (
     "selection",
     "export",
     "paper",
-    "reference_runs",
     "plots",
     "runs",
     "cli",

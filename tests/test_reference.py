@@ -9,7 +9,7 @@ import pytest
 import toastlib as toast
 from toastlib.data import catalog
 from toastlib.data.catalog import ROOT
-from toastlib.reference_runs import REFERENCE
+from toastlib.paper import REFERENCE
 from toastlib.runs.grid import read_grid
 
 GRIDS = sorted(path.stem.removeprefix("reference-") for path in (ROOT / "grids").glob("reference-*.yaml"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from toastlib.data.builtin import COLOURED_SHAPES
-from toastlib.evaluation.dual_encoder import read_text_encoder
+from toastlib.evaluation.zero_shot import read_text_encoder
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "train_text_encoder.py"
 TEXTS = ["a photo of a cat", "dog", "oak tree"]

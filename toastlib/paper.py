@@ -1,4 +1,4 @@
-"""The paper's published numbers, its plan lists, and ours beside theirs."""
+"""The paper's published numbers, its plan lists, and ours beside theirs; results of the committed reference runs."""
 
 import re
 from functools import cache
@@ -11,6 +11,7 @@ from toastlib.plan import ORIGINAL, Plan, Span, parse_plans
 
 IMAGENET = {"imagenet-1k": "imagenet-1k-val"}
 """The paper calls both ImageNet: its text has one, its released code the other (see `DATASETS`)."""
+REFERENCE = DATA / "reference"
 
 
 @cache
@@ -111,3 +112,32 @@ def compare_with_paper(ours: pd.DataFrame, table: str | int | None = None) -> pd
     theirs = theirs[[*setting, "table", "accuracy", "std"]].rename(columns={"accuracy": "theirs", "std": "theirs_std"})
     both = mine.merge(theirs, on=setting)
     return both.assign(difference=both["ours"] - both["theirs"]).rename(columns={"source": "calibration"})
+
+
+def reference(grid: str, table: str = "results") -> pd.DataFrame:
+    """Read one table of the reference runs: the same table of every run of a grid, one below the other.
+
+    Parameters
+    ----------
+    grid
+        The name of the grid: ``"16"`` for ``grids/reference-16.yaml``. The card ``data/reference/16/README.md`` has its
+        command, images and date.
+    table
+        A table that the notebook writes, such as ``"draws"``.
+
+    Returns
+    -------
+    DataFrame
+        The parameters that the grid sets, then the table's own columns.
+
+    Raises
+    ------
+    InputError
+        If there is no such grid or table.
+    """
+    files = {path.stem: path for path in sorted((REFERENCE / grid).glob("*.parquet"))}
+    if not files:
+        raise unknown("reference grid", grid, [path.name for path in sorted(REFERENCE.iterdir()) if path.is_dir()])
+    if table not in files:
+        raise unknown("table", table, files)
+    return pd.read_parquet(files[table])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from toastlib.errors import InputError
-from toastlib.evaluation.dual_encoder import caption, load_dual_encoder
+from toastlib.evaluation.zero_shot import caption, load_dual_encoder
 from toastlib.models.loading import load_encoder
 
 TEXTS = ["a photo of a cat", "dog", "oak tree"]

@@ -11,8 +11,7 @@ from toastlib import paper
 from toastlib.approximation.replace import fit_spans
 from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
-from toastlib.evaluation.dual_encoder import load_dual_encoder
-from toastlib.evaluation.zero_shot import HEAD, check_templates, evaluate_zero_shot, zero_shot_head
+from toastlib.evaluation.zero_shot import HEAD, check_templates, evaluate_zero_shot, load_dual_encoder, zero_shot_head
 from toastlib.models.loading import load_encoder
 from toastlib.plan import Plan
 from toastlib.statistics.collect import collect_moments

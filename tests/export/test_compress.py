@@ -13,9 +13,8 @@ from toastlib.approximation.align import align_features
 from toastlib.approximation.replace import approximate
 from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
-from toastlib.evaluation.heads import answers, choose_head, form
+from toastlib.evaluation.heads import answers, choose_head, form, new_confusions
 from toastlib.evaluation.probe import Probe
-from toastlib.export.changes import new_confusions
 from toastlib.export.compress import compress
 from toastlib.export.folder import compare_folders
 from toastlib.models.classifier import match_labels, own_classifier

@@ -20,25 +20,12 @@ BOOKS = ("sonnets", "genesis", "alice")
 
 @dataclass(frozen=True)
 class Texts:
-    """Tokenised texts with or without labels.
+    """Tokenised texts with or without labels; an `InputError` if there are not as many labels as texts."""
 
-    Parameters
-    ----------
-    tokens, device
-        Tokens of all texts, padded on the right, on the CPU; the device of those that `batches` yields.
-    labels, class_names
-        int64, shape (n,), or `None`; and one name per class.
-
-    Raises
-    ------
-    InputError
-        If there are not as many labels as texts.
-    """
-
-    tokens: Tokens
-    labels: Tensor | None = None
-    class_names: tuple[str, ...] = ()
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    tokens: Tokens  # of all texts, padded on the right, on the CPU
+    labels: Tensor | None = None  # int64, shape (n,)
+    class_names: tuple[str, ...] = ()  # one per class
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # of the tokens that `batches` yields
 
     def __post_init__(self) -> None:
         if self.labels is not None and len(self.labels) != len(self.tokens):
@@ -70,10 +57,8 @@ class Texts:
         for start in range(0, len(self), size):
             batch = self[start : start + size]
             width = int(batch.tokens.attention_mask.sum(1).max())
-            yield (
-                batch.tokens.cut(width).to(self.device),
-                None if batch.labels is None else batch.labels.to(self.device),
-            )
+            labels = None if batch.labels is None else batch.labels.to(self.device)
+            yield batch.tokens.cut(width).to(self.device), labels
 
 
 class TextSet(ImageSet):
@@ -127,8 +112,10 @@ def load_texts(
         raise InputError(f"Chunks of running text are for decoders, and {encoder.name} is none: take chunks=False.")
     if not 2 <= length <= encoder.longest_text:
         raise InputError(f"{encoder.name} reads texts of 2 to {encoder.longest_text} tokens, not of {length}.")
-    entry = None if name in EMBEDDED else catalog.dataset_entry(name, catalog.TEXTS)
-    train, test = open_texts(entry, text_column, seed) if entry else EMBEDDED[name]()
+    if name in EMBEDDED:
+        train, test = EMBEDDED[name]()
+    else:
+        train, test = open_texts(catalog.dataset_entry(name, catalog.TEXTS), text_column, seed)
 
     def load(table: TextTable, split: str, size: int | None) -> Texts:
         if chunks:

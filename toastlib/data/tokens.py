@@ -61,14 +61,10 @@ def token_mask(inputs: Inputs) -> Tensor | None:
 def select_tokens(hidden: Tensor, tokens: str, special_tokens: int, *, mask: Tensor | None = None) -> Tensor:
     """Hidden states of the chosen tokens, shape (rows, width), from those of all, shape (batch, tokens, width).
 
-    Parameters
-    ----------
-    tokens
-        ``"all"``: every token is a row; ``"special"``: the tokens before the patches; ``"patch"``: the others;
-        ``"cls"``: the CLS token of each image or text; ``"last"``: its last token; ``"mean"``: the mean of its patch
-        tokens. The patches of a text are all tokens but its special ones.
-    special_tokens, mask
-        Number of tokens before the patches; 0 for padding and 1 for other tokens, shape (batch, tokens), or `None`.
+    `tokens` is ``"all"``: every token is a row; ``"special"``: the first `special_tokens`; ``"patch"``: the others;
+    ``"cls"``: the CLS token of each image or text; ``"last"``: its last token; ``"mean"``: the mean of its patch
+    tokens. The patches of a text are all tokens but its special ones. Its `mask`, shape (batch, tokens), is 0 for
+    padding.
     """
     if tokens not in TOKENS:
         raise unknown("tokens", tokens, TOKENS)

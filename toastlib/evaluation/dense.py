@@ -66,29 +66,26 @@ def join_patches(patches: Tensor, height: int, width: int) -> Tensor:
 
 
 @torch.inference_mode()
-def fit_pixel_probe(encoder: Encoder, images: Images, folds: int = 5, *, batch_size: int = 32) -> RidgeFit:
+def fit_pixel_probe(encoder: Encoder, images: Images, *, batch_size: int = 32) -> RidgeFit:
     """Fit a linear map from each final patch token to the pixels under it: a dense head in closed form, without labels.
 
     Parameters
     ----------
     encoder, images, batch_size
-        The original, training images, and their number per forward pass.
-    folds
-        The penalty is chosen on held-out images: image i belongs to fold ``i % folds``.
+        The original, training images, and their number per forward pass. Five folds of them choose the penalty.
 
     Returns
     -------
     RidgeFit
         ``weight`` of shape (width, 3 size^2) and ``bias`` of shape (3 size^2,), float64. An `InputError` if there are
-        fewer images than folds, or the patches do not fill an image.
+        fewer than five images, or the patches do not fill an image.
     """
 
     def sums_of(inputs: Tensor) -> Sums:
         tokens = final_patches(encoder, inputs)
-        pixels = pixel_patches(inputs, tokens.shape[1])
-        return Sums.of_rows(tokens.flatten(0, 1), pixels.flatten(0, 1))
+        return Sums.of_rows(tokens.flatten(0, 1), pixel_patches(inputs, tokens.shape[1]).flatten(0, 1))
 
-    parts = split_folds(images, folds)
+    parts = split_folds(images, 5)
     sums = [reduce(add, (sums_of(inputs) for inputs, _ in part.batches(batch_size))) for part in parts]
     return fit_ridge(sums, shrink_to="zero")
 

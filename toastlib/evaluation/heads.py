@@ -1,9 +1,10 @@
-"""What a model answers, and how good that is: its accuracy, or its agreement with the original where labels lack."""
+"""What a model answers, and how good that is: its accuracy, or its agreement with the original; and what breaks."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +34,8 @@ LOST = {"accuracy": "points lost", "agreement": "% of answers changed", "similar
 """What a difference of scores is called, by the head's measure."""
 MIN_STEPS = 1000  # of the head
 HEADS = (None, "own", "new")
+SHOWN = 12
+"""Pictures of images that turn wrong, and confusions that are new."""
 
 
 class Head(NamedTuple):
@@ -88,13 +91,12 @@ def describe(head: Head, dataset: ImageSet, classifier: "PreTrainedModel | None"
     corrected = " A map that corrects the features is multiplied into its weights." if align else ""
     if head.measure == "similarity":
         return "No classifier: there are no labels, and the features of both models are compared."
-    if head.measure == "agreement":
-        compared = "there are no labels, and the answers of both are compared"
-        return f"The checkpoint's own classifier is kept: {compared}.{corrected}"
     if head.own:
         part = len(head.places) < len(head.class_names)
-        tested = f", and tested on {len(head.places)} of its {len(head.class_names)} labels" if part else ""
-        return f"The checkpoint's own classifier is kept{tested}.{corrected}"
+        how = f", and tested on {len(head.places)} of its {len(head.class_names)} labels" if part else ""
+        if head.measure == "agreement":
+            how = ": there are no labels, and the answers of both are compared"
+        return f"The checkpoint's own classifier is kept{how}.{corrected}"
     instead = ", in place of the checkpoint's own" if classifier else ""
     inputs = inputs_of(dataset.train)
     return f"A new linear classifier is trained on {len(dataset.train)} training {inputs}{instead}.{corrected}"
@@ -184,3 +186,48 @@ def percent(scores: np.ndarray, measure: str) -> Accuracy:
         return paired_difference(scores, np.zeros(len(scores)))
     interval = accuracy_interval(int(scores.sum()), len(scores))
     return tuple(100 * float(value) for value in (scores.mean(), *interval))
+
+
+class Flip(NamedTuple):
+    """An image or text whose answer turns wrong, its class, and both answers; pixels are uint8, (3, height, width)."""
+
+    shown: Tensor | str
+    label: str
+    before: str
+    after: str
+
+    def __repr__(self) -> str:
+        return f"Flip({self.label!r}, {self.before!r} -> {self.after!r})"
+
+
+def by_class(images: Images, before: np.ndarray, after: np.ndarray, head: Head) -> pd.DataFrame:
+    """A row for each class: ``class``, ``images``, ``before`` and ``after`` in percent, and the points lost.
+
+    ``lost`` stands with the ends of its 95 % interval, ``low`` and ``high``.
+    """
+    labels, rows = images.labels.cpu().numpy(), []
+    for label in np.unique(labels):
+        of_class = labels == label
+        shares = (100 * scores[of_class].mean() for scores in (before, after))
+        lost = points_lost(before[of_class], after[of_class], head)
+        rows.append((head.class_names[head.places[label]], int(of_class.sum()), *shares, *lost))
+    return pd.DataFrame(rows, columns=["class", "images", "before", "after", "lost", "low", "high"])
+
+
+def flips(
+    images: Images | Texts, found: Sequence[Tensor], scores: Sequence[np.ndarray], head: Head, tokenizer: Any = None
+) -> list[Flip]:
+    """The images or texts that turn wrong, in their order; without labels, those that are called something else."""
+    rows, flipped = np.flatnonzero(scores[0] > scores[1]), []
+    shown = images.decoded(tokenizer) if isinstance(images, Texts) else images.pixels
+    for row in rows.tolist():
+        before, after = (head.class_names[answers[row].argmax()] for answers in found)
+        label = before if images.labels is None else head.class_names[head.places[images.labels[row]]]
+        flipped.append(Flip(shown[row], label, before, after))
+    return flipped
+
+
+def new_confusions(flipped: list[Flip]) -> pd.DataFrame:
+    """Of the images that turn wrong, how many of a class are called what: ``class``, ``called``, ``images``."""
+    pairs = pd.DataFrame([(flip.label, flip.after) for flip in flipped], columns=["class", "called"])
+    return pairs.value_counts().rename("images").reset_index().head(SHOWN)

@@ -17,6 +17,7 @@ from toastlib.evaluation.evaluate import require_labels
 from toastlib.evaluation.metrics import changes, paired_difference
 from toastlib.evaluation.probe import HeadConfig, Probe
 from toastlib.models.encoder import Encoder
+from toastlib.models.hooks import capture_outputs
 from toastlib.plan import ORIGINAL, Plan, Span
 from toastlib.statistics.moments import KFoldMoments, Moments
 from toastlib.translators.base import TRANSLATORS, make_translator
@@ -82,7 +83,11 @@ class Playground:
         self._probe = Probe(len(data.class_names), head).fit(train[0], data.train.labels)
         self.images, self._batch_size = data.test[: min(images, _room_for(encoder, data, memory))], batch_size
         self.labels = self.images.labels.cpu().numpy()
-        self._hidden = [_run_blocks(encoder, inputs) for inputs, _ in self.images.batches(batch_size)]
+        self._hidden: list[dict[int, Tensor]] = []  # of each batch: block -> its output, -1 -> the input of block 0
+        for inputs, _ in self.images.batches(batch_size):
+            with torch.inference_mode(), capture_outputs(encoder, range(-1, len(encoder.blocks))) as hidden:
+                encoder(inputs)
+            self._hidden.append(hidden)
         singles = [Plan((Span(block - 1, block),)) for block in range(len(encoder.blocks))]
         inputs, _ = next(self.images[:1].batches(1))
         costs = plan_costs(encoder, [Plan(), *singles], self.translators, inputs=inputs)
@@ -153,19 +158,9 @@ class Playground:
         block = min((span.start for span in variant.plan), default=len(self.encoder.blocks) - 1)
         features = []
         for (inputs, _), hidden in zip(self.images.batches(self._batch_size), self._hidden, strict=True):
-            start = (block, hidden[block + 1])
+            start = (block, hidden[block])
             features.append(forward_plans(self.encoder, inputs, [variant], self._maps, start=start)[variant].float())
         return torch.cat(features)
-
-
-@torch.inference_mode()
-def _run_blocks(encoder: Encoder, inputs: Tensor) -> list[Tensor]:
-    """The input of block 0 and the outputs of all blocks, each of shape (batch, tokens, width)."""
-    shared = encoder.embed(inputs)
-    hidden = [shared.hidden]
-    for block in range(len(encoder.blocks)):
-        hidden.append(encoder.run_block(block, hidden[-1], shared))
-    return hidden
 
 
 @torch.inference_mode()

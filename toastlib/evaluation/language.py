@@ -17,7 +17,7 @@ from toastlib.approximation.engine import forward_plans, visible_batches
 from toastlib.approximation.prepare import Source, name_translators, prepare
 from toastlib.data import catalog
 from toastlib.data.texts import TextSet, tokenised
-from toastlib.data.tokens import Tokens
+from toastlib.data.tokens import Tokens, arguments_of
 from toastlib.errors import InputError
 from toastlib.evaluation.metrics import CONFIDENCE
 from toastlib.models.base_architecture import base_config, with_tower
@@ -78,8 +78,7 @@ class LanguageModel:
                 f"be written, not {new_tokens}."
             )
         settings = {"do_sample": False, "pad_token_id": tokenizer.pad_token_id} | options
-        inputs = {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
-        written = self.form().generate(**inputs, max_new_tokens=new_tokens, **settings)
+        written = self.form().generate(**arguments_of(tokens), max_new_tokens=new_tokens, **settings)
         return tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
 
     def form(self) -> nn.Module:

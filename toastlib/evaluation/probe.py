@@ -129,7 +129,11 @@ class Probe:
     def _train(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         c = self.config
         generators = [torch.Generator().manual_seed(seed) for seed in c.seeds]
-        weight, bias = self._first_weights(features.shape[0], features.shape[2], generators, features.device)
+        width = features.shape[2]
+        first = torch.stack([torch.rand(width + 1, self.classes, generator=generator) for generator in generators])
+        first = (first * 2 - 1) * width**-0.5  # uniform in +-1/sqrt(width), as `nn.Linear` starts
+        first = first.to(features.device).expand(len(features), -1, -1, -1)
+        weight, bias = nn.Parameter(first[:, :, :-1].clone()), nn.Parameter(first[:, :, -1:].clone())
         optimiser = torch.optim.Adam([weight, bias], lr=c.learning_rate)
         epochs = max(c.epochs, math.ceil(c.min_steps / math.ceil(len(labels) / c.batch_size)))
         for _ in range(epochs):
@@ -191,15 +195,6 @@ class Probe:
         probe.weight_, shift = _absorbed(self.weight_, alignment)
         probe.bias_ = self.bias_ + shift[..., None, :]
         return probe
-
-    def _first_weights(
-        self, sets: int, width: int, generators: list[torch.Generator], device: torch.device
-    ) -> tuple[nn.Parameter, nn.Parameter]:
-        """Uniform in +-1/sqrt(width), as `nn.Linear` starts."""
-        bound = width**-0.5
-        first = torch.stack([torch.rand(width + 1, self.classes, generator=generator) for generator in generators])
-        first = ((first * 2 - 1) * bound).to(device).expand(sets, -1, -1, -1)
-        return nn.Parameter(first[:, :, :-1].clone()), nn.Parameter(first[:, :, -1:].clone())
 
 
 def absorb_alignment(layer: nn.Linear, alignment: Ridge) -> nn.Linear:

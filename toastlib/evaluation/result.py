@@ -69,18 +69,13 @@ class Evaluation:
     def table(self) -> pd.DataFrame:
         """One row per variant: names, accuracy in percent with Wilson's 95 % interval, and the costs of its plan.
 
-        Columns of `names`, those of `variants`, ``correct`` (a count), ``images``,
-        ``accuracy``, ``accuracy_low``, ``accuracy_high``, and those of `plan_costs`.
+        Columns of `names`, those of `variants`, ``correct`` (a count), ``images``, ``accuracy``, ``accuracy_low``,
+        ``accuracy_high``, and those of `plan_costs`.
         """
         correct, images = self.correct.sum(1), len(self.labels)
-        low, high = zip(*(accuracy_interval(int(count), images) for count in correct), strict=True)
-        table = self.variants.assign(
-            correct=correct,
-            images=images,
-            accuracy=100 * correct / images,
-            accuracy_low=[100 * value for value in low],
-            accuracy_high=[100 * value for value in high],
-        )
+        table = self.variants.assign(correct=correct, images=images, accuracy=100 * correct / images)
+        ends = [accuracy_interval(int(count), images) for count in correct]
+        table[["accuracy_low", "accuracy_high"]] = 100 * np.array(ends)
         if self.costs is not None:
             table = table.merge(self.costs, on=["translator", "plan"], validate="many_to_one")
         return pd.concat([pd.DataFrame(self.names, index=table.index), table], axis=1)

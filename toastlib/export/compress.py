@@ -12,23 +12,10 @@ from torch import Tensor
 from toastlib.approximation.fuse import FUSED, can_fuse
 from toastlib.data.images import ImageSet
 from toastlib.errors import InputError, need, need_encoder, need_original, need_set, unknown, whole_number
-from toastlib.evaluation.calibrated import Calibrated
-from toastlib.evaluation.heads import (
-    MEASURES,
-    Head,
-    answers,
-    changes,
-    choose_head,
-    describe,
-    first_layer,
-    form,
-    inputs_of,
-    percent,
-    points_lost,
-    score,
-)
+from toastlib.evaluation import heads
+from toastlib.evaluation.heads import MEASURES, Head
 from toastlib.evaluation.latency import Spread, device_name, measure_energy, measure_latency, measure_pipeline
-from toastlib.export.changes import by_class, flips
+from toastlib.evaluation.metrics import changes
 from toastlib.export.onnx import OnnxModel, in_onnxruntime, need_onnx
 from toastlib.export.result import CompressionResult
 from toastlib.models.classifier import own_classifier
@@ -37,7 +24,15 @@ from toastlib.models.encoder import Encoder
 from toastlib.models.model_card import ModelCardData, Sizes, task_of
 from toastlib.models.saving import OWN, stored_dtype
 from toastlib.plan import ORIGINAL, Plan
-from toastlib.selection.search import HELD_OUT, TESTED, largest_plan_within, make_selector, plan_of_size, scores_by_size
+from toastlib.selection.search import (
+    HELD_OUT,
+    TESTED,
+    Calibrated,
+    largest_plan_within,
+    make_selector,
+    plan_of_size,
+    scores_by_size,
+)
 from toastlib.statistics.similarity import similarity
 from toastlib.translators.base import ALIGN, RECOMMENDED, TRANSLATORS, split_align
 
@@ -128,7 +123,7 @@ def compress(
     classifier, wanted = (None, head) if head is None or isinstance(head, str) else (head, OWN)
     if classifier is None and encoder.checkpoint:
         classifier = own_classifier(*encoder.checkpoint[:3], whole_or_none=wanted == "new")
-    own_head = choose_head(encoder, data, classifier, seed, wanted)
+    own_head = heads.choose_head(encoder, data, classifier, seed, wanted)
     names, plan_given = _translators(translator, encoder, own_head), isinstance(remove, str | Plan)
     max_drop = MAX_DROP if remove is None and max_drop is None else max_drop
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
@@ -145,11 +140,11 @@ def compress(
     if plan_given:
         plan = Plan.parse(remove)
     else:
-        trial = choose_head(encoder, replace(data, train=fitting), classifier, seed, wanted)
+        trial = heads.choose_head(encoder, replace(data, train=fitting), classifier, seed, wanted)
         choose = make_selector(calibrated, tried_on, trial, names[0])
         tested = scores_by_size(calibrated, choose, names[0], trial, held_out)
         if max_drop is not None:
-            plan, search = largest_plan_within(tested, trial, max_drop, inputs_of(data.test))
+            plan, search = largest_plan_within(tested, trial, max_drop, heads.inputs_of(data.test))
         elif len(held_out):
             plan, search = plan_of_size(tested, trial, remove)
         else:
@@ -157,21 +152,21 @@ def compress(
             search.loc[0] = (remove, str(plan), *how, *(float("nan"),) * 3, 0, 0)
     made, reasons = _make_all(calibrated, plan, names, own_head)
     contenders = _contenders({ORIGINAL: (encoder, own_head)} | made, stored_dtype(encoder).itemsize, onnx)
-    found = [answers(one.model, data.test) for one in contenders]
-    scores = [score(one, found[0], data.test, own_head) for one in found]
-    models, (smaller, new_head) = [one.model for one in contenders], next(iter(made.values()))
+    found = [heads.answers(one.model, data.test) for one in contenders]
+    scores = [heads.score(one, found[0], data.test, own_head) for one in found]
+    models, (taken, (smaller, new_head)) = [one.model for one in contenders], next(iter(made.items()))
     latency, energy = measure_latency(models, data.test), measure_energy(models, data.test)
     task = task_of(encoder.reads_text, own_head.module and "base").name
     in_pipeline = measure_pipeline(models[:2], data.test, task, encoder.tokenizer)
     in_pipeline += [(float("nan"),) * 3] * (len(models) - 2)
-    inputs = inputs_of(data.test)
-    before, after = (percent(one, own_head.measure) for one in scores[:2])
+    inputs = heads.inputs_of(data.test)
+    before, after = (heads.percent(one, own_head.measure) for one in scores[:2])
     card = ModelCardData(
         base=encoder.name,
         calibration=f"{len(calibrated.images)} training {inputs} of {data.name}, seed {seed}",
         evaluation=f"{len(data.test)} test {inputs} of {data.name}",
         measure=MEASURES[own_head.measure],
-        head=describe(own_head, data, classifier, split_align(next(iter(made)))[1]),
+        head=heads.describe(own_head, data, classifier, split_align(taken)[1]),
         before=before if own_head.measure == "accuracy" else None,  # the original agrees with itself
         after=after,
         latency={batch: (times[0][0], times[1][0]) for batch, times in latency.items()},
@@ -185,17 +180,17 @@ def compress(
         ),
     )
     with_labels, compared = own_head.measure == "accuracy", own_head.measure != "similarity"
-    turned = flips(data.test, found[:2], scores[:2], own_head, encoder.tokenizer) if compared else []
+    flips = heads.flips(data.test, found[:2], scores[:2], own_head, encoder.tokenizer) if compared else []
     return CompressionResult(
         plan=plan,
-        translator=next(iter(made)),
+        translator=taken,
         encoder=smaller,
         head=new_head,
         card=card,
-        lost=points_lost(*scores[:2], own_head),
+        lost=heads.points_lost(*scores[:2], own_head),
         maps=_maps(contenders, reasons, found, scores, latency | {"pipeline": in_pipeline}, energy, own_head),
-        classes=by_class(data.test, *scores[:2], own_head) if with_labels else None,
-        flips=turned,
+        classes=heads.by_class(data.test, *scores[:2], own_head) if with_labels else None,
+        flips=flips,
         similarity=similarity(calibrated.moments, "cka"),
         search=search,
         max_drop=max_drop,
@@ -206,10 +201,8 @@ def _translators(translator: str | None, encoder: Encoder, head: Head) -> list[s
     """The translators to compare, the one that is taken first: a name alone, or those that a preference names."""
     if translator is not None and translator not in PREFERENCES:
         return [translator]
-    align = ALIGN if first_layer(head, encoder) is not None else ""
-    names = [FUSED, "linear", RECOMMENDED]
-    if not can_fuse(encoder):
-        names.remove(FUSED)
+    align = ALIGN if heads.first_layer(head, encoder) is not None else ""
+    names = [FUSED] * can_fuse(encoder) + ["linear", RECOMMENDED]
     if translator == "accuracy" or (translator is None and encoder.sublayer_split is None):
         names.reverse()
     return [name + align for name in names]
@@ -232,7 +225,7 @@ def _make_all(
 
 def _contenders(made: dict[str, tuple[Encoder, Head]], itemsize: int, onnx: bool) -> list[Contender]:
     """The original and a model for each translator; then the same in onnxruntime, the first two with int8 too."""
-    models = {name: form(*pair) for name, pair in made.items()}
+    models = {name: heads.form(*pair) for name, pair in made.items()}
     found = []
     for name, model in models.items():
         plain = name == ORIGINAL or split_align(name)[0] == FUSED
@@ -259,18 +252,14 @@ def _maps(
     """A row for each contender, the original's first."""
     rows = []
     for index, one in enumerate(contenders):
-        lost = points_lost(scores[0], scores[index], head) if index else (0.0,) * 3
+        lost, low, high = heads.points_lost(scores[0], scores[index], head) if index else (0.0,) * 3
         worse, better = changes(scores[0], scores[index])
-        times = {
-            f"{column}_{batch}": value
-            for batch, models in latency.items()
-            for column, value in zip(("ms", "ms_low", "ms_high"), models[index], strict=True)
-        }
-        row = {"translator": one.translator} | dict(zip(("lost", "low", "high"), lost, strict=True))
-        row |= {"worse": worse, "better": better, "megabytes": one.megabytes}
-        differ = found[index].argmax(1) != found[0].argmax(1)
-        row["changed"] = float("nan") if head.measure == "similarity" else int(differ.sum())
-        rows.append(row | times | {"millijoules": energy and energy[index], "opens": one.opens, "why": ""})
+        changed = int((found[index].argmax(1) != found[0].argmax(1)).sum())
+        row = {"translator": one.translator, "lost": lost, "low": low, "high": high, "worse": worse, "better": better}
+        row |= {"megabytes": one.megabytes, "changed": float("nan") if head.measure == "similarity" else changed}
+        for batch, models in latency.items():
+            row[f"ms_{batch}"], row[f"ms_low_{batch}"], row[f"ms_high_{batch}"] = models[index]
+        rows.append(row | {"millijoules": energy and energy[index], "opens": one.opens, "why": ""})
     rows += [{"translator": name, "why": why} for name, why in reasons.items()]
     return pd.DataFrame(rows)
 

@@ -13,8 +13,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from toastlib.data.images import picture_url
 from toastlib.errors import InputError
-from toastlib.evaluation.heads import LOST, MEASURES, names_of
-from toastlib.export.changes import SHOWN, new_confusions
+from toastlib.evaluation.heads import LOST, MEASURES, SHOWN, names_of, new_confusions
 from toastlib.models.model_card import change, loading_code, short, task_of
 from toastlib.output import writing
 from toastlib.translators.base import split_align
@@ -76,27 +75,28 @@ def compare_folders(folders: Sequence[str | Path]) -> tuple[pd.DataFrame, list[s
     return pd.concat([pd.DataFrame(columns), differing]).fillna(""), list(differing.index)
 
 
+def render(template: str, **names: Any) -> str:
+    """A page from a template beside this file; what is put into it is escaped."""
+    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
+    return templates.get_template(template).render(**names)
+
+
 def report(result: CompressionResult) -> str:
     """The text of ``report.html``, a page that fetches nothing; names that came from outside are escaped."""
     count, texts = len(result.plan.removed), result.encoder.reads_text
     task = task_of(texts, result.head.module and "base")
     matrix = result.similarity.pivot(index="first", columns="second", values="value").fillna(0)
-    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
-    return templates.get_template("report.html").render(
+    return render(
+        "report.html",
         title=f"{result.card.base} without {result.removed}",
         result=result,
-        card=result.card,
         translator=split_align(result.translator),
         tiles=_tiles(result),
         block_count=len(result.encoder.blocks) + count - (0 if result.fused else len(result.plan)),
         matrix=matrix,
         least=float(matrix.min().min()),
         code=loading_code("THIS-FOLDER", task, result.fused),
-        classes=result.classes,
-        maps=result.maps_in_words(),
-        ladder=result.ladder(),
         pictures=[(flip.shown if texts else picture_url(flip.shown, 96), flip) for flip in result.flips[:SHOWN]],
-        inputs=result.inputs,
         confusions=new_confusions(result.flips),
     )
 

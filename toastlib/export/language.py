@@ -1,16 +1,16 @@
 """A smaller language model: blocks chosen and replaced, what it costs in perplexity, and what it writes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader
 
 from toastlib.approximation.replace import approximate
 from toastlib.data.texts import TextSet
 from toastlib.errors import InputError, need_original
 from toastlib.evaluation.language import LanguageModel, evaluate_language_model
 from toastlib.export.compress import REMOVES_NOTHING
+from toastlib.export.folder import render
 from toastlib.models.costs import parameter_count
 from toastlib.models.model_card import ModelCardData, change, loading_code, removed_in_words, task_of
 from toastlib.output import writing
@@ -23,52 +23,38 @@ from toastlib.translators.base import RECOMMENDED
 
 TRIED_ON = 50
 """Training texts at most on which candidate plans are compared; maps are fitted on others."""
-PROMPTS, PROMPT, WRITTEN = (
-    3,
-    32,
-    48,
-)  # test texts that are continued; tokens that are read of each, and that are written
+PROMPTS, PROMPT, WRITTEN = 3, 32, 48
+"""Test texts that are continued; tokens that are read of each, and that are written."""
 
 
 @dataclass(frozen=True)
 class LanguageCompression:
-    """A smaller language model, and what it costs.
-
-    Attributes
-    ----------
-    plan, translator, model, original
-        The removed spans, the translator that replaces them, the smaller model, and the one that it is made from.
-    table, samples
-        The table of `evaluate_language_model` on the test texts, the original first; and a row for each of some test
-        texts, ``prompt``, and how the ``original`` and the ``smaller`` model go on.
-    choice, calibration, evaluation
-        Sentences: how the plan was chosen, what maps were fitted on, and what the table is of.
-    """
+    """A smaller language model, and what it costs."""
 
     plan: Plan
-    translator: str
-    model: LanguageModel
+    translator: str  # in place of each span
+    model: LanguageModel  # the smaller one
     original: LanguageModel
-    table: pd.DataFrame
-    samples: pd.DataFrame
-    choice: str
-    calibration: str
-    evaluation: str
+    table: pd.DataFrame  # of `evaluate_language_model` on the test texts, the original first
+    samples: pd.DataFrame  # some test texts: ``prompt``, and how the ``original`` and the ``smaller`` model go on
+    choice: str  # in a sentence, how the plan was chosen
+    calibration: str  # what maps were fitted on
+    evaluation: str  # what the table is of
 
     def verdict(self) -> str:
         """Size won and bits lost, in one sentence."""
         before, after = (parameter_count(language.model) for language in (self.original, self.model))
-        rows = self.table.set_index("translator")
-        words = "{:,} to {:,} parameters ({}); perplexity {:.2f} to {:.2f}, bits per token lost: "
-        words += "{:z.3f} [{:z.3f}, {:z.3f}]."
-        perplexity = [rows.loc[name, "perplexity"] for name in (ORIGINAL, self.translator)]
-        lost = rows.loc[self.translator, ["lost", "lost_low", "lost_high"]]
-        return words.format(before, after, change(before, after), *perplexity, *lost)
+        rows = self.table.set_index("translator").loc[[ORIGINAL, self.translator]]
+        original, smaller = rows["perplexity"]
+        lost, low, high = rows.loc[self.translator, ["lost", "lost_low", "lost_high"]]
+        return (
+            f"{before:,} to {after:,} parameters ({change(before, after)}); perplexity {original:.2f} to "
+            f"{smaller:.2f}, bits per token lost: {lost:z.3f} [{low:z.3f}, {high:z.3f}]."
+        )
 
     def summary(self) -> str:
         """What was done, what it costs, and what is written, as a terminal shows it."""
-        removed = removed_in_words(self.plan.removed, False)
-        first = self.samples.iloc[0]
+        removed, first = removed_in_words(self.plan.removed, False), self.samples.iloc[0]
         return "\n".join(
             [
                 f"Removed: {removed} (plan {self.plan}). In place of each span: {self.translator}, fitted on "
@@ -94,19 +80,13 @@ class LanguageCompression:
 
         An `InputError` as of `CompressionResult.save`.
         """
-        card = ModelCardData(
-            head=self.verdict(),
-            calibration=self.calibration,
-            evaluation=self.evaluation,
-            measure="perplexity",
-        )
-        templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
+        facts = {"calibration": self.calibration, "evaluation": self.evaluation, "measure": "perplexity"}
         with writing(folder, force=force) as staging:
-            self.model.save_pretrained(staging, card=card)
-            page = templates.get_template("language.html").render(
+            self.model.save_pretrained(staging, card=ModelCardData(head=self.verdict(), **facts))
+            page = render(
+                "language.html",
                 title=f"{self.original.encoder.name} without {removed_in_words(self.plan.removed, False)}",
                 result=self,
-                maps=self.maps(),
                 code=loading_code("THIS-FOLDER", task_of(True, "causal"), self.translator == "identity"),
             )
             (staging / "report.html").write_text(page, encoding="utf-8")
@@ -172,19 +152,16 @@ def compress_language(
     names = list(dict.fromkeys([taken, RECOMMENDED, "linear", "identity"]))
     evaluated = evaluate_language_model(language, texts, [plan], translators=names, calibration=fitting)
     smaller = language.on(approximate(encoder, plan, fitting, translator=taken, batch_size=8))
-    prompts = replace(texts.test, tokens=texts.test[:PROMPTS].tokens.cut(PROMPT), labels=None).decoded(
-        encoder.tokenizer
-    )
-    samples = pd.DataFrame({"prompt": prompts})
-    for name, model in (("original", language), ("smaller", smaller)):
-        samples[name] = model.generate(prompts, WRITTEN)
+    beginnings = texts.test[:PROMPTS].tokens.cut(PROMPT)
+    prompts = encoder.tokenizer.batch_decode(beginnings.input_ids, skip_special_tokens=True)
+    written = {"original": language.generate(prompts, WRITTEN), "smaller": smaller.generate(prompts, WRITTEN)}
     return LanguageCompression(
         plan=plan,
         translator=taken,
         model=smaller,
         original=language,
         table=evaluated.table,
-        samples=samples,
+        samples=pd.DataFrame({"prompt": prompts} | written),
         choice=choice,
         calibration=f"{len(fitting)} training texts of {texts.name}, seed {seed}",
         evaluation=f"{len(texts.test)} test texts of {texts.name}",

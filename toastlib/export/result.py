@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from toastlib.approximation.fuse import FUSED
-from toastlib.evaluation.heads import LOST, Head
-from toastlib.export.changes import Flip
+from toastlib.evaluation.heads import LOST, Flip, Head
 from toastlib.export.folder import save_compressed
 from toastlib.models.encoder import Encoder
 from toastlib.models.model_card import Accuracy, ModelCardData, change, removed_in_words, short
@@ -18,39 +17,27 @@ from toastlib.translators.base import RECOMMENDED, split_align
 class CompressionResult:
     """A smaller encoder, and what it costs.
 
-    Attributes
-    ----------
-    plan, translator, encoder, head
-        The removed spans, the translator that replaces them, the smaller encoder and its head.
-    card, lost
-        Facts about both models; points lost, paired over the test images, with their 95 % interval.
-    maps
-        One row for the original and for every translator that was compared: points ``lost`` with ``low`` and ``high``,
-        images that turn ``worse`` and ``better``, answers that ``changed``, ``megabytes`` on disk, ``ms_1`` and
-        ``ms_32`` per batch with their quartiles ``ms_low_1`` ..., ``millijoules`` per image where they are counted,
-        what ``opens`` it, and ``why`` it cannot be had. Models in onnxruntime follow, if they were asked for.
-    classes, flips, similarity
-        One row per class, from `by_class`, `None` without labels; the test images that turn wrong; linear CKA of all
-        blocks on the calibration set, from `similarity`.
-    search
-        One row per number of blocks that was tried, with the columns `TESTED`; ``lost``, ``low`` and ``high`` are NaN
-        where no image was left to test on, and there is no row where the plan was given.
-    max_drop
-        The promise, in points; `None` where a plan or a number of blocks was given.
+    `maps` has a row for the original and for every translator that was compared: points ``lost`` with ``low`` and
+    ``high``, images that turn ``worse`` and ``better``, answers that ``changed``, ``megabytes`` on disk, ``ms_1`` and
+    ``ms_32`` per batch with their quartiles ``ms_low_1`` ..., ``millijoules`` per image where they are counted, what
+    ``opens`` it, and ``why`` it cannot be had. Models in onnxruntime follow, if they were asked for.
+
+    `search` has a row per number of blocks that was tried, with the columns `TESTED`; ``lost``, ``low`` and ``high``
+    are NaN where no image was left to test on, and there is no row where the plan was given.
     """
 
     plan: Plan
-    translator: str
-    encoder: Encoder
+    translator: str  # in place of each span
+    encoder: Encoder  # the smaller one
     head: Head
-    card: ModelCardData
-    lost: Accuracy
+    card: ModelCardData  # facts about both models
+    lost: Accuracy  # points, paired over the test images, with their 95 % interval
     maps: pd.DataFrame
-    classes: pd.DataFrame | None
-    flips: list[Flip]
-    similarity: pd.DataFrame
+    classes: pd.DataFrame | None  # from `by_class`; `None` without labels
+    flips: list[Flip]  # test images that turn wrong
+    similarity: pd.DataFrame  # linear CKA of all blocks on the calibration set
     search: pd.DataFrame
-    max_drop: float | None = None
+    max_drop: float | None = None  # the promise, in points; `None` where a plan or a number of blocks was given
 
     @property
     def fused(self) -> bool:

@@ -29,17 +29,15 @@ def random_map(linear: nn.Linear, center: str = "zero", seed: int = 0) -> nn.Lin
     return linear_module(drawn, linear.bias).to(linear.weight.device, linear.weight.dtype)
 
 
-def rank_correlation(
-    predicted: pd.Series, correct: pd.DataFrame, draws: int = 500, *, seed: int = 0
-) -> tuple[float, float, float]:
+def rank_correlation(predicted: pd.Series, correct: pd.DataFrame) -> tuple[float, float, float]:
     """Spearman's rank correlation (1904) between the predicted costs of plans and the accuracy that they lose.
 
     From plan -> its predicted cost, and the correctness of each test image in [0, 1], shape (images, plans). With it
-    come its 2.5 and 97.5 % quantiles over resamples of the test images. Resamples add noise to accuracies that are
+    come its 2.5 and 97.5 % quantiles over 500 resamples of the test images. Resamples add noise to accuracies that are
     noisy already: the interval leans towards zero. All three are 0 where all plans are tied.
     """
     outcomes, images = correct[predicted.index].to_numpy(), len(correct)
-    resamples = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=draws)
+    resamples = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), size=500)
     accuracies = np.vstack([outcomes.mean(0), resamples @ outcomes / images]).round(9)  # ties are equal up to rounding
     ranks = rankdata(np.vstack([-predicted.to_numpy(), accuracies]), axis=1)
     ranks -= ranks.mean(1, keepdims=True)
@@ -64,14 +62,14 @@ class Regret(NamedTuple):
     cross_validated: float
 
 
-def regret(correct: pd.DataFrame, chosen: str, splits: int = 200, *, seed: int = 0) -> Regret:
+def regret(correct: pd.DataFrame, chosen: str, splits: int = 200) -> Regret:
     """Compare a chosen plan with the best of all plans of its size, found by the test labels.
 
     From the correctness of each test image in [0, 1], shape (images, plans), and the column of the chosen plan, over as
     many random halves of the test images as `splits` says.
     """
     own = correct.columns.get_loc(chosen)
-    leads = [second[first.argmax()] - second[own] for first, second in _halves(correct.to_numpy(), splits, seed)]
+    leads = [second[first.argmax()] - second[own] for first, second in _halves(correct.to_numpy(), splits)]
     best = correct.mean().idxmax()
     lead = paired_difference(correct[best].to_numpy(), correct[chosen].to_numpy())
     return Regret(best, *lead, cross_validated=100 * float(np.mean(leads)))
@@ -89,14 +87,14 @@ class WinRate(NamedTuple):
     hindsight: float
 
 
-def win_rate(correct: pd.DataFrame, chosen: str, splits: int = 200, *, seed: int = 0) -> WinRate:
+def win_rate(correct: pd.DataFrame, chosen: str, splits: int = 200) -> WinRate:
     """Compare a chosen plan with other plans of its size, of which there must be one; parameters as for `regret`."""
     outcomes, own = correct.to_numpy(), correct.columns.get_loc(chosen)
     others = [plan for plan in range(outcomes.shape[1]) if plan != own]
     if not others:
         raise InputError(f"Plan {chosen} has no rival: pass other plans of its size too.")
     lows = [paired_difference(outcomes[:, plan], outcomes[:, own])[1] for plan in others]
-    halves = [(first.argmax(), second) for first, second in _halves(outcomes, splits, seed)]
+    halves = [(first.argmax(), second) for first, second in _halves(outcomes, splits)]
     hindsight = np.mean([_share_beaten(accuracies, best) for best, accuracies in halves])
     return WinRate(_share_beaten(outcomes.mean(0), own), float(np.mean(np.array(lows) <= 0)), float(hindsight))
 
@@ -106,8 +104,8 @@ def _share_beaten(accuracies: np.ndarray, own: int) -> float:
     return float((leads > 0).mean() + (leads == 0).mean() / 2)
 
 
-def _halves(outcomes: np.ndarray, splits: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def _halves(outcomes: np.ndarray, splits: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Accuracies of all plans on random halves of the images."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     orders = [np.array_split(generator.permutation(len(outcomes)), 2) for _ in range(splits)]
     return [(outcomes[first].mean(0), outcomes[second].mean(0)) for first, second in orders]

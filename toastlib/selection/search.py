@@ -2,24 +2,29 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from torch import nn
+from torch import Tensor, nn
 
-from toastlib.approximation.fuse import FUSED
+from toastlib.approximation.fuse import FUSED, fuse_spans
+from toastlib.approximation.replace import approximate
 from toastlib.data.images import Images
 from toastlib.errors import InputError
-from toastlib.evaluation.calibrated import Calibrated
-from toastlib.evaluation.heads import LOST, Head, answers, first_layer, form, points_lost, score
+from toastlib.evaluation.heads import LOST, Head, aligned, answers, first_layer, form, points_lost, score
 from toastlib.evaluation.metrics import changes, images_needed
 from toastlib.models.costs import parameter_count
+from toastlib.models.encoder import Encoder
 from toastlib.plan import Plan
 from toastlib.selection.criteria import span_costs
 from toastlib.selection.plans import best_plans
 from toastlib.selection.rerank import divergence, run_plans
+from toastlib.statistics.collect import collect_moments
+from toastlib.statistics.moments import KFoldMoments
 from toastlib.translators.base import make_translator, split_align
 
 CANDIDATES = 10
@@ -28,6 +33,36 @@ HELD_OUT = 3
 """One in three training images is held out where a loss is bounded: neither maps, head nor choice see it."""
 TESTED = ("removed", "plan", "tried", "tried_on", "next", "lost", "low", "high", "held_out", "parameters")
 """Columns of the table of numbers of blocks: plans run and on how many images; points lost on others; what is left."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The original encoder and calibration images; their moments and the original's features are computed once."""
+
+    encoder: Encoder
+    images: Images
+
+    @cached_property
+    def moments(self) -> KFoldMoments:
+        """Moments of all pairs of blocks, without a decoder's context: it would multiply them."""
+        return collect_moments(self.encoder, self.images, context=False)
+
+    @cached_property
+    def features(self) -> Tensor:
+        """The original's features of the calibration images."""
+        return self.encoder.encode(self.images)
+
+    def make(self, plan: Plan, translator: str, head: Head) -> tuple[Encoder, Head]:
+        """The smaller encoder, and the original's head with the alignment folded in, if the translator has one."""
+        kind, align = split_align(translator)
+        if kind == FUSED:
+            smaller = fuse_spans(self.encoder, plan, self.images)
+        else:
+            needs_pass = self.encoder.is_causal and make_translator(kind).needs_context
+            smaller = approximate(self.encoder, plan, self.images if needs_pass else self.moments, translator=kind)
+        if not align:
+            return smaller, head
+        return smaller, aligned(head, self.encoder, smaller.encode(self.images), self.features)
 
 
 class Choice(NamedTuple):
