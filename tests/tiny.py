@@ -73,6 +73,8 @@ MORE_DECODERS = {
     "smollm3": ("SmolLM3", READS | GROUPED),
 }
 """More of them, which the tests of whole paths take."""
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+MIXTURES = {"qwen3-moe": ("Qwen3Moe", READS | GROUPED | EXPERTS)}
 
 
 def make_tiny_model(family, seed=0, head="Model", **config):
@@ -83,7 +85,7 @@ def make_tiny_model(family, seed=0, head="Model", **config):
     """
     import transformers
 
-    prefix, settings = (FAMILIES | MORE_FAMILIES | TEXT_FAMILIES | MORE_ENCODERS | MORE_DECODERS)[family]
+    prefix, settings = (FAMILIES | MORE_FAMILIES | TEXT_FAMILIES | MORE_ENCODERS | MORE_DECODERS | MIXTURES)[family]
     torch.manual_seed(seed)
     configuration = getattr(transformers, f"{prefix}Config")(**SIZES | settings | config)
     prefix = prefix if head == "Model" else prefix.removesuffix("Text")  # Gemma 3's decoder without a head

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from sklearn.linear_model import LinearRegression, Ridge
 from tiny import (
     DECODERS,
@@ -20,19 +21,21 @@ from tiny import (
 from torch import nn
 
 from toastlib.approximation.engine import Variant, forward_plans
+from toastlib.approximation.fuse import fuse_spans
 from toastlib.approximation.prepare import prepare
 from toastlib.approximation.replace import approximate
 from toastlib.data.texts import Texts, TextSet, tokenised
 from toastlib.data.tokens import Tokens
 from toastlib.errors import InputError
 from toastlib.evaluation.evaluate import evaluate_plans
-from toastlib.evaluation.language import load_language_model
+from toastlib.evaluation.language import LanguageModel, evaluate_language_model, load_language_model
 from toastlib.evaluation.probe import HeadConfig
 from toastlib.models.costs import parameter_count
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import capture_outputs
 from toastlib.models.layers import AddRunningContext, context_of, running_context, running_sums
 from toastlib.models.loading import load_encoder
+from toastlib.models.sublayers import split_blocks
 from toastlib.models.walk import check_walk
 from toastlib.plan import Plan, Span
 from toastlib.statistics.collect import collect_moments
@@ -143,9 +146,72 @@ def test_a_folder_opens_as_what_it_is_alone(saved, auto, texts, tmp_path):
             load_language_model(str(tmp_path), device="cpu")
 
 
-def test_a_head_that_is_the_embedding_stays_it(texts, tmp_path):
-    from safetensors.torch import load_file
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+        (
+            "qwen3-moe",
+            {"mlp_only_layers": [0, 2], "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+        ),
+    ],
+)
+def test_a_model_whose_blocks_compute_by_their_number_keeps_them_when_spans_are_dropped(
+    family, settings, texts, tmp_path
+):
+    special = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0, "tie_word_embeddings": False}
+    head = "LMHeadModel" if family == "gpt2" else "ForCausalLM"
+    model = make_tiny_model(family, head=head, **settings | special)
+    encoder = Encoder(model.base_model, features="mean", name="tiny", tokenizer=letter_tokenizer())
+    language = LanguageModel(encoder, model)
+    smaller = language.on(approximate(encoder, "-1->0", texts, translator="identity"))
+    smaller.save_pretrained(tmp_path)
+    opened = load_language_model(str(tmp_path), device="cpu")
+    data = TextSet("", texts, texts[:6])
+    expected = evaluate_language_model(language, data, "-1->0", translators=["identity"]).bits[1]
+    assert evaluate_language_model(opened, data, []).bits[0] == pytest.approx(expected, rel=1e-4)
 
+
+def test_a_checkpoint_of_half_precision_stays_one(texts, tmp_path):
+    language = load_language_model("gpt-mini", device="cpu")
+    for translator in ("context", "identity"):
+        smaller = language.on(approximate(language.encoder, "1->2", texts, translator=translator))
+        smaller.save_pretrained(tmp_path / translator)
+        kept = load_file(tmp_path / translator / "model.safetensors").values()
+        assert {weight.dtype for weight in kept} == {torch.float16}
+
+
+def test_a_cache_of_ones_own_and_an_assistant_are_taken(texts):
+    from transformers import DynamicCache
+
+    language = load_language_model("gpt-mini", device="cpu")
+    smaller = language.on(approximate(language.encoder, "1->2", texts, translator="context"))
+    ids, model = torch.arange(2, 12)[None], smaller.form()
+    settings = {"max_new_tokens": 12, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+    expected = model.generate(ids, **settings)
+    assert torch.equal(model.generate(ids, past_key_values=DynamicCache(), **settings), expected)
+    assert torch.equal(model.generate(ids, assistant_model=language.model, **settings), expected)
+    original = language.model.generate(ids, **settings)
+    assert torch.equal(language.model.generate(ids, assistant_model=model, **settings), original)
+
+
+def test_sublayers_of_blocks_that_are_not_all_alike_are_saved(texts, tmp_path):
+    encoder = Encoder(make_tiny_model("modernbert"), features="mean", name="tiny", tokenizer=letter_tokenizer())
+    sublayers = split_blocks(encoder)
+    assert torch.equal(sublayers(texts.tokens), encoder(texts.tokens))
+    smaller = approximate(sublayers, "2->3", texts, translator="linear")
+    smaller.save_pretrained(tmp_path)
+    opened = load_encoder(str(tmp_path), device="cpu")
+    torch.testing.assert_close(opened(texts.tokens), smaller(texts.tokens))
+
+
+def test_a_smaller_model_is_not_fused(texts):
+    encoder = Encoder(make_tiny_model("llama"), features="mean", name="tiny")
+    with pytest.raises(InputError, match="tiny was made smaller already: start from the original"):
+        fuse_spans(approximate(encoder, "1->2", texts, translator="linear"), "0->1", texts)
+
+
+def test_a_head_that_is_the_embedding_stays_it(texts, tmp_path):
     language = load_language_model("gpt-mini", device="cpu")
     smaller = language.on(approximate(language.encoder, PLAN, texts, translator="context"))
     gone = parameter_count(language.encoder) - parameter_count(smaller.encoder)

@@ -10,7 +10,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from toastlib.errors import InputError, need_batches, need_encoder
+from toastlib.errors import InputError, need_batches, need_encoder, need_original
 from toastlib.models.costs import example_input, flops_of_example, parameter_count
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import capture_modules, capture_outputs
@@ -62,6 +62,7 @@ def fuse_spans(encoder: Encoder, plan: str | Plan, images, *, batch_size: int = 
     """
     need_encoder(encoder)
     need_batches(images)
+    need_original(encoder)
     if encoder.sublayer_split is not None:
         raise InputError("Sublayers cannot be folded, for the base architecture has none: fold the original's blocks.")
     plan = Plan.parse(plan).check(len(encoder.blocks))

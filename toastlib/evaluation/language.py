@@ -1,6 +1,5 @@
 """Language models: bits per token and generated text of decoders with removed blocks."""
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,12 +20,20 @@ from toastlib.data.tokens import Tokens, arguments_of
 from toastlib.errors import InputError
 from toastlib.evaluation.metrics import CONFIDENCE
 from toastlib.models.base_architecture import base_config, with_tower
-from toastlib.models.encoder import Encoder
+from toastlib.models.costs import example_input
+from toastlib.models.encoder import Checkpoint, Encoder
 from toastlib.models.layers import shorten_config
-from toastlib.models.loading import load_checkpoint, load_tokenizer, opened, resolve_device, resolve_dtype
+from toastlib.models.loading import (
+    load_checkpoint,
+    load_tokenizer,
+    opened,
+    resolve_device,
+    resolve_dtype,
+    stored_dtype_of,
+)
 from toastlib.models.model_card import ModelCardData
 from toastlib.models.quiet import quiet_transformers
-from toastlib.models.saving import save_pretrained, saved_form
+from toastlib.models.saving import as_stored, save_pretrained, saved_form
 from toastlib.plan import ORIGINAL, Plan, Span
 from toastlib.translators.base import split_align
 
@@ -90,21 +97,42 @@ class LanguageModel:
         """Write a folder that `load_language_model` and ``AutoModelForCausalLM`` open, with the tokenizer.
 
         Where spans are dropped, translator ``"identity"``, it is a model of the base architecture with fewer blocks,
-        and plain transformers opens it; with maps or sublayers it takes toastlib, or ``trust_remote_code=True``.
-        An `InputError` if the model cannot be saved; nothing has been written then.
+        and plain transformers opens it, if that makes the same of it; all others take toastlib, or
+        ``trust_remote_code=True``. An `InputError` if the model cannot be saved; nothing has been written then.
+        """
+        plain = self._of_base_architecture()
+        if plain is None:
+            save_pretrained(self.encoder, folder, head=self.model, card=card)
+            return
+        with quiet_transformers():
+            as_stored(plain, self.encoder).save_pretrained(folder)
+        self.encoder.tokenizer.save_pretrained(folder)
+
+    @torch.inference_mode()
+    def _of_base_architecture(self) -> nn.Module | None:
+        """The model with fewer blocks as its configuration makes it; `None` if that is another one, or has no place.
+
+        A block may compute by its number, as with GPT-2's ``scale_attn_by_inverse_layer_idx``.
         """
         blocks = self.encoder.blocks
         if self.encoder.sublayer_split is not None or any(_is_map(one) and [*one.parameters()] for one in blocks):
-            save_pretrained(self.encoder, folder, head=self.model, card=card)
-            return
+            return None
         removed = {block for one in blocks if _is_map(one) for block in Span(*one.span).blocks}
+        config = base_config(self.encoder, self.model)
+        shorten_config(config, sorted(set(range(config.num_hidden_layers)) - removed))
         with self.encoder.block_list([block for block in blocks if not _is_map(block)]):
-            model = copy.deepcopy(self.model)
-        model.config = base_config(self.encoder, model)
-        shorten_config(model.config, sorted(set(range(model.config.num_hidden_layers)) - removed))
-        with quiet_transformers():
-            model.save_pretrained(folder)
-        self.encoder.tokenizer.save_pretrained(folder)
+            weights = self.model.state_dict()
+        try:
+            with torch.random.fork_rng(devices=[]):
+                made = type(self.model)(config).eval().requires_grad_(False)
+            made.load_state_dict(weights)
+        except RuntimeError:  # other weights than these
+            return None
+        made = made.to(self.encoder.device, self.encoder.dtype)
+        example = arguments_of(example_input(self.encoder))
+        expected, found = (model(**example).logits for model in (self.form(), made))
+        made.generation_config = self.model.generation_config
+        return made if torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())) else None
 
 
 def _is_map(block: nn.Module) -> bool:
@@ -158,6 +186,7 @@ def load_language_model(
     if not encoder.is_causal:
         raise InputError(f"{alias} is no decoder: its tokens see those that they should predict.")
     model = model.eval().requires_grad_(False).to(target, resolve_dtype(dtype, target))
+    encoder.checkpoint = Checkpoint(path, None, trust_remote_code, stored_dtype_of(path, trust_remote_code))
     return LanguageModel(encoder, model)
 
 

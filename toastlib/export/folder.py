@@ -55,7 +55,7 @@ def compare_folders(folders: Sequence[str | Path]) -> tuple[pd.DataFrame, list[s
         try:
             read = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise InputError(f"{folder} holds no {FACTS}: `toast approximate` writes one.") from error
+            raise InputError(f"{folder} holds no {FACTS}: `toast approximate` writes one, of encoders.") from error
         settings[str(folder)] = {name: read[name] for name in ("base", "evaluation", "measure", "device")}
         (before, after), _, weights = read["sizes"]
         rows = {"removed": read["removed"], "plan": read["plan"], "map": read["translator"]}

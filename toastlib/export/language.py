@@ -131,6 +131,8 @@ def compress_language(
     kinds = [translator] if translator else [RECOMMENDED, "linear"]
     tried_on = drawn[: min(TRIED_ON, len(drawn) // 4)]
     fitting = drawn[len(tried_on) :][:calibration]
+    if len(fitting) < 5:
+        raise InputError(f"Maps are fitted on {len(fitting)} training texts, and 5 are needed at least.")
     if isinstance(remove, str | Plan):
         plans = [Plan.parse(remove).check(len(encoder.blocks))]
         if not plans[0]:

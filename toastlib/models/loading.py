@@ -88,7 +88,7 @@ def load_encoder(
     make, *parts = (opened, model) if is_saved else (Encoder, tower, blocks)
     encoder = make(*parts, features, name=alias, **reader)
     encoder.to(target, precision)
-    encoder.checkpoint = Checkpoint(path, image_size, trust_remote_code, _stored_dtype(path, trust_remote_code))
+    encoder.checkpoint = Checkpoint(path, image_size, trust_remote_code, stored_dtype_of(path, trust_remote_code))
     return encoder
 
 
@@ -162,7 +162,7 @@ def _of_a_list(left_over: Iterable[str], model: nn.Module) -> list[str]:
     return sorted(filter(is_member, left_over))
 
 
-def _stored_dtype(path: str, trust_remote_code: bool) -> torch.dtype:
+def stored_dtype_of(path: str, trust_remote_code: bool) -> torch.dtype:
     """The dtype that a checkpoint's configuration names; float32 if it names none."""
     from transformers import AutoConfig
 

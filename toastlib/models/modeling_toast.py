@@ -76,6 +76,10 @@ class ToastPreTrainedModel(PreTrainedModel):
         """The tower's."""
         return getattr(self, "toast", self).tower.get_input_embeddings()
 
+    def set_input_embeddings(self, value):
+        """The tower's."""
+        getattr(self, "toast", self).tower.set_input_embeddings(value)
+
     @classmethod
     def from_pretrained(cls, name, *args, output_loading_info=False, ignore_mismatched_sizes=False, **kwargs):
         """As for any model, but weights that are missing, left over or of another shape raise `ValueError`.
@@ -269,9 +273,17 @@ class ToastForCausalLM(ToastPreTrainedModel, GenerationMixin):
         """As the base model."""
         return self.toast.base.prepare_inputs_for_generation(*args, **kwargs)
 
-    def forward(self, input_ids=None, attention_mask=None, position_ids=None, output_hidden_states=None, **kwargs):
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        output_hidden_states=None,
+        **kwargs,
+    ):
         """What the base model returns: logits (batch, tokens, vocabulary), and the cache; with labels, the loss."""
-        kwargs |= {"input_ids": input_ids, "attention_mask": attention_mask}
+        kwargs |= {"input_ids": input_ids, "attention_mask": attention_mask, "past_key_values": past_key_values}
         if "position_ids" in inspect.signature(self.toast.base.forward).parameters:
             kwargs["position_ids"] = position_ids
         output, states = self.toast.run(self.toast.base, attention_mask, output_hidden_states, **kwargs)

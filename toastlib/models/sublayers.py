@@ -60,8 +60,8 @@ def split_blocks(encoder: Encoder) -> Encoder:
 @torch.inference_mode()
 def find_split(encoder: Encoder) -> SublayerSplit:
     """The split of the blocks into attention and MLP, found by trial: both in turn compute the block bit for bit."""
-    block, shared = encoder.blocks[0], encoder.embed(example_input(encoder))
-    args, kwargs = shared.calls[0]
+    block, shared = encoder.blocks[-1], encoder.embed(example_input(encoder))  # the first may lack a norm, ModernBERT's
+    args, kwargs = shared.calls[-1]
     children = {name: child for name, child in block.named_children() if any(True for _ in child.parameters())}
     with capture_modules(children) as outputs:
         whole = encoder.hidden_of(block(shared.hidden, *args, **kwargs))
@@ -92,10 +92,10 @@ def _is_right(split: SublayerSplit, encoder: Encoder, shared: BlockInput, whole:
     """True if each sublayer changes its input, both in turn compute the block, and without both nothing happens."""
 
     def run(module: nn.Module, hidden: Tensor) -> Tensor:
-        args, kwargs = shared.calls[0]
+        args, kwargs = shared.calls[-1]
         return encoder.hidden_of(module(hidden, *args, **kwargs))
 
-    attention, mlp = split_block(encoder.blocks[0], split)
+    attention, mlp = split_block(encoder.blocks[-1], split)
     try:
         middle = run(attention, shared.hidden)
         if middle.shape != whole.shape or torch.equal(middle, shared.hidden) or torch.equal(middle, whole):

@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from toastlib.data.texts import Texts
 from toastlib.errors import InputError
 from toastlib.models.layers import context_of, running_context, running_sums
 from toastlib.plan import Plan, parse_plans
@@ -256,7 +257,10 @@ def split_folds(images: Any, folds: int) -> list:
     if not hasattr(images, "__len__"):
         raise InputError(f"A {type(images).__name__} cannot be split into folds: take folds=0, or Images or Texts.")
     if not 2 <= folds <= len(images):
-        raise InputError(f"{len(images)} images cannot be parted into {folds} folds: take 2 folds up to one per image.")
+        kind = "texts" if isinstance(images, Texts) else "images"
+        raise InputError(
+            f"{len(images)} {kind} cannot be parted into {folds} folds: take 2 folds up to one for each of them."
+        )
     return [images[fold::folds] for fold in range(folds)]
 
 
