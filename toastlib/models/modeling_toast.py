@@ -69,8 +69,7 @@ class ToastPreTrainedModel(PreTrainedModel):
         if self.opens and (config.head not in self.opens or config.reads != self.opens_inputs):
             saved = (config.architectures or ["model with another head"])[0]
             raise ValueError(f"This is no {type(self).__name__} but a {saved}: take the Auto class of that.")
-        self.companions = {}
-        self.main_input_name = config.reads
+        self.companions, self.main_input_name = {}, config.reads
 
     def get_input_embeddings(self):
         """The tower's."""
