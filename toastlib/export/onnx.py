@@ -200,10 +200,10 @@ class OnnxModel:
         self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self.megabytes = file.stat().st_size / 1e6
 
-    def __call__(self, *inputs: Tensor) -> "ModelOutput":
+    def __call__(self, *inputs: Tensor, **named: Tensor) -> "ModelOutput":
         from transformers.modeling_outputs import ModelOutput
 
-        numbers = [(one.float() if one.is_floating_point() else one).numpy() for one in inputs]
+        numbers = [(one.float() if one.is_floating_point() else one).numpy() for one in (*inputs, *named.values())]
         names = [one.name for one in self.session.get_inputs()]
         (found,) = self.session.run(None, dict(zip(names, numbers, strict=True)))
         return ModelOutput({self.session.get_outputs()[0].name: torch.from_numpy(found)})

@@ -1,0 +1,12 @@
+"""What a wheel carries beside the package: an editable install finds it in the checkout."""
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+
+class StudyInside(BuildHookInterface):
+    """Data, grids and notebooks go into the wheel's package."""
+
+    def initialize(self, version, build_data):
+        """Called before a wheel is built, ``"standard"`` or ``"editable"``."""
+        if version != "editable":
+            build_data["force_include"] |= {name: f"toastlib/study/{name}" for name in ("data", "grids", "notebooks")}
