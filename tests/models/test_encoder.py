@@ -267,6 +267,14 @@ def test_a_family_whose_blocks_return_tuples_is_saved_and_opened(tiny_model, tin
     torch.testing.assert_close(opened(pixel_values), smaller(pixel_values))
 
 
+def test_the_block_list_is_given_by_a_function(stack, tokens):
+    by_path, by_function = (Encoder(stack, blocks=blocks, features="mean") for blocks in ("stages", lambda m: m.stages))
+    assert by_function.blocks_path == "stages"
+    assert torch.equal(by_function(tokens), by_path(tokens))
+    with pytest.raises(InputError, match="Unknown block list"):
+        Encoder(stack, blocks=lambda m: m.norm)
+
+
 def test_blocks_that_return_no_tensor_are_refused(tokens):
     class Named(nn.TransformerEncoderLayer):
         def forward(self, hidden):

@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -46,7 +46,8 @@ class Encoder(nn.Module):
     model
         A Hugging Face model, or any module that maps inputs to (batch, tokens, width) or (batch, width).
     blocks
-        Dotted path of the block list in `model`, such as ``"encoder.layer"``; `find_blocks` finds it if `None`.
+        Dotted path of the block list in `model`, such as ``"encoder.layer"``, or a function that takes it out of the
+        model; `find_blocks` finds it if `None`.
     features
         ``"cls"``: the CLS token after the final norm; ``"mean"``: the mean of the patch tokens, or of all tokens of a
         text but the CLS token; ``"last"``: the last token of a decoder; ``"pooler"``: the model's own pooled output.
@@ -65,7 +66,7 @@ class Encoder(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        blocks: str | None = None,
+        blocks: str | Callable[[nn.Module], nn.Module] | None = None,
         features: str = "cls",
         *,
         preprocessing: Preprocessing | None = None,

@@ -5,7 +5,7 @@ and position embeddings are interpolated once for images of another size, as tra
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ INTERPOLATED = ("vit", "deit", "clip_vision_model", "siglip_vision_model")
 """Model types whose embeddings are made anew for another size."""
 
 
-def find_blocks(model: nn.Module, path: str | None = None) -> str:
+def find_blocks(model: nn.Module, path: str | Callable[[nn.Module], nn.Module] | None = None) -> str:
     """Dotted path of the largest module list whose members are transformer blocks of one class; a given one is checked.
 
     Blocks are recognised by the class that transformers derives them from, or as pairs, see `join_pairs`; timm's,
@@ -35,6 +35,9 @@ def find_blocks(model: nn.Module, path: str | None = None) -> str:
 
     kinds = (nn.ModuleList, nn.Sequential)
     lists = {name: m for name, m in model.named_modules() if isinstance(m, kinds) and len(m)}
+    if callable(path):  # it returns the list, or its path
+        chosen = path(model)
+        path = next((name for name, blocks in lists.items() if blocks is chosen), str(chosen))
     if path and lists and path not in lists:
         raise unknown("block list", path, lists)
     alike = [name for name, blocks in lists.items() if name and len({type(b) for b in blocks.children()}) == 1]
