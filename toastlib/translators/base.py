@@ -126,7 +126,10 @@ TRANSLATORS: dict[str, str | type[Translator]] = {
 }
 """Name -> the class, or its place, from where it is imported on first use. Add your own here."""
 RECOMMENDED = "context"
-"""Default translator: it loses less accuracy than the paper's ``"linear"`` on two encoders, see 16_better_maps."""
+"""Default translator: it loses less accuracy than the paper's ``"linear"`` on two encoders, see 16_better_maps.
+
+For decoders neither is better as a rule, see 13_text.
+"""
 ALIGN = "+align"
 """Behind a name, as in ``"linear+align"``: the same maps, and the final features aligned."""
 
