@@ -2,7 +2,7 @@
 PYTHON ?= python3
 STAMP := .venv/.stamp
 
-.PHONY: help study test test-slow test-browser faults notebooks exercises lint site lab clean
+.PHONY: help study test test-slow test-browser faults notebooks exercises lint site release-check lab clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /make \1	/p' Makefile
@@ -56,6 +56,11 @@ site: $(STAMP)  ## build the site into build/site, check its links, list those t
 	rm -rf build/site/.doctrees
 	.venv/bin/python scripts/check_site.py build/site
 	@echo "Open build/site/index.html in a browser."
+
+release-check: $(STAMP)  ## build sdist and wheel, install the wheel alone, and use it in an empty folder
+	rm -rf dist build/release
+	.venv/bin/python -m build --no-isolation
+	.venv/bin/python scripts/release_check.py dist/*.whl build/release
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab notebooks

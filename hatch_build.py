@@ -2,11 +2,13 @@
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+STUDY = ("data", "grids", "notebooks", "constraints.txt", "constraints-lowest.txt", "CITATION.cff")
+
 
 class StudyInside(BuildHookInterface):
-    """Data, grids and notebooks go into the wheel's package."""
+    """What `ROOT` of toastlib/data/catalog.py is to hold goes into the wheel's package."""
 
     def initialize(self, version, build_data):
         """Called before a wheel is built, ``"standard"`` or ``"editable"``."""
         if version != "editable":
-            build_data["force_include"] |= {name: f"toastlib/study/{name}" for name in ("data", "grids", "notebooks")}
+            build_data["force_include"] |= {name: f"toastlib/study/{name}" for name in STUDY}

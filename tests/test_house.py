@@ -97,6 +97,22 @@ def upward(graph):
     }
 
 
+def without_encoding(source):
+    """Lines that read or write text in the encoding of the machine, which is another one on Windows."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    text = [call for call in calls if getattr(call.func, "attr", "") in ("read_text", "write_text")]
+    return [call.lineno for call in text if "encoding" not in {keyword.arg for keyword in call.keywords}]
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_text_is_read_and_written_as_utf_8(module):
+    assert without_encoding(MODULES[module].read_text(encoding="utf-8")) == []
+
+
+def test_a_line_without_an_encoding_is_found():
+    assert without_encoding("file.read_text()\nfile.read_text(encoding='utf-8')\nfile.write_text('')") == [1, 3]
+
+
 def test_every_module_is_in_a_room():
     present = {room_of(module_of(file)) for file in (ROOT / "toastlib").rglob("*.py")} - {"__init__"}
     assert present == set(ROOMS)

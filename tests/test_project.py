@@ -14,7 +14,10 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-PYTHON_NAMES = {"pytorch": "torch"}  # conda-forge's name -> the Python package's, where they differ
+PYTHON_NAMES = {
+    "pytorch": "torch",
+    "python-build": "build",
+}  # conda-forge's name -> the Python package's, where they differ
 PIP_ALONE = {"playwright", "sphinx-mathjax-offline"}  # conda-forge has none; `pip: -e .[test]` brings them
 CUDA = re.compile(r"(nvidia|cuda|triton|pytorch-triton)\b")
 
@@ -88,6 +91,14 @@ def test_environment_installs_the_package_itself():
 def test_dependency_is_a_range_and_its_pin_lies_inside(requirement):
     assert {spec.operator for spec in requirement.specifier} in ({">="}, {">=", "<"})
     assert requirement.specifier.contains(PINNED[name_of(requirement)])
+
+
+def test_the_lowest_versions_are_those_of_the_ranges():
+    lowest = {name_of(pin): pin for pin in map(Requirement, read("constraints-lowest.txt").split())}
+    assert lowest.keys() == {name_of(need) for need in RANGES}
+    for need in RANGES:
+        (least,) = (spec.version for spec in need.specifier if spec.operator == ">=")
+        assert str(lowest[name_of(need)].specifier) == f"=={least}"
 
 
 def test_constraints_are_exact_sorted_and_without_cuda():

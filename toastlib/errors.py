@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Iterable
+from importlib.util import find_spec
 from numbers import Integral, Real
 from typing import Any
 
@@ -52,6 +53,12 @@ def real_number(name: str, value: Any, above: float = -math.inf) -> None:
     """Raise an `InputError` unless the value is a finite number greater than `above`."""
     if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value) or value <= above:
         raise InputError(f"{name} is a number{f' above {above:g}' * math.isfinite(above)}, not {value!r}.")
+
+
+def need_packages(use: str, packages: Iterable[str], extra: str) -> None:
+    """Raise an `InputError` unless packages are installed, which an extra of toastlib brings."""
+    if missing := [package for package in packages if find_spec(package) is None]:
+        raise InputError(f"{use} needs {', '.join(missing)}: pip install 'toastlib[{extra}]'.")
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:

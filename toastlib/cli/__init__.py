@@ -1,6 +1,7 @@
 """Command line: ``toast run``, ``study``, ``sweep``, ``approximate``, ``export``, ``params`` and others."""
 
 import argparse
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -20,6 +21,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (InputError, RuntimeError) as error:
         print(f"toast: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
+    except BrokenPipeError:  # the reader, such as head, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
+        return 0
     except KeyboardInterrupt:
         print("toast: interrupted; finished runs are kept.", file=sys.stderr)
         return 130
@@ -49,7 +53,7 @@ ARGUMENTS = {
     "folders": {"nargs": "+", "metavar": "FOLDER", "help": "folders that approximate wrote"},
     "doctor model": {"nargs": "?", "help": "alias, Hub id, folder, timm:NAME, or module:function that makes one"},
     "model": {"help": "alias, Hub id, folder or timm:NAME"},
-    "name": {"help": "vit-s14-focus, a ViT-S/14 with 22 million parameters (90 MB)"},
+    "name": {"help": "a grid, or vit-s14-focus, a ViT-S/14 with 22 million parameters (90 MB)"},
     "moments data": {"help": "alias, Hub id or folder of images"},
     "--data": {"required": True, "help": "alias, Hub id or folder of images; labels are optional"},
     "--parameter": {"action": "append", "default": [], "metavar": "NAME=VALUE", "help": "a notebook parameter; repeat"},

@@ -1,14 +1,14 @@
 """The commands of ``toast`` for one model: what can be done to it, a smaller one, and copies in other formats."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from toastlib.errors import InputError
 from toastlib.output import check_output
 from toastlib.plan import Plan, plan_of
+from toastlib.runs.grid import read_grid
 from toastlib.runs.parameters import notebook_names
-from toastlib.runs.store import VERSIONS
+from toastlib.runs.versions import installed, untested
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -20,13 +20,13 @@ def doctor(options: argparse.Namespace) -> int:
         for check, works, detail in rows:
             print(f"{MARKS[works]} {check:16} {detail}")
         return int(any(works is False and check in ESSENTIAL for check, works, _ in rows))
-    from importlib import metadata
-
     import torch
 
     from toastlib.models.loading import load_encoder
 
-    print(f"python {sys.version.split()[0]}, " + ", ".join(f"{p} {metadata.version(p)}" for p in VERSIONS))
+    print(", ".join(f"{name} {version}" for name, version in installed().items()))
+    for name, (here, tested) in untested().items():
+        print(f"untested: {name} {here}; the tests ran with {' and '.join(tested)}")
     gpus = [f", cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
     print(f"devices: cpu ({torch.get_num_threads()} threads)" + "".join(gpus))
     print(f"notebooks: {', '.join(notebook_names())}")
@@ -110,13 +110,25 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def fetch(options: argparse.Namespace) -> int:
-    """Make a real checkpoint from the package index; its alias works from then on."""
+    """Make a real checkpoint from the package index; or bring all that a grid names into the caches."""
+    if Path(options.name).suffix in (".yaml", ".yml"):
+        return _fetch_grid(options.name)
     from toastlib.models.fetch import fetch
 
     folder, difference = fetch(options.name)
     checked = f", equal to its source within {difference:.0e}" if difference else ", which was there already"
     print(f"{options.name} lies in\n  {folder}{checked}")
     return 0
+
+
+def _fetch_grid(grid: str) -> int:
+    from toastlib.runs.fetch import fetch_all, needed
+
+    failed = False
+    for kind, name, size, error in fetch_all(needed(read_grid(grid))):
+        failed |= error is not None
+        print(f"{kind:7} {name:24} {error or (f'{size / 1e6:,.1f} MB' if size else 'is on this machine')}", flush=True)
+    return int(failed)
 
 
 def export(options: argparse.Namespace) -> int:

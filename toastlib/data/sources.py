@@ -107,7 +107,7 @@ def open_table(
         column = f"'{entry.path}:{others[0]}' names one"
         warnings.warn(f"{entry.path} has no label column, and is taken without labels: {column}.", stacklevel=5)
     names = _class_names(train, label)
-    if _is_streamed(train):
+    if is_streamed(train):
         splits = [(train, range(4)), (train, range(4, 5))] if test is None else [(train, range(5)), (test, range(5))]
         return tuple(
             StreamedTable(_undecoded(rows, image, label), image, label, names, entry.path, fifths, skip_broken)
@@ -120,7 +120,7 @@ def open_table(
 def open_texts(entry: DatasetEntry, text: str | None, seed: int) -> tuple[TextTable, TextTable]:
     """Training and test texts, from the Hub or a local folder, split as by `open_table`; nothing is streamed."""
     train, test = _open_splits(entry)
-    if _is_streamed(train):
+    if is_streamed(train):
         raise InputError(f"{entry.path} takes more than {STREAM_FROM / 1e9:.0f} GB: only images are streamed.")
     text = _find_column(text or entry.text, "text", train.features, entry.path)
     label = _find_column(entry.label, "label", train.features, entry.path)
@@ -135,14 +135,15 @@ def open_texts(entry: DatasetEntry, text: str | None, seed: int) -> tuple[TextTa
 def _open_splits(entry: DatasetEntry, read_folder: Callable[[str], Any] | None = None) -> tuple[Any, Any | None]:
     """Training rows, and test rows if the set has a split for them; `read_folder` may know a folder better."""
     here = Path(entry.path).is_dir() and not entry.streamed
-    splits = (read_folder(entry.path) if read_folder and here else None) or _load_splits(entry)
+    splits = (read_folder(entry.path) if read_folder and here else None) or load_splits(entry)
     if entry.train not in splits:
         raise InputError(f"{entry.path} has no split {entry.train!r}, only {', '.join(splits)}.")
     test = next((name for name in (entry.test, "test", "validation") if name in splits), entry.train)
     return splits[entry.train], None if test == entry.train else splits[test]
 
 
-def _load_splits(entry: DatasetEntry) -> Any:
+def load_splits(entry: DatasetEntry) -> Any:
+    """Split -> rows, as `datasets` loads them; streamed if they take more than `STREAM_FROM`."""
     import datasets
 
     if Path(entry.path).is_dir() and glob.escape(entry.path) != entry.path:
@@ -161,7 +162,8 @@ def _load_splits(entry: DatasetEntry) -> Any:
             datasets.enable_progress_bars()
 
 
-def _is_streamed(rows: Any) -> bool:
+def is_streamed(rows: Any) -> bool:
+    """Whether rows are fetched one by one."""
     import datasets
 
     return isinstance(rows, datasets.IterableDataset)
@@ -206,7 +208,7 @@ def _class_names(rows: Any, label: str | None) -> tuple[str, ...]:
     if type(feature).__name__ == COLUMN_TYPES["label"]:
         return tuple(feature.names)
     dtype = getattr(feature, "dtype", type(feature).__name__)
-    if _is_streamed(rows):
+    if is_streamed(rows):
         raise InputError(f"The label column {label!r} of a streamed set must say its class names, and holds {dtype}.")
     if "string" not in dtype and "int" not in dtype and dtype != "bool":
         raise InputError(f"The label column {label!r} holds {dtype} values, and not class names or whole numbers.")

@@ -49,7 +49,9 @@ def measure_pipeline(
     else:
         given = [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in images.pixels[:BATCH]]
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "preprocessor_config.json").write_text(json.dumps(images.preprocessing.to_config()))
+            (Path(folder) / "preprocessor_config.json").write_text(
+                json.dumps(images.preprocessing.to_config()), encoding="utf-8"
+            )
             reader = {"image_processor": AutoImageProcessor.from_pretrained(folder)}
     settings = {"batch_size": BATCH} | reader
     # By itself a pipeline would move the model to a GPU.
@@ -100,7 +102,7 @@ def joules(device: torch.device) -> float | None:
         except Exception:  # the package is missing, or one of NVML's many errors
             return None
     try:
-        return sum(int(file.read_text()) for file in COUNTERS.glob("intel-rapl:?/energy_uj")) / 1e6 or None
+        return sum(int(file.read_bytes()) for file in COUNTERS.glob("intel-rapl:?/energy_uj")) / 1e6 or None
     except OSError:
         return None
 

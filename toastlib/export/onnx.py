@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import importlib.util
 import logging
 import re
 import tempfile
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from toastlib.data import catalog
 from toastlib.data.catalog import not_loaded
 from toastlib.data.transforms import Preprocessing, image_size
-from toastlib.errors import InputError, unknown
+from toastlib.errors import InputError, need_packages, unknown
 from toastlib.models.quiet import quiet_transformers
 from toastlib.output import MARK, writing
 
@@ -131,8 +130,7 @@ def _use(traced: Traced, path: str, file: Path) -> str:
 
 def need_onnx() -> None:
     """Raise an `InputError` that says what to install, if a package is missing."""
-    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-        raise InputError(f"ONNX needs {', '.join(missing)}: pip install 'toastlib[onnx]'.")
+    need_packages("ONNX", NEEDED, "onnx")
 
 
 def write_onnx(traced: Traced, file: Path, precision: str = "float32") -> None:

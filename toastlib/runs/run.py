@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from toastlib.errors import InputError
+from toastlib.errors import InputError, need_packages
 from toastlib.runs.cluster import worker_pool
 from toastlib.runs.execute import TIMEOUT, Failure, RunError, execute, explain
 from toastlib.runs.gpus import gpu_names, one_gpu
 from toastlib.runs.parameters import check_parameters, find_notebook, notebook_variables
 from toastlib.runs.store import LOCK_TIMEOUT, Busy, Run
 
+RUNNERS = ("papermill", "nbconvert", "ipykernel")  # packages of the extra "study"
 MAX_RETRIES = 3  # workers that a run may lose before it is reported as failed
 MAX_LOST_WORKERS = 20  # workers in a row that a sweep may lose before a run ends; they may die before they begin one
 
@@ -79,6 +80,7 @@ def run_notebook(
     RunError
         If the notebook is not executed to its end.
     """
+    need_packages("Running a notebook", RUNNERS, "study")
     notebook = find_notebook(name)
     run = Run(notebook, check_parameters(notebook, overrides or {}), Path(root).resolve())
     with run.locked():
@@ -112,6 +114,7 @@ def run_all(runs: Sequence[Run], options: SweepOptions, cluster: Any = None) -> 
     the others of its pool with it: the lost runs are repeated one by one, so that only a run that keeps losing its
     worker fails. `cluster` is a Dask client whose workers replace this machine's.
     """
+    need_packages("Running notebooks", RUNNERS, "study")
     options, busy = replace(options, owner=uuid4().hex[:8]), []
     try:
         for outcome in _repeat_lost(runs, options, cluster):

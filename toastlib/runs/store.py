@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from hashlib import sha256
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,10 +20,10 @@ from toastlib.errors import InputError, need
 from toastlib.runs.execute import FULL
 from toastlib.runs.gpus import gpu_names
 from toastlib.runs.parameters import code_hash, defaults, full_name
+from toastlib.runs.versions import installed
 
 STAGING = ".toast"  # in the results folder: locks, and runs that are not complete yet
 LOCK_TIMEOUT = 2.0  # seconds for a lock; `toast status` may hold it for a moment
-VERSIONS = ("toastlib", "torch", "transformers", "datasets", "numpy", "papermill")
 
 
 class Results:
@@ -201,7 +200,7 @@ class Run:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             if (staging_dir / self.notebook.name).exists():
                 self._replace_path(staging_dir, self.failed)
-            (staging_dir / "failure.json").write_text(json.dumps(record, indent=2) + "\n")
+            (staging_dir / "failure.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             shutil.rmtree(self.failed, ignore_errors=True)
             staging_dir.rename(self.failed)
         except OSError:
@@ -209,7 +208,8 @@ class Run:
 
     def _replace_path(self, staging_dir: Path, final: Path) -> None:
         executed = staging_dir / self.notebook.name
-        executed.write_text(executed.read_text().replace(str(staging_dir), str(final)))
+        text = executed.read_text(encoding="utf-8").replace(str(staging_dir), str(final))
+        executed.write_text(text, encoding="utf-8")
 
     def record(self, started: float) -> dict[str, Any]:
         """Facts about an attempt that has just ended; `started` is in seconds since 1970."""
@@ -228,18 +228,17 @@ class Run:
         manifest = self.record(started) | {
             "device": _device(self.parameters.get(full_name("device", self.parameters), "auto")),
             "commit": _commit(),
-            "python": platform.python_version(),
             "platform": platform.platform(),
-            "versions": {package: metadata.version(package) for package in VERSIONS},
+            "versions": installed(),
             "files": sorted(path.name for path in folder.iterdir()),
         }
-        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON file's mapping; empty if there is none."""
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

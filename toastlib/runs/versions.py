@@ -1,0 +1,35 @@
+"""Versions of Python and of the packages that results depend on: what is installed, and what was tested."""
+
+import platform
+import re
+from importlib import metadata
+
+from toastlib.data.catalog import ROOT
+
+PACKAGES = ("toastlib", "torch", "transformers", "datasets", "numpy", "papermill")
+TESTED = ("constraints-lowest.txt", "constraints.txt")
+"""Files of exact versions that the tests were run with."""
+
+
+def installed() -> dict[str, str]:
+    """Version of Python and of each of `PACKAGES`; those that an extra brings may be absent."""
+    found = {distribution.name.lower(): distribution.version for distribution in metadata.distributions()}
+    return {"python": platform.python_version()} | {name: found[name] for name in PACKAGES if name in found}
+
+
+def untested() -> dict[str, tuple[str, list[str]]]:
+    """Name -> its version here and the tested ones, where none of those is the same up to the second number."""
+    classifiers = metadata.metadata("toastlib").get_all("Classifier")
+    tested = {"python": [line.rpartition(" :: ")[2] for line in classifiers if re.search(r"Python :: 3\.\d", line)]}
+    for file in TESTED:
+        for name, version in re.findall(r"^([\w-]+)==(\S+)", (ROOT / file).read_text(encoding="utf-8"), re.M):
+            tested.setdefault(name, []).append(version)
+
+    def release(version: str) -> list[str]:
+        return version.split(".")[:2]
+
+    return {
+        name: (version, tested[name])
+        for name, version in installed().items()
+        if name in tested and release(version) not in map(release, tested[name])
+    }
