@@ -1,12 +1,15 @@
 """The command line: its exit codes, one sentence for each mistake, and nothing half-written."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -292,10 +295,27 @@ def test_params_lists_all_notebooks(study, capsys):
     assert "07_small\n" in out
 
 
+def test_signs_that_an_encoding_lacks_do_not_stop_a_command(monkeypatch):
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", printed)
+    rows = pd.DataFrame([("loads", True, "12 blocks → 96")], columns=["check", "works", "detail"])
+    monkeypatch.setattr("toastlib.export.compatibility.check_model", lambda model: rows)
+    assert main(["doctor", "vit-mini"]) == 0
+    printed.flush()
+    assert printed.buffer.getvalue().decode("cp1252").split() == ["?", "loads", "12", "blocks", "?", "96"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no head")
+def test_a_reader_may_stop_early():
+    command = f"{sys.executable} -m toastlib.cli params | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("00_quickstart\n", "")
+
+
 def test_doctor_shows_that_the_embedded_encoder_loads(capsys):
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
-    assert f"torch {torch.__version__}" in out
+    assert f"torch {metadata.version('torch')}" in out
     assert "devices: cpu" in out
     assert "vit-mini loads: 12 blocks" in out
 

@@ -1,6 +1,7 @@
 """The rooms of `toastlib/` and the one way that imports point: no exception and no circle, lazy imports included."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,22 @@ def test_text_is_read_and_written_as_utf_8(module):
 
 def test_a_line_without_an_encoding_is_found():
     assert without_encoding("file.read_text()\nfile.read_text(encoding='utf-8')\nfile.write_text('')") == [1, 3]
+
+
+def of_one_system(source):
+    """Names that a source takes from what Windows, or start-up by spawning, does not have."""
+    named = {ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
+    imported = set(re.findall(r"^\s*(?:import|from) (fcntl|resource|pwd|multiprocessing)\b", source, re.M))
+    return imported | (named & {"os.fork", "os.killpg", "os.setsid", "os.symlink", "os.uname", "signal.SIGKILL"})
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_nothing_needs_a_fork_or_one_system(module):
+    assert of_one_system(MODULES[module].read_text(encoding="utf-8")) == set()
+
+
+def test_what_one_system_alone_has_is_found():
+    assert of_one_system("import os\nimport fcntl\nos.fork()\nos.getpid()") == {"fcntl", "os.fork"}
 
 
 def test_every_module_is_in_a_room():

@@ -135,8 +135,8 @@ def test_oldest_python_is_the_same_everywhere():
     [("README.md", {"study", "test"}), ("CONTRIBUTING.md", {"test", "lint", "lab"}), (".ci/run", {"test"})],
 )
 def test_make_commands_exist(page, needed):
-    named = set(re.findall(r"(?:^|[`$]|exec) *make ([a-z]+)", read(page), re.M))
-    targets = set(re.findall(r"^([a-z]+):", read("Makefile"), re.M))
+    named = set(re.findall(r"(?:^|[`$]|exec) *make ([a-z-]+)", read(page), re.M))
+    targets = set(re.findall(r"^([a-z-]+)[a-z -]*:", read("Makefile"), re.M))
     assert needed <= named <= targets
 
 

@@ -173,7 +173,7 @@ def test_a_gpu_that_is_not_there_is_refused(notebook):
         ('language_model = "gpt-mini"', "gpt-mimi", "Unknown model 'gpt-mimi': did you mean 'gpt-mini'?"),
         ('text_encoder = "gpt-mini"', "gpt-mimi", "Unknown model 'gpt-mimi': did you mean 'gpt-mini'?"),
         ('text = "books"', "book", "Unknown data set 'book': did you mean 'books'?"),
-        ('sentences = "lines"', "line", "Unknown data set 'line': did you mean 'lines'?"),
+        ('text = "lines"', "line", "Unknown data set 'line': did you mean 'lines'?"),
         ('dtype = "float32"', "float16", "Unknown dtype 'float16': did you mean 'bfloat16'?"),
         (
             'templates = ["a {}"]',

@@ -48,7 +48,7 @@ def measure_pipeline(
         given, reader = images[:BATCH].decoded(tokenizer), {"tokenizer": tokenizer}
     else:
         given = [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in images.pixels[:BATCH]]
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             (Path(folder) / "preprocessor_config.json").write_text(
                 json.dumps(images.preprocessing.to_config()), encoding="utf-8"
             )

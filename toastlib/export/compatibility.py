@@ -123,7 +123,7 @@ class _Trials:
         return f"{' and '.join(names)} for {self.plan}"
 
     def save(self) -> str:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             self.smaller.save_pretrained(folder)
             found = load_encoder(folder, device=str(self.encoder.device))(self.batch)
         _need_equal(found, self.smaller(self.batch), "features of the reopened encoder", stored_dtype(self.smaller))
@@ -140,7 +140,7 @@ class _Trials:
         return "attention and MLP of a block can be removed separately"
 
     def onnx(self) -> str:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             self.smaller.save_pretrained(folder)
             _, difference, _ = export_onnx(folder, Path(folder) / "model.onnx")
         return f"differs from torch by {difference:.0e} of the largest output"

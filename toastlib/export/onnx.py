@@ -212,7 +212,7 @@ def in_onnxruntime(model: "PreTrainedModel", example: Tensor, precision: str) ->
     with torch.inference_mode():
         output = "logits" if "logits" in model(example) else "pooler_output"
     whole = model if model.dtype == torch.float32 else copy.deepcopy(model).float()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         file = Path(folder) / "model.onnx"
         write_onnx(Traced(whole, {"pixel_values": tuple(example.shape[1:])}, output), file, precision)
         return OnnxModel(file)

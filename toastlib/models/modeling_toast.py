@@ -119,7 +119,7 @@ class ToastPreTrainedModel(PreTrainedModel):
 
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             self.save_pretrained(folder)
             return api.upload_folder(repo_id=repo_id, folder_path=folder, **kwargs)
 
