@@ -31,6 +31,7 @@ TABLES = {
     "14": ("results", "unknown", "duels", "block_0"),
     "15": ("results", "patches_and_class"),
     "16": ("results", "closed_forms", "duels", "draws"),
+    "18": ("results", "ways", "gains"),
     "16-confirmed": ("draws",),
     "16-carried": ("better_maps", "travelling"),
 }
