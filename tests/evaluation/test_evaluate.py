@@ -1,11 +1,13 @@
 """Accuracies of plans: heads on the encoders of `approximate`, with every kind of calibration and translator."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny import make_tiny_model
 from torch import nn
 
 from toastlib.approximation.engine import collect_features, variants_of
@@ -17,8 +19,11 @@ from toastlib.evaluation.evaluate import evaluate_plans
 from toastlib.evaluation.metrics import paired_difference
 from toastlib.evaluation.probe import HeadConfig, Probe
 from toastlib.evaluation.result import ALL_PLANS
+from toastlib.models.classifier import own_classifier
 from toastlib.models.costs import parameter_count
 from toastlib.models.hooks import collect_activations
+from toastlib.models.loading import load_encoder
+from toastlib.models.saving import saved_form
 from toastlib.plan import Plan, Span, parse_plans
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import plan_pairs
@@ -510,3 +515,46 @@ def test_an_encoder_in_training_mode_is_refused(tiny_encoder, tiny_images):
     tiny_encoder.model.train()
     with pytest.raises(InputError, match=r"tiny is in training mode, .* call its eval\(\) first"):
         evaluate_plans(tiny_encoder, tiny_images, "1->2", calibration=20, head=HeadConfig(seeds=1, min_steps=1))
+
+
+LABELS = {0: "another", 1: "Two", 2: "one", 3: "three"}
+
+
+@pytest.fixture(params=["vit", "deit", "dinov2", "beit"])
+def with_classifier(request, tmp_path, tiny_images):
+    """The encoder of a checkpoint with a classifier of four labels, loaded from a folder; and that folder."""
+    family = request.param
+    model = make_tiny_model(family, head="ForImageClassification", id2label=LABELS, label2id={})
+    model.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(tiny_images.train.preprocessing.to_config()))
+    return load_encoder(str(tmp_path), features="pooler" if family == "beit" else "cls", device="cpu"), tmp_path
+
+
+class TestTheCheckpointsOwnClassifier:
+    def test_its_answers_are_those_of_the_smaller_classifier(self, with_classifier, tiny_images):
+        encoder, folder = with_classifier
+        head = HeadConfig(("own", "frozen"), seeds=2, min_steps=0)
+        result = evaluate_plans(encoder, tiny_images, ["1->3"], calibration=40, head=head)
+        classes = {1: 1, 2: 0, 3: 2}  # label of the checkpoint -> class of the images
+        fitted_on = tiny_images.train.sample(40, seed=0)
+        whole = own_classifier(str(folder))
+        for translator in ("identity", "linear"):
+            small = saved_form(approximate(encoder, "1->3", fitted_on, translator=translator), whole)
+            with torch.inference_mode():
+                answers = torch.cat([small(pixels).logits.argmax(-1) for pixels, _ in tiny_images.test.batches(32)])
+            expected = [classes.get(answer, 3) for answer in answers.tolist()]
+            found = result.predicted(head="own", translator=translator, plan="1->3")
+            assert (found == np.array(expected)).mean() > 0.95  # but for ties that rounding decides
+            assert (found[0] == found[1]).all()  # one answer for all seeds
+        assert result.class_names[3:] in ((), ("another label",))
+        assert set(result.table["head"]) == {"own", "frozen"}
+
+    def test_one_is_needed_and_has_to_know_the_classes(self, with_classifier, tiny_encoder, tiny_images):
+        head = HeadConfig("own")
+        with pytest.raises(InputError, match="has no classifier of its own"):
+            evaluate_plans(tiny_encoder, tiny_images, ["1->3"], calibration=40, head=head)
+        named = {
+            part: replace(getattr(tiny_images, part), class_names=("one", "two", "4")) for part in ("train", "test")
+        }
+        with pytest.raises(InputError, match="has no label for '4'"):
+            evaluate_plans(with_classifier[0], ImageSet("named", **named), ["1->3"], calibration=40, head=head)

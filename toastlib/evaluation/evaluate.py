@@ -12,6 +12,7 @@ from toastlib.approximation.prepare import Prepared, Source, prepare
 from toastlib.data.images import ImageSet
 from toastlib.errors import InputError, need_set
 from toastlib.evaluation.costs import plan_costs
+from toastlib.evaluation.heads import predict_by_own
 from toastlib.evaluation.probe import HeadConfig, Probe
 from toastlib.evaluation.result import Evaluation
 from toastlib.models.encoder import Encoder
@@ -54,18 +55,25 @@ def evaluate_plans(
     Raises
     ------
     InputError
-        If a name is unknown, a plan does not fit the encoder, a calibration does not suit a map, or there are no
-        labels.
+        If a name is unknown, a plan does not fit the encoder, a calibration does not suit a map, there are no labels,
+        or the checkpoint has no classifier of its own for these classes where one is asked for.
     """
     head = head or HeadConfig()
     require_labels(data)
     ready = prepare(encoder, data, plans, translators=translators, calibration=calibration, batch_size=batch_size)
-    trained_on = ready.variants if "retrained" in head.protocol else ready.variants[:1]
-    train = collect_features(encoder, data.train, trained_on, ready.maps, batch_size)
     test = collect_features(encoder, data.test, ready.variants, ready.maps, batch_size)
-    probe = Probe(len(data.class_names), head).fit(train, data.train.labels)
-    predicted = [(probe if protocol == "retrained" else probe.first()).predict(test) for protocol in head.protocol]
-    return as_evaluation(encoder, data, ready, torch.stack(predicted), head.protocol, head.seeds)
+    predicted = {}
+    if "own" in head.protocol:
+        answers = predict_by_own(encoder, data, ready.variants, ready.maps, test)
+        predicted["own"] = answers[:, None].expand(-1, len(head.seeds), -1)
+    if set(head.protocol) - {"own"}:
+        trained_on = ready.variants if "retrained" in head.protocol else ready.variants[:1]
+        train = collect_features(encoder, data.train, trained_on, ready.maps, batch_size)
+        probe = Probe(len(data.class_names), head).fit(train, data.train.labels)
+        predicted["frozen"] = probe.first().predict(test)
+        predicted["retrained"] = probe.predict(test) if "retrained" in head.protocol else None
+    predictions = torch.stack([predicted[protocol].cpu() for protocol in head.protocol])
+    return as_evaluation(encoder, data, ready, predictions, head.protocol, head.seeds)
 
 
 def as_evaluation(
@@ -74,6 +82,9 @@ def as_evaluation(
     """The result of predicted classes of shape (heads, variants, seeds, test images)."""
     rows = [{"head": head} | kind | {"seed": seed} for head in heads for kind in ready.names for seed in seeds]
     example, _ = next(data.test[:1].batches(1))
+    class_names = tuple(data.class_names)
+    if predicted.max() == len(class_names):
+        class_names += ("another label",)
     names = {"model": encoder.name, "features": encoder.feature_kind, "dataset": data.name}
     if isinstance(example, Tensor):  # pixels; texts have no size
         names["image_size"] = example.shape[-1]
@@ -81,7 +92,7 @@ def as_evaluation(
         pd.DataFrame(rows),
         predicted.flatten(0, 2).cpu().numpy(),
         data.test.labels.cpu().numpy(),
-        tuple(data.class_names),
+        class_names,
         names,
         plan_costs(encoder, [Plan(), *ready.plans], ready.translators, inputs=example),
     )

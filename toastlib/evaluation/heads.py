@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from toastlib.approximation.align import fit_alignment
-from toastlib.approximation.engine import THE_ORIGINAL, collect_features
+from toastlib.approximation.engine import THE_ORIGINAL, Maps, Variant, collect_features
+from toastlib.approximation.replace import replace_spans
 from toastlib.data.images import Images, ImageSet
 from toastlib.data.texts import Texts
 from toastlib.data.tokens import arguments_of
 from toastlib.errors import InputError, unknown
 from toastlib.evaluation.metrics import accuracy_interval, changes, paired_difference, paired_interval
 from toastlib.evaluation.probe import HeadConfig, Probe, absorb_alignment
-from toastlib.models.classifier import match_labels
+from toastlib.models.classifier import match_labels, own_classifier
 from toastlib.models.costs import example_input
 from toastlib.models.encoder import Encoder
 from toastlib.models.model_card import Accuracy
@@ -138,6 +139,32 @@ def first_layer(head: Head, original: Encoder) -> "Probe | nn.Linear | None":
             if torch.allclose(logits, own, rtol=1e-4, atol=1e-4 * logits.abs().max().item()):
                 return layer
     return None
+
+
+def predict_by_own(
+    encoder: Encoder, dataset: ImageSet, variants: Sequence[Variant], maps: Maps, features: Tensor
+) -> Tensor:
+    """Classes that the checkpoint's classifier predicts for the test images, int64, shape (variants, images).
+
+    From the variants' features if it is a linear layer that reads these; else every smaller model is run. An answer
+    that is no class of the set is the number of its classes. An `InputError` if there is no such classifier, or it does
+    not know all classes.
+    """
+    classifier = own_classifier(*encoder.checkpoint[:3]) if encoder.checkpoint else None
+    head = choose_head(encoder, dataset, classifier, 0, "own")
+    layer = first_layer(head, encoder)
+    if layer is not None:
+        with torch.inference_mode():
+            chosen = layer.to(features.device)(features.to(layer.weight.dtype)).argmax(-1).cpu()
+    elif any(variant.aligned for variant in variants):
+        raise InputError("Aligned features need a linear classifier that reads them: take translators without +align.")
+    else:
+        spans = [{key[0]: maps[key] for key in variant.map_keys} for variant in variants]
+        models = (form(replace_spans(encoder, own) if own else encoder, head) for own in spans)
+        chosen = torch.stack([answers(model.to(encoder.device), dataset.test).argmax(-1) for model in models])
+    classes = torch.full((len(head.class_names),), len(head.places))
+    classes[list(head.places)] = torch.arange(len(head.places))
+    return classes[chosen]
 
 
 def names_of(head: Head) -> tuple[str, ...] | None:

@@ -16,7 +16,7 @@ from toastlib.cache import cached
 from toastlib.errors import InputError, real_number, unknown, whole_number
 from toastlib.translators.linear import Ridge, linear_module
 
-PROTOCOLS = ("retrained", "frozen")
+PROTOCOLS = ("retrained", "frozen", "own")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class HeadConfig:
     ----------
     protocol
         ``"frozen"``: the head is trained on the original's features and kept for every plan. ``"retrained"``: a head is
-        trained on the features of each plan (the paper's Table 1). Or both, as a tuple.
+        trained on the features of each plan (the paper's Table 1). ``"own"``: the checkpoint's classifier, which is not
+        trained and has one answer for all seeds. Or several, as a tuple.
     seeds
         One head for each seed, which fixes its first weights and the order of the images; a number n stands for seeds
         0 to n-1.

@@ -185,5 +185,5 @@ CHOICES = {
     "dtype": ("fastest", "float32", "bfloat16", "float64"),
     "features": ("cls", "mean", "pooler"),
     "text_features": ("cls", "mean", "pooler", "last"),
-    "head.protocol": ("retrained", "frozen"),
+    "head.protocol": ("retrained", "frozen", "own"),
 }
