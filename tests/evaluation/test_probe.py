@@ -4,11 +4,15 @@ import math
 
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from toastlib.approximation.align import fit_alignment
+from toastlib.data.images import load_images
 from toastlib.errors import InputError
 from toastlib.evaluation.probe import HeadConfig, Probe, absorb_alignment
+from toastlib.models.hooks import collect_activations
+from toastlib.models.loading import load_encoder
 
 SEEDS = [3, 5]
 SMALL = {"epochs": 3, "learning_rate": 1e-2, "batch_size": 16, "min_steps": 0}
@@ -184,3 +188,75 @@ class TestHeadConfig:
             ("retrained", "frozen"), seeds=[2, 3]
         )
         assert HeadConfig(seeds=2).seeds == (0, 1)
+
+
+class TestMLP:
+    SETTINGS = SMALL | {"kind": "mlp", "epochs": 4}
+
+    @staticmethod
+    def by_a_plain_loop(features, labels, seed):
+        """The released head, trained by `nn.Module`s from the same first weights, with the same images and dropout."""
+        draw, width = torch.Generator().manual_seed(seed), features.shape[1]
+        hidden, norm, last = nn.Linear(width, width), nn.LayerNorm(width), nn.Linear(width, 4)
+        for layer in (last, hidden):  # in the order in which they are drawn
+            first = (torch.rand(width + 1, layer.out_features, generator=draw) * 2 - 1) * width**-0.5
+            layer.weight.data, layer.bias.data = first[:-1].T.clone(), first[-1].clone()
+        parts = [*hidden.parameters(), *norm.parameters(), *last.parameters()]
+        optimiser = torch.optim.Adam(parts, lr=1e-2, weight_decay=1e-5)
+        for _ in range(4):
+            for rows in torch.randperm(len(labels), generator=draw).split(16):
+                kept = (torch.rand(len(rows), width, generator=draw) >= 0.5) / 0.5
+                logits = last(nn.functional.silu(norm(hidden(features[rows]) * kept)))
+                optimiser.zero_grad()
+                nn.functional.cross_entropy(logits, labels[rows]).backward()
+                optimiser.step()
+        return nn.Sequential(hidden, norm, nn.SiLU(), last).eval()
+
+    def test_each_head_is_the_one_that_a_plain_loop_trains(self, features, labels):
+        probe = Probe(4, HeadConfig(seeds=SEEDS, **self.SETTINGS)).fit(features, labels)
+        for row in range(3):
+            for column, seed in enumerate(SEEDS):
+                head = self.by_a_plain_loop(features[row], labels, seed)
+                torch.testing.assert_close(probe.logits(features)[row, column], head(features[row]).detach())
+
+    def test_training_together_is_training_one_by_one(self, features, labels):
+        config = HeadConfig(seeds=SEEDS, **self.SETTINGS)
+        together = Probe(4, config).fit(features, labels).logits(features)
+        alone = Probe(4, config).fit(features[1], labels).logits(features[1])
+        torch.testing.assert_close(together[1], alone[0])
+
+    def test_it_learns_what_no_linear_head_can(self):
+        """The sign of a product: exclusive or."""
+        features = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+        labels = (features[:, 0] * features[:, 1] > 0).long()
+        settings = {"seeds": 2, "learning_rate": 1e-2, "min_steps": 600, "batch_size": 64}
+        linear, mlp = (Probe(2, HeadConfig(kind=kind, **settings)).fit(features, labels) for kind in ("linear", "mlp"))
+        assert linear.score(features, labels) < 0.65
+        assert mlp.score(features, labels) > 0.85
+
+    def test_an_alignment_is_absorbed_by_the_hidden_layer(self, features, labels):
+        probe = Probe(4, HeadConfig(seeds=2, **self.SETTINGS)).fit(features[0], labels)
+        fit = fit_alignment(features[1], features[0])
+        aligned = features[1] @ fit.weight_.float() + fit.bias_.float()
+        torch.testing.assert_close(probe.absorb(fit).logits(features[1]), probe.logits(aligned), rtol=1e-3, atol=1e-4)
+
+    def test_it_is_no_linear_layer_and_other_kinds_are_unknown(self, features, labels):
+        probe = Probe(4, HeadConfig(seeds=1, **self.SETTINGS)).fit(features[0], labels)
+        with pytest.raises(InputError, match="An MLP is no linear layer"):
+            probe.to_linear()
+        with pytest.raises(InputError, match="Unknown kind of head 'mpl': did you mean 'mlp'"):
+            HeadConfig(kind="mpl")
+
+
+@pytest.mark.parametrize("block", [0, 5, 11])
+def test_a_probe_of_a_real_block_is_as_good_as_a_logistic_regression(block):
+    """On the embedded encoder's CLS tokens: scikit-learn solves the regression to its end."""
+    encoder = load_encoder("vit-mini", device="cpu")
+    images = load_images("mnist-mini", encoder, train_size=500, test_size=400)
+    train, test = (collect_activations(encoder, part, [block])[block] for part in (images.train, images.test))
+    mean, deviation = train.mean(0), train.std(0)
+    train, test = (train - mean) / deviation, (test - mean) / deviation
+    regression = LogisticRegression(C=0.1, max_iter=5000).fit(train, images.train.labels)
+    expected = regression.score(test, images.test.labels)
+    ours = Probe(10, HeadConfig(seeds=3)).fit(train, images.train.labels).score(test, images.test.labels)
+    assert abs(ours - expected) < 0.03  # 400 images: two standard errors of a paired difference

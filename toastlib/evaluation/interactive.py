@@ -122,7 +122,7 @@ class Playground:
 
     def least_sure(self, count: int) -> list[int]:
         """Images that the original classifies correctly by the smallest margin: a change shows there first."""
-        logits = self._features(THE_ORIGINAL) @ self._probe.weight_[0, 0] + self._probe.bias_[0, 0]
+        logits = self._probe.logits(self._features(THE_ORIGINAL))[0, 0]
         best, second = logits.topk(2, dim=1).values.T.cpu().numpy()
         margin = np.where(self._correct[0], best - second, np.inf)
         return sorted(margin.argsort(kind="stable")[:count].tolist())

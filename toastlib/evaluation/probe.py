@@ -1,4 +1,4 @@
-"""Linear heads: one per set of features and seed, all trained together as one batched layer."""
+"""Heads on features: one per set of features and seed, all trained together as one batched layer."""
 
 import copy
 import math
@@ -10,13 +10,15 @@ from typing import Self
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, layer_norm, silu
 
 from toastlib.cache import cached
 from toastlib.errors import InputError, real_number, unknown, whole_number
 from toastlib.translators.linear import Ridge, linear_module
 
 PROTOCOLS = ("retrained", "frozen", "own")
+KINDS = ("linear", "mlp")
+MLP_DROPOUT, MLP_DECAY = 0.5, 1e-5
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,15 @@ class HeadConfig:
         5 epochs of a thousand images are 20, which leave a head half trained. 0 trains the paper's epochs.
     epochs, batch_size
         5 epochs of batches of 256 (the paper's).
+    kind
+        ``"linear"``, or ``"mlp"``: one hidden layer as wide as the features, with dropout, a layer norm and SiLU, as
+        in the authors' released code, which trains it for 50 epochs.
 
     Raises
     ------
     InputError
-        If a protocol is unknown, there is none or no seed, or a number is none that heads can be trained with.
+        If a protocol or kind is unknown, there is no protocol or seed, or a number is none that heads can be trained
+        with.
     """
 
     protocol: str | Iterable[str] = "frozen"
@@ -52,6 +58,7 @@ class HeadConfig:
     min_steps: int = 1000
     epochs: int = 5
     batch_size: int = 256
+    kind: str = "linear"
 
     def __post_init__(self) -> None:
         protocols = (self.protocol,) if isinstance(self.protocol, str) else tuple(self.protocol)
@@ -66,6 +73,8 @@ class HeadConfig:
         for protocol in protocols:
             if protocol not in PROTOCOLS:
                 raise unknown("head", protocol, PROTOCOLS)
+        if self.kind not in KINDS:
+            raise unknown("kind of head", self.kind, KINDS)
         if not protocols:
             raise InputError(f"There is no head: choose from {', '.join(PROTOCOLS)}.")
         if not seeds:
@@ -75,7 +84,7 @@ class HeadConfig:
 
 
 class Probe:
-    """The paper's head: one linear layer trained with Adam on fixed features.
+    """The paper's head: one linear layer, or the released code's MLP, trained with Adam on fixed features.
 
     Every set of features gets one head per seed. Heads do not see each other: training them together changes nothing
     but the time.
@@ -88,7 +97,7 @@ class Probe:
     Attributes
     ----------
     weight_, bias_
-        float32, shapes (sets, seeds, width, classes) and (sets, seeds, 1, classes).
+        float32, shapes (sets, seeds, width, classes) and (sets, seeds, 1, classes); of an MLP, those of its last layer.
     """
 
     def __init__(self, classes: int, config: HeadConfig | None = None) -> None:
@@ -123,32 +132,80 @@ class Probe:
                 stacklevel=2,
             )
         settings = (self.classes, list(c.seeds), c.epochs, c.learning_rate, c.batch_size, c.min_steps)
+        settings += (c.kind,) * (c.kind != "linear")
         heads = cached(lambda: self._train(features, labels), "probe", features, labels, settings)
-        self.weight_, self.bias_ = heads["weight"].to(features.device), heads["bias"].to(features.device)
+        self._heads = {name: part.to(features.device) for name, part in heads.items()}
         return self
+
+    @property
+    def weight_(self) -> Tensor:
+        """See `Probe`."""
+        return self._trained["weight"]
+
+    @property
+    def bias_(self) -> Tensor:
+        """See `Probe`."""
+        return self._trained["bias"]
+
+    @property
+    def _trained(self) -> dict[str, Tensor]:
+        if not hasattr(self, "_heads"):
+            raise InputError("The heads are not trained: call fit first.")
+        return self._heads
+
+    def _with(self, **heads: Tensor) -> "Probe":
+        """A copy with some of its weights replaced."""
+        probe = copy.copy(self)
+        probe._heads = self._trained | heads
+        return probe
 
     def _train(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         c = self.config
         generators = [torch.Generator().manual_seed(seed) for seed in c.seeds]
         width = features.shape[2]
-        first = torch.stack([torch.rand(width + 1, self.classes, generator=generator) for generator in generators])
-        first = (first * 2 - 1) * width**-0.5  # uniform in +-1/sqrt(width), as `nn.Linear` starts
-        first = first.to(features.device).expand(len(features), -1, -1, -1)
-        weight, bias = nn.Parameter(first[:, :, :-1].clone()), nn.Parameter(first[:, :, -1:].clone())
-        optimiser = torch.optim.Adam([weight, bias], lr=c.learning_rate)
+
+        def layer(outputs: int) -> tuple[nn.Parameter, nn.Parameter]:
+            first = torch.stack([torch.rand(width + 1, outputs, generator=generator) for generator in generators])
+            first = (first * 2 - 1) * width**-0.5  # uniform in +-1/sqrt(width), as `nn.Linear` starts
+            first = first.to(features.device).expand(len(features), -1, -1, -1)
+            return nn.Parameter(first[:, :, :-1].clone()), nn.Parameter(first[:, :, -1:].clone())
+
+        heads, is_mlp = dict(zip(("weight", "bias"), layer(self.classes))), c.kind == "mlp"
+        if is_mlp:
+            heads |= dict(zip(("hidden", "hidden_bias"), layer(width)))
+            heads |= {"scale": nn.Parameter(torch.ones_like(heads["hidden_bias"]))}
+            heads |= {"shift": nn.Parameter(torch.zeros_like(heads["hidden_bias"]))}
+        optimiser = torch.optim.Adam(heads.values(), lr=c.learning_rate, weight_decay=MLP_DECAY * is_mlp)
         epochs = max(c.epochs, math.ceil(c.min_steps / math.ceil(len(labels) / c.batch_size)))
         for _ in range(epochs):
             orders = torch.stack([torch.randperm(len(labels), generator=generator) for generator in generators])
             for rows in orders.to(features.device).split(c.batch_size, dim=1):  # (seeds, batch)
                 batch = features.index_select(1, rows.flatten()).unflatten(1, rows.shape)
+                if is_mlp:
+                    kept = [torch.rand(rows.shape[1], width, generator=one) >= MLP_DROPOUT for one in generators]
+                    batch = _hidden(heads, batch, torch.stack(kept).to(features.device) / (1 - MLP_DROPOUT))
                 # (sets, seeds, classes, batch): few classes as the last dimension make a softmax several times slower.
-                logits = weight.mT @ batch.mT + bias.mT
+                logits = heads["weight"].mT @ batch.mT + heads["bias"].mT
                 targets = labels[rows].expand(len(features), -1, -1)
                 loss = cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1), reduction="sum") / rows.shape[1]
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
-        return {"weight": weight.detach(), "bias": bias.detach()}
+        return {name: part.detach() for name, part in heads.items()}
+
+    @torch.inference_mode()
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits of every head, float32, shape (sets, seeds, n, classes), from features as for `predict`.
+
+        Raises
+        ------
+        InputError
+            If the heads were not trained.
+        """
+        heads, features = self._trained, _as_sets(features)[:, None]
+        if "hidden" in heads:
+            features = _hidden(heads, features)
+        return features @ heads["weight"] + heads["bias"]
 
     @torch.inference_mode()
     def predict(self, features: Tensor) -> Tensor:
@@ -161,9 +218,7 @@ class Probe:
         InputError
             If the heads were not trained.
         """
-        if not hasattr(self, "weight_"):
-            raise InputError("The heads are not trained: call fit first.")
-        predicted = (_as_sets(features)[:, None] @ self.weight_ + self.bias_).argmax(-1)
+        predicted = self.logits(features).argmax(-1)
         return predicted if np.ndim(features) == 3 else predicted[0]
 
     def score(self, features: Tensor, labels: Tensor) -> float:
@@ -173,9 +228,7 @@ class Probe:
 
     def first(self) -> "Probe":
         """The heads of the first set alone, to be applied to others."""
-        probe = copy.copy(self)
-        probe.weight_, probe.bias_ = self.weight_[:1], self.bias_[:1]
-        return probe
+        return self._with(**{name: part[:1] for name, part in self._trained.items()})
 
     def to_linear(self) -> nn.Linear:
         """The only head as a layer, from (images, width) to (images, classes).
@@ -183,8 +236,10 @@ class Probe:
         Raises
         ------
         InputError
-            If there are several heads.
+            If there are several heads, or it is an MLP.
         """
+        if self.config.kind == "mlp":
+            raise InputError("An MLP is no linear layer: train a head of kind 'linear'.")
         weight, bias = self.weight_.flatten(0, 1), self.bias_.flatten(0, 2)  # (heads, width, classes), (heads, classes)
         if len(weight) != 1:
             raise InputError(f"The probe holds {len(weight)} heads: fit one on one set of features with one seed.")
@@ -192,10 +247,15 @@ class Probe:
 
     def absorb(self, alignment: Ridge) -> "Probe":
         """A probe that gives for features what this one gives for aligned features; `alignment` is a fitted `Ridge`."""
-        probe = copy.copy(self)
-        probe.weight_, shift = _absorbed(self.weight_, alignment)
-        probe.bias_ = self.bias_ + shift[..., None, :]
-        return probe
+        weight, bias = ("hidden", "hidden_bias") if self.config.kind == "mlp" else ("weight", "bias")
+        absorbed, shift = _absorbed(self._trained[weight], alignment)
+        return self._with(**{weight: absorbed, bias: self._trained[bias] + shift[..., None, :]})
+
+
+def _hidden(heads: dict[str, Tensor], features: Tensor, kept: Tensor | float = 1) -> Tensor:
+    """The hidden layer of MLPs, shape (sets, seeds, n, width); `kept` scales what dropout leaves."""
+    hidden = layer_norm((features @ heads["hidden"] + heads["hidden_bias"]) * kept, features.shape[-1:])
+    return silu(hidden * heads["scale"] + heads["shift"])
 
 
 def absorb_alignment(layer: nn.Linear, alignment: Ridge) -> nn.Linear:

@@ -97,5 +97,5 @@ def loss(head: Probe | nn.Module, features: Tensor, labels: Tensor) -> float:
 
 def _log_probabilities(head: Probe | nn.Module, features: Tensor) -> Tensor:
     """Shape (images, classes), or (seeds, images, classes)."""
-    logits = features @ head.weight_[0] + head.bias_[0] if isinstance(head, Probe) else head(features)
+    logits = head.logits(features)[0] if isinstance(head, Probe) else head(features)
     return logits.log_softmax(-1)
