@@ -130,8 +130,9 @@ def rsa(first: Tensor, second: Tensor) -> float:
     """
     pair = _row_sets(first, second, "RSA", least=3)
     i, j = torch.triu_indices(len(first), len(first), 1)
-    distances = pd.DataFrame([(1 - torch.corrcoef(rows)[i, j]).tolist() for rows in pair])
-    return torch.corrcoef(torch.tensor(distances.rank(axis=1).to_numpy()))[0, 1].item()
+    distances = torch.stack([1 - torch.corrcoef(rows)[i, j] for rows in pair], dim=1)
+    ranks = pd.DataFrame(distances.numpy(force=True)).rank()
+    return torch.corrcoef(torch.tensor(ranks.to_numpy().T))[0, 1].item()
 
 
 def procrustes(first: Tensor, second: Tensor) -> float:
@@ -170,8 +171,7 @@ def _centred_gram(rows: Tensor, debiased: bool) -> Tensor:
 METRICS = {"mse": mse, "cosine": cosine, "angular": angular, "cka": cka, "debiased-cka": debiased_cka}
 METRICS_BETWEEN = {"cka": cka_from_samples, "rsa": rsa, "procrustes": procrustes}
 METRICS_BETWEEN["debiased-cka"] = partial(cka_from_samples, debiased=True)
-FEW_ROWS = 0.05
-"""Above its debiased value by more than this, CKA says more of the number of rows than of the blocks."""
+FEW_ROWS = 0.05  # above its debiased value by more, CKA says more of the number of rows than of the blocks
 
 
 def similarity(moments: Moments | KFoldMoments, metric: str = "cka") -> pd.DataFrame:
@@ -239,6 +239,5 @@ def similarity_between(
         raise unknown("metric", metric, METRICS_BETWEEN)
     for blocks in (first, second):
         need(blocks, "items", "A dictionary, block -> rows, such as collect_activations returns,")
-    values = [METRICS_BETWEEN[metric](x, y) for x in first.values() for y in second.values()]
-    pairs = pd.MultiIndex.from_product([list(first), list(second)], names=["first", "second"])
-    return pd.DataFrame({"metric": metric, "value": values}, index=pairs).reset_index()
+    rows = [(a, b, metric, METRICS_BETWEEN[metric](x, y)) for a, x in first.items() for b, y in second.items()]
+    return pd.DataFrame(rows, columns=["first", "second", "metric", "value"])
