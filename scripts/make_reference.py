@@ -19,6 +19,7 @@ from toastlib.runs.store import Run, read_json
 
 TABLES = {
     "01": ("results", "accuracy_lost", "agreement", "metric_against_accuracy"),
+    "01-between": ("between_models",),
     "02": ("results", "accuracy_lost", "travel", "last_block"),
     "03": ("results", "accuracy_lost", "foreign_sources", "unseen"),
     "04": ("results", "class_accuracy", "mcnemar", "served"),

@@ -135,6 +135,15 @@ CALLS = {
         lambda t, x: toast.cka_from_samples(*x),
         [(ROWS, ROWS[1:]), (ROWS[0],) * 2, ("x", "y"), (5, 6)],
     ),
+    "similarity_between": (
+        lambda t, x: toast.similarity_between(x, {0: ROWS}),
+        [None, "x", 5, [], object(), ROWS, ROWS.numpy()],
+    ),
+    "similarity_between, rows": (lambda t, x: toast.similarity_between({0: x[0]}, {0: x[1]}), UNEVEN[:1] + UNEVEN[2:4]),
+    "similarity_between, metric": (
+        lambda t, x: toast.similarity_between({0: ROWS}, {0: ROWS}, x),
+        ["x", None, ["rsa"]],
+    ),
     "Moments.of": (lambda t, x: toast.Moments.of(dict(enumerate(x)), [(0, 1)]), [*UNEVEN[:4], (ROWS,), ()]),
     "Linear.predict": (lambda t, x: toast.Linear().fit(ROWS, ROWS).predict(x), [None, "x", ROWS[:, 1:]]),
     "Linear.predict, not fitted": (lambda t, x: toast.Linear().predict(ROWS), [None]),

@@ -22,7 +22,7 @@ _HOMES = {
     "models.sublayers": ["split_blocks"],
     "statistics.moments": ["Moments", "plan_pairs"],
     "statistics.collect": ["collect_moments"],
-    "statistics.similarity": ["cka_from_samples", "similarity"],
+    "statistics.similarity": ["cka_from_samples", "similarity", "similarity_between"],
     "translators.base": ["TRANSLATORS", "Translator"],
     "translators.linear": ["Affine", "Identity", "Linear", "Ridge"],
     "translators.per_token": ["PerTokenType", "PooledContext"],

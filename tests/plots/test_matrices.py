@@ -72,6 +72,18 @@ def test_bright_is_similar_for_similarities_and_for_distances(blocks):
     assert brightness(distant, 0) > brightness(distant, 0.1)
 
 
+def test_blocks_of_two_encoders_make_a_rectangle_and_no_diagonal_decides_what_is_bright():
+    rows = [(i, j, "procrustes", 1 + 0.1 * (i == j)) for i in range(-1, 20) for j in range(9)]
+    frame = pd.DataFrame(rows, columns=["first", "second", "metric", "value"])
+    ax = plots.similarity(frame)
+    cells = ax.collections[0]
+    assert cells.get_array().shape == (21, 9)
+    assert ticks(ax, "x") == [str(block) for block in range(9)]
+    assert ticks(ax, "y") == [str(block) for block in range(-1, 20, 2)]
+    assert [line.get_xydata().tolist() for line in ax.lines] == [[[0, 1], [1, 1]]]  # below the input of block 0 alone
+    assert sum(cells.cmap(cells.norm(1.0))[:3]) > sum(cells.cmap(cells.norm(1.1))[:3])
+
+
 def test_a_matrix_frames_cells_of_one_name_and_puts_the_missing_name_last():
     rows = [(source, target, 50.0 + (source == target)) for source in ("", "a", "b") for target in ("a", "b")]
     frame = pd.DataFrame(rows, columns=["calibration", "dataset", "accuracy"])

@@ -1,17 +1,36 @@
-"""MSE, cosine and CKA: against their formulas on the activations themselves, and by what must not change them."""
+"""MSE, cosine, CKA, RSA, Procrustes: against their formulas on activations, and by what must not change them."""
 
 import functools
 import math
+import re
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
+from scipy.linalg import orthogonal_procrustes
+from scipy.spatial import procrustes as scipy_procrustes
+from scipy.spatial.distance import pdist
+from scipy.stats import spearmanr
 from torch.nn.functional import cosine_similarity, mse_loss
 
+from toastlib import plots
+from toastlib.approximation.replace import approximate
 from toastlib.errors import InputError
 from toastlib.models.hooks import collect_activations
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import Moments, all_pairs
-from toastlib.statistics.similarity import METRICS, cka, cka_from_samples, debiased_cka, similarity
+from toastlib.statistics.similarity import (
+    METRICS,
+    METRICS_BETWEEN,
+    cka,
+    cka_from_samples,
+    debiased_cka,
+    procrustes,
+    rsa,
+    similarity,
+    similarity_between,
+)
 
 EXACT = {"rtol": 0, "atol": 1e-8}
 
@@ -169,3 +188,109 @@ def test_debiased_cka_of_moments_is_near_zero_for_independent_rows_and_cka_warns
 def test_enough_rows_are_not_warned_about(recwarn):
     similarity(moments_of(rows(count=500)), "cka")
     assert not recwarn
+
+
+def draw(count: int, width: int, seed: int) -> torch.Tensor:
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+PAIR = (draw(30, 8, 0), draw(30, 8, 0) @ draw(8, 5, 1) + 0.3 * draw(30, 5, 2) + 4)
+"""Rows of the same images, of two widths."""
+ROTATION = torch.linalg.qr(draw(8, 8, 3)).Q
+
+
+def test_the_procrustes_distance_is_what_scipy_s_best_rotation_leaves():
+    x, y = ((rows - rows.mean(0)).numpy() for rows in PAIR)
+    x, y = x / np.linalg.norm(x), np.pad(y / np.linalg.norm(y), ((0, 0), (0, 3)))
+    rotation, _ = orthogonal_procrustes(x, y)
+    assert procrustes(*PAIR) == pytest.approx(np.linalg.norm(x @ rotation - y) ** 2, abs=1e-12)
+    _, _, disparity = scipy_procrustes(x, y)  # that after the best scale too: 1 - s^2, where ours is 2 - 2 s
+    assert procrustes(*PAIR) == pytest.approx(2 - 2 * math.sqrt(1 - disparity), abs=1e-12)
+
+
+def test_rsa_is_spearman_s_correlation_of_distances_as_scipy_has_it():
+    x, y = (rows.numpy() for rows in PAIR)
+    assert rsa(*PAIR) == pytest.approx(spearmanr(pdist(x, "correlation"), pdist(y, "correlation")).statistic, abs=1e-12)
+    tied = [rows.round() for rows in PAIR]  # equal rows, and equal distances
+    tied = [torch.cat([rows, rows[:5]]) for rows in tied]
+    above = [(1 - np.corrcoef(rows.numpy()))[np.triu_indices(35, 1)].round(12) for rows in tied]
+    assert rsa(*tied) == pytest.approx(spearmanr(*above).statistic, abs=1e-3)
+
+
+@pytest.mark.parametrize("metric", METRICS_BETWEEN)
+def test_what_changes_no_metric_between_two_sets(metric):
+    compare, (x, y) = METRICS_BETWEEN[metric], PAIR
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(4))
+    same = {"swapped": (y, x), "scaled": (7 * x, y), "columns": (x.flip(1), y), "rows": (x[order], y[order])}
+    if metric == "rsa":  # each row's mean and spread may differ
+        same["rows' own means and spreads"] = ((1 + x.norm(dim=1, keepdim=True)) * x + x[:, :1], y)
+    else:
+        same |= {"rotated": (x @ ROTATION, y), "shifted": (x + draw(1, 8, 5), y)}
+        same["widened"] = (torch.cat([x, torch.zeros(30, 4)], 1), y)
+    for name, pair in same.items():
+        assert compare(*pair) == pytest.approx(compare(x, y), abs=1e-9), name
+    assert compare(x, y[order]) != pytest.approx(compare(x, y), abs=0.05)
+    assert compare(x * torch.linspace(0.1, 3, 8), y) != pytest.approx(compare(x, y), abs=1e-3)
+
+
+@pytest.mark.parametrize(("metric", "value"), [("cka", 1), ("debiased-cka", 1), ("rsa", 1), ("procrustes", 0)])
+def test_the_same_rows_are_alike_and_rows_that_are_all_alike_are_not_a_number(metric, value):
+    compare = METRICS_BETWEEN[metric]
+    assert compare(PAIR[0], PAIR[0]) == pytest.approx(value, abs=1e-9)
+    assert math.isnan(compare(PAIR[0], torch.full((30, 5), 0.1)))
+    assert math.isnan(compare(draw(1, 8, 0).expand(30, 8), PAIR[1]))
+
+
+def test_a_row_without_variance_has_no_rsa():
+    assert math.isnan(rsa(PAIR[0], torch.cat([PAIR[1][:-1], torch.zeros(1, 5)])))
+
+
+def test_independent_rows_are_unlike():
+    first, second = draw(400, 20, 7), draw(400, 30, 8)
+    assert abs(METRICS_BETWEEN["debiased-cka"](first, second)) < 0.02
+    assert METRICS_BETWEEN["cka"](first, second) > 0.04
+    assert abs(rsa(first, second)) < 0.02
+    assert 1 < procrustes(first, second) < 2
+    first[200:], second[:200] = 0, 0  # nothing in common: |X'Y| is what centring leaves
+    assert procrustes(first, second) == pytest.approx(2, abs=0.05)
+
+
+def test_blocks_of_two_encoders_are_compared_pair_by_pair(tiny_encoder, tiny_images):
+    images, blocks = tiny_images.train[:20], len(tiny_encoder.blocks)
+    moments = collect_moments(tiny_encoder, images, folds=0)
+    smaller = approximate(tiny_encoder, "0->2", moments, translator="linear")
+    rows = [collect_activations(encoder, images, tokens="cls") for encoder in (tiny_encoder, smaller)]
+    frame = similarity_between(*rows)
+    assert list(frame.columns) == ["first", "second", "metric", "value"]
+    assert len(frame) == (1 + blocks) * blocks
+    value = frame.set_index(["first", "second"])["value"]
+    assert value[1, 2] == cka_from_samples(rows[0][1], rows[1][2], debiased=True)
+    assert value[0, 0] == pytest.approx(1)
+    assert value[:, -1].isna().all()
+    ax = plots.similarity(frame)
+    assert ax.collections[0].get_array().shape == (1 + blocks, blocks)
+    both = [[text.get_text() for text in axis.get_ticklabels()] for axis in (ax.yaxis, ax.xaxis)]
+    assert both == [[str(block) for block in side] for side in rows]
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "metric", "sentence"),
+    [
+        (*PAIR, "rda", "Unknown metric 'rda': did you mean 'rsa'?"),
+        (PAIR[0], PAIR[1][1:], "rsa", "RSA compares rows of the same images, shapes (rows, width), not (30, 8) and"),
+        (PAIR[0][0], PAIR[1], "cka", "CKA compares rows of the same images, shapes (rows, width), not (8,) and"),
+        ("x", PAIR[1], "cka", "CKA compares rows of the same images, shapes (rows, width), not () and (30, 5)."),
+        (PAIR[0][:3], PAIR[1][:3], "debiased-cka", "Debiased CKA needs at least 4 rows; there are 3."),
+        (PAIR[0][:2], PAIR[1][:2], "rsa", "RSA needs at least 3 rows; there are 2."),
+        (PAIR[0][:0], PAIR[1][:0], "procrustes", "The Procrustes distance needs at least 2 rows; there are 0."),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(first, second, metric, sentence):
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        similarity_between({0: first}, {0: second}, metric)
+
+
+def test_rows_without_their_blocks_are_refused():
+    with pytest.raises(InputError, match="A dictionary, block -> rows, such as collect_activations returns, is needed"):
+        similarity_between(*PAIR)

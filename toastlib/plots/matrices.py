@@ -12,6 +12,7 @@ from toastlib.plots.style import LABELS, NAMES
 
 SCALES = {"delta": "RdBu", "gain": "RdBu", "lost": "cividis_r"}
 """Column -> colours: red is a loss, blue a gain; bright is a good value."""
+DISTANCES = ("mse", "angular", "procrustes")
 WRITTEN = 20  # up to this number of columns, cells and names are written out
 
 
@@ -24,7 +25,7 @@ def similarity(
     Parameters
     ----------
     data
-        From `similarity`, one metric. The input of block 0 (-1) stands apart and does not stretch the colour scale.
+        From `similarity` or `similarity_between`, one metric. The input of block 0 (-1) does not stretch the scale.
     $limits
     title
         Title above the matrix.
@@ -34,18 +35,17 @@ def similarity(
     values = data.pivot(index="first", columns="second", values="value")
     blocks = values.loc[values.index >= 0, values.columns >= 0].to_numpy()
     low, high = limits or (np.nanmin(blocks), np.nanmax(blocks))
-    is_distance = np.nanmean(blocks.diagonal()) < np.nanmean(blocks)
+    [metric] = data["metric"].unique()
+    is_distance = metric in DISTANCES or (metric not in NAMES and np.nanmean(blocks.diagonal()) < np.nanmean(blocks))
     ax = ax or plt.subplots(figsize=(5.2, 4.2))[1]
     cmap = sns.color_palette("rocket_r" if is_distance else "rocket", as_cmap=True)
     sns.heatmap(values, vmin=low, vmax=high, cmap=cmap, square=True, cbar=False, ax=ax)
-    [metric] = data["metric"].unique()
     _colour_bar(ax, NAMES.get(metric, metric), shared=limits is not None)
-    if -1 in values.index:
-        ax.axhline(1, color="white", linewidth=3)
-        ax.axvline(1, color="white", linewidth=3)
-    places = np.arange(0, len(values), 1 + len(values) // 14)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_ticks(places + 0.5, values.index[places])
+    for axis, numbers, draw in ((ax.yaxis, values.index, ax.axhline), (ax.xaxis, values.columns, ax.axvline)):
+        if -1 in numbers:
+            draw(1, color="white", linewidth=3)
+        places = np.arange(0, len(numbers), 1 + len(numbers) // 14)
+        axis.set_ticks(places + 0.5, numbers[places])
     ax.set(xlabel="block", ylabel="block", title=title, facecolor="lightgrey")
     ax.tick_params(rotation=0, labelsize="small")
     return finish_panel(ax)

@@ -63,6 +63,8 @@ NAMES = {
     "angular": "angular distance",
     "cka": "linear CKA",
     "debiased-cka": "linear CKA, debiased",
+    "rsa": "RSA",
+    "procrustes": "Procrustes distance",
     "fit": "post-fit error",
     "held-out": "post-fit error, held-out",
     "by-token": "post-fit error, held-out, by token",

@@ -1,16 +1,18 @@
 """How alike the outputs of two blocks are: MSE, cosine similarity, angular distance and linear CKA.
 
-From moments every pair costs next to nothing; `cka_from_samples` computes CKA a second, independent way.
+From moments every pair costs next to nothing; `cka_from_samples` computes CKA a second, independent way. Blocks of two
+encoders are compared by their rows on the same images: CKA, representational similarity (RSA), Procrustes distance.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from toastlib.errors import InputError, unknown
+from toastlib.errors import InputError, need, unknown
 from toastlib.statistics.moments import KFoldMoments, Moments
 
 
@@ -113,23 +115,52 @@ def cka_from_samples(first: Tensor, second: Tensor, debiased: bool = False) -> f
     Raises
     ------
     InputError
-        If the two are no rows of the same number, or there are fewer than 4 for the debiased estimate.
+        If the two are no rows of the same number, or there are fewer than 2, or 4 for the debiased estimate.
     """
-    shapes = [tuple(getattr(rows, "shape", ())) for rows in (first, second)]
-    if any(len(shape) != 2 for shape in shapes) or shapes[0][0] != shapes[1][0] or not shapes[0][0]:
-        raise InputError(f"CKA compares as many rows, (rows, width), not shapes {shapes[0]} and {shapes[1]}.")
-    if debiased and len(first) < 4:
-        raise InputError(f"Debiased CKA needs at least 4 rows; there are {len(first)}.")
-    k, l = (_centred_gram(torch.as_tensor(rows).double(), debiased) for rows in (first, second))
+    pair = _row_sets(first, second, "Debiased CKA" if debiased else "CKA", least=4 if debiased else 2)
+    k, l = (_centred_gram(rows, debiased) for rows in pair)
     return ((k * l).sum() / (k.norm() * l.norm())).item()
+
+
+def rsa(first: Tensor, second: Tensor) -> float:
+    """Representational similarity: Spearman's correlation of the distances between rows in two sets; in [-1, 1].
+
+    Kriegeskorte et al., "Representational Similarity Analysis" (2008). The distance of two rows is one minus Pearson's
+    correlation of their entries. NaN if the rows of either are all alike, or a row's entries are.
+    """
+    pair = _row_sets(first, second, "RSA", least=3)
+    i, j = torch.triu_indices(len(first), len(first), 1)
+    distances = torch.stack([1 - torch.corrcoef(rows)[i, j] for rows in pair], dim=1)
+    ranks = pd.DataFrame(distances.numpy(force=True)).rank()
+    return torch.corrcoef(torch.tensor(ranks.to_numpy().T))[0, 1].item()
+
+
+def procrustes(first: Tensor, second: Tensor) -> float:
+    """Squared distance of two sets of rows after the best rotation, ``2 - 2 |X'Y|_*``; in [0, 2], 0 where alike.
+
+    X and Y are centred and divided by their Frobenius norms; ``|.|_*`` is the sum of the singular values. Ding et al.,
+    "Grounding Representation Similarity with Statistical Testing" (2021). NaN if the rows of either are all alike.
+    """
+    x, y = (rows - rows.mean(0) for rows in _row_sets(first, second, "The Procrustes distance", least=2))
+    product = x.mT @ y / (x.norm() * y.norm())
+    return torch.nan if product.isnan().any() else max(0.0, 2 - 2 * torch.linalg.svdvals(product).sum().item())
+
+
+def _row_sets(first: Tensor, second: Tensor, name: str, least: int) -> list[Tensor]:
+    """Both in float64, if they are as many rows; NaN in place of rows that are all alike but for rounding."""
+    a, b = (tuple(getattr(rows, "shape", ())) for rows in (first, second))
+    if len(a) != 2 or len(b) != 2 or a[0] != b[0]:
+        raise InputError(f"{name} compares rows of the same images, shapes (rows, width), not {a} and {b}.")
+    if a[0] < least:
+        raise InputError(f"{name} needs at least {least} rows; there are {a[0]}.")
+    pair, eps = [torch.as_tensor(rows).double() for rows in (first, second)], torch.finfo(torch.float64).eps
+    return [rows.where(rows.var(0).sum() > eps * rows.square().sum(), torch.nan) for rows in pair]
 
 
 def _centred_gram(rows: Tensor, debiased: bool) -> Tensor:
     """Debiased so that ``<K, L> / (n (n - 3))`` is the unbiased HSIC, which leaves out the diagonal."""
     gram, n = rows @ rows.mT, len(rows)
     centred = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
-    if not centred.norm() > n * torch.finfo(torch.float64).eps * gram.trace():
-        return torch.full_like(gram, torch.nan)
     if not debiased:
         return centred
     hollow = centred.fill_diagonal_(0)
@@ -137,12 +168,10 @@ def _centred_gram(rows: Tensor, debiased: bool) -> Tensor:
     return (hollow - sums - sums[:, None] + sums.sum() / (n - 1)).fill_diagonal_(0)
 
 
-METRICS: dict[str, Callable[[Moments | KFoldMoments], Tensor]] = {
-    **{"mse": mse, "cosine": cosine, "angular": angular},
-    **{"cka": cka, "debiased-cka": debiased_cka},
-}
-FEW_ROWS = 0.05
-"""Above its debiased value by more than this, CKA says more of the number of rows than of the blocks."""
+METRICS = {"mse": mse, "cosine": cosine, "angular": angular, "cka": cka, "debiased-cka": debiased_cka}
+METRICS_BETWEEN = {"cka": cka_from_samples, "rsa": rsa, "procrustes": procrustes}
+METRICS_BETWEEN["debiased-cka"] = partial(cka_from_samples, debiased=True)
+FEW_ROWS = 0.05  # above its debiased value by more, CKA says more of the number of rows than of the blocks
 
 
 def similarity(moments: Moments | KFoldMoments, metric: str = "cka") -> pd.DataFrame:
@@ -182,3 +211,33 @@ def similarity(moments: Moments | KFoldMoments, metric: str = "cka") -> pd.DataF
         )
     pairs = pd.MultiIndex.from_product([moments.blocks] * 2, names=["first", "second"])
     return pd.DataFrame({"metric": metric, "value": matrix.flatten().tolist()}, index=pairs).reset_index()
+
+
+def similarity_between(
+    first: Mapping[int, Tensor], second: Mapping[int, Tensor], metric: str = "debiased-cka"
+) -> pd.DataFrame:
+    """Compare every block of one encoder with every block of another, on the same images, as a tidy frame.
+
+    Parameters
+    ----------
+    first, second
+        Block -> rows, shape (images, width), from `collect_activations`; the two widths may differ.
+    metric
+        ``"cka"``, ``"debiased-cka"``, ``"rsa"``, or ``"procrustes"`` (a distance); see `rsa` and `procrustes`.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``first``, ``second`` (blocks), ``metric``, ``value``; NaN for a block whose rows are all alike.
+
+    Raises
+    ------
+    InputError
+        If the metric is unknown, or rows are too few, or not as many on both sides.
+    """
+    if metric not in METRICS_BETWEEN:
+        raise unknown("metric", metric, METRICS_BETWEEN)
+    for blocks in (first, second):
+        need(blocks, "items", "A dictionary, block -> rows, such as collect_activations returns,")
+    rows = [(a, b, metric, METRICS_BETWEEN[metric](x, y)) for a, x in first.items() for b, y in second.items()]
+    return pd.DataFrame(rows, columns=["first", "second", "metric", "value"])
