@@ -226,6 +226,7 @@ def refusal(kind: str, path: str, error: BaseException) -> InputError | None:
         GatedRepoError,
         HfHubHTTPError,
         LocalEntryNotFoundError,
+        RemoteEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -249,9 +250,11 @@ def refusal(kind: str, path: str, error: BaseException) -> InputError | None:
         return InputError(f"The Hub has no revision {revision!r} of {kind} {name!r}: {page}/commits/main lists them.")
     if is_cause(RepositoryNotFoundError) or "doesn't exist on the Hub" in said:
         return InputError(f"The Hub shows no {kind} {name!r}: check the name, or {LOG_IN} if it is private.")
+    if is_cause(RemoteEntryNotFoundError) and kind == "model":
+        return InputError(f"{named} has no config.json on the Hub: it is no model that transformers opens.")
     again = "run this again in a while, and what is here already is not fetched again"
     if answers := [cause.response.status_code for cause in causes if isinstance(cause, HfHubHTTPError)]:
-        why = {401: f"{LOG_IN} anew", 429: f"it was asked too often; {again}"}
+        why = {401: f"{LOG_IN} anew", 403: LOG_IN, 429: f"it was asked too often; {again}"}
         return InputError(f"{named} cannot be fetched, the Hub answers {answers[-1]}: {why.get(answers[-1], again)}.")
     if any(type(cause).__name__ in BROKEN for cause in causes) or "Consistency check failed" in said:
         return InputError(f"{named} cannot be fetched, the connection to the Hub breaks: {again}.")

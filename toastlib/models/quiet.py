@@ -1,4 +1,4 @@
-"""transformers without its notices; and a checkpoint's small files, fetched at one commit."""
+"""transformers without its notices; and a checkpoint's files, fetched at one commit."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from toastlib.data import catalog
 
-SMALL = ("*.json", "*.txt", "*.model", "*.py", "*.jinja")
-"""Files of a checkpoint that transformers takes for missing where the Hub fails to send them."""
+FILES = ("*.json", "*.txt", "*.model", "*.py", "*.jinja", "model.safetensors", "model-*.safetensors")
+"""What transformers reads of a checkpoint, and takes for missing where the Hub fails to send it."""
 
 
 @contextlib.contextmanager
@@ -29,16 +29,17 @@ def quiet_transformers() -> Iterator[None]:
 def find_checkpoint(name: str) -> str:
     """Folder of a model, or ``owner/name@commit``: all that is read of it by this name is of one commit.
 
-    The small files are here from then on. An `InputError` if there is no such model, or the Hub does not give them.
+    Its files are here from then on. An `InputError` if there is no such model, or the Hub does not give them.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download
 
     path = catalog.model_path(name)
     if Path(path).is_dir():
         return path
     hub_id, revision = catalog.split_revision(path)
     with catalog.loading("model", path), quiet_transformers():
-        folder = snapshot_download(hub_id, revision=revision, allow_patterns=SMALL, ignore_patterns="*/*")
-    found = f"{hub_id}@{Path(folder).name}"
+        commit = Path(hf_hub_download(hub_id, "config.json", revision=revision)).parent.name
+        snapshot_download(hub_id, revision=commit, allow_patterns=FILES, ignore_patterns="*/*")
+    found = f"{hub_id}@{commit}"
     catalog.COMMITS.add(found)
     return found
