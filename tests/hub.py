@@ -149,7 +149,7 @@ class Handler(BaseHTTPRequestHandler):
             body, self.close_connection = body[: self.broken.cut], True
         self.wfile.write(body)
 
-    def find(self, kind: str, id: str, revision: str) -> tuple[str, Path] | None:  # noqa: A002
+    def find(self, kind: str, id: str, revision: str) -> tuple[str, Path] | None:
         """Commit and folder; or an answer that says why not."""
         repository = self.hub.repositories.get((kind.strip("/") or "models", id))
         if repository is None or repository.access == "private":
@@ -162,7 +162,7 @@ class Handler(BaseHTTPRequestHandler):
             return found
         return None
 
-    def info(self, kind: str, id: str, revision: str) -> None:  # noqa: A002
+    def info(self, kind: str, id: str, revision: str) -> None:
         if found := self.find(kind, id, revision):
             commit, folder = found
             files = [{"rfilename": str(f.relative_to(folder))} for f in sorted(folder.rglob("*")) if f.is_file()]
@@ -175,7 +175,7 @@ class Handler(BaseHTTPRequestHandler):
         kind = "directory" if file.is_dir() else "file"
         return {"type": kind, "path": str(file.relative_to(folder)), "oid": git_hash(content), "size": len(content)}
 
-    def tree(self, kind: str, id: str, revision: str, path: str) -> None:  # noqa: A002
+    def tree(self, kind: str, id: str, revision: str, path: str) -> None:
         if found := self.find(kind, id, revision):
             folder = found[1]
             if not (folder / path).exists():
@@ -184,13 +184,12 @@ class Handler(BaseHTTPRequestHandler):
             files = (folder / path).rglob("*") if recursive else (folder / path).iterdir()
             self.send(200, [self.entry(file, folder) for file in sorted(files)])
 
-    def paths(self, kind: str, id: str, revision: str) -> None:  # noqa: A002
+    def paths(self, kind: str, id: str, revision: str) -> None:
         if found := self.find(kind, id, revision):
-            asked = json.loads(self.body)["paths"] if self.body.startswith(b"{") else parse_qs(self.body.decode())["paths"]
-            files = [found[1] / path for path in asked]
+            files = [found[1] / path for path in json.loads(self.body)["paths"]]
             self.send(200, [self.entry(file, found[1]) for file in files if file.exists()])
 
-    def file(self, kind: str, id: str, revision: str, path: str) -> None:  # noqa: A002
+    def file(self, kind: str, id: str, revision: str, path: str) -> None:
         if not (found := self.find(kind, id, revision)):
             return
         commit, folder = found
@@ -213,12 +212,12 @@ class Handler(BaseHTTPRequestHandler):
     def valid(self) -> None:
         self.send(200, {"errors": [], "warnings": []})
 
-    def preupload(self, kind: str, id: str, revision: str) -> None:  # noqa: A002
+    def preupload(self, kind: str, id: str, revision: str) -> None:
         files = [file["path"] for file in json.loads(self.body)["files"]]
         answer = [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in files]
         self.send(200, {"files": answer, "commitOid": None})
 
-    def commit(self, kind: str, id: str, revision: str) -> None:  # noqa: A002
+    def commit(self, kind: str, id: str, revision: str) -> None:
         lines = [json.loads(line) for line in self.body.splitlines() if line]
         staged = self.hub.root / f"staged-{len(self.hub.requests)}"
         if found := self.hub.repositories[kind, id].folder(revision):

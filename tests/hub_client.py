@@ -103,7 +103,10 @@ def fingerprint_of(name: str, images_name: str) -> str:
 
 
 def images(name: str, stream_from: float | None = None, **sizes) -> dict:
-    """Pixels and labels of a set, as an encoder of the study reads them; streamed, shuffled among 16 rows, from so many bytes on."""
+    """Pixels and labels of a set, as an encoder of the study reads them; from so many bytes on it is streamed.
+
+    A stream is shuffled among 16 rows.
+    """
     import toastlib as toast
     from toastlib.data import catalog, sources
 

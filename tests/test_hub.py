@@ -131,7 +131,8 @@ def refused(call, *args, **kwargs):
     with pytest.raises(InputError) as caught:
         call(*args, **kwargs)
     sentence = str(caught.value)
-    assert "\n" not in sentence and sentence.endswith(".")
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
     return sentence
 
 

@@ -153,7 +153,7 @@ def dataset_entry(name: str, entries: dict[str, DatasetEntry] = DATASETS) -> Dat
 
 
 def model_alias(name: str) -> str:
-    """The alias of a model given by Hub id or folder, or the last part of its name; and its revision, a commit short."""
+    """The alias of a model given by Hub id or folder, else the last part of its name; with its revision in short."""
     return _alias(str(name).removeprefix(TIMM), {alias: (path, None) for alias, path in MODELS.items()})
 
 
