@@ -151,8 +151,25 @@ def on_a_full_disk(function, name: str, file: str):
         download.http_get, arrow_writer.ArrowWriter.write_table = usual, write
 
 
-def push(name: str, repository: str, images_name: str) -> dict[str, np.ndarray]:
-    """Make an encoder smaller, save and push it; a few images, and the smaller one's answers."""
+def manifest(name: str, images_name: str, folder: str) -> dict:
+    """The manifest of a run that has read a model and a data set and written a table."""
+    import json
+
+    import pandas as pd
+
+    import toastlib as toast
+    from toastlib.runs.parameters import find_notebook
+    from toastlib.runs.store import Run
+
+    results = toast.Results(folder)
+    toast.load_images(images_name, toast.load_encoder(name, device="cpu"))
+    results.table(pd.DataFrame({"a": [1]}))
+    Run(find_notebook("02"), {"model": name}).write_manifest(Path(folder), time.time())
+    return json.loads(Path(folder, "manifest.json").read_text())
+
+
+def push(name: str, repository: str, images_name: str) -> dict:
+    """Make an encoder smaller, save and push it; a few images, the smaller one's answers, and its card."""
     import torch
     import transformers
 
@@ -167,7 +184,11 @@ def push(name: str, repository: str, images_name: str) -> dict[str, np.ndarray]:
     model.push_to_hub(repository)
     with torch.inference_mode():
         pixels = next(iter(data.test.batches(4)))[0]
-        return {"pixels": pixels.numpy(), "logits": model(pixels).logits.numpy()}
+        return {
+            "pixels": pixels.numpy(),
+            "logits": model(pixels).logits.numpy(),
+            "card": (folder / "README.md").read_text(),
+        }
 
 
 def answers(repository: str, images_name: str) -> tuple[np.ndarray, np.ndarray, int]:

@@ -1,11 +1,15 @@
 """Models and data sets from a Hub on this machine, by the libraries as they are, each process with its own cache."""
 
 import io
+import json
+import os
+import shutil
 import subprocess
 import sys
 
 import hub_client as do
 import numpy as np
+import pandas as pd
 import pytest
 import transformers
 from hub import Hub
@@ -292,6 +296,13 @@ def test_a_full_disk_leaves_no_part_of_a_data_set(hub, client, tmp_path, file):
     assert_images(images(client, tmp_path, CIFAR), 200)
 
 
+def test_a_manifest_names_what_was_read_at_its_commit(hub, client, tmp_path):
+    found = client(do.manifest, tmp_path, "dinov2-s", "cifar10@v1", str(tmp_path / "run"))
+    assert found["hub"] == [f"{MODEL}@{hub.new}", f"{CIFAR}@{hub.old_images}"]
+    assert found["files"] == ["results.csv", "results.parquet"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["manifest.json", *found["files"]]
+
+
 def test_without_a_network_the_cache_serves(hub, client, offline, tmp_path):
     for name in (MODEL, f"{MODEL}@v1"):
         client(do.weights, tmp_path, name)
@@ -388,9 +399,11 @@ with torch.inference_mode():
 
 
 def test_a_smaller_model_is_pushed_and_opened_with_toastlib_and_without(hub, client, tmp_path, served, clients):
-    pushed = client(do.push, tmp_path, MODEL, "me/smaller", CIFAR)
+    pushed = client(do.push, tmp_path, f"{MODEL}@v1", "me/smaller", CIFAR)
     logits, features, blocks = clients["second"](do.answers, tmp_path / "second", "me/smaller", CIFAR)
     assert blocks == 5 - 2 + 1
+    assert f"base_model: {MODEL}\n" in pushed["card"]
+    assert f"The original is `{MODEL}@{hub.old}` of the Hub." in pushed["card"]
     assert np.array_equal(logits, pushed["logits"])
     np.save(tmp_path / "pixels.npy", pushed["pixels"])
     environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "without"), "PATH": "/usr/bin:/bin"}
@@ -400,3 +413,33 @@ def test_a_smaller_model_is_pushed_and_opened_with_toastlib_and_without(hub, cli
     found = np.load(io.BytesIO(done.stdout))
     assert np.array_equal(found["logits"], pushed["logits"])
     np.testing.assert_allclose(found["features"], features, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_through_the_hub_equals_the_run_from_folders(hub, tmp_path):
+    """The same notebook, table by table: names are those of the paper's model and data set in both."""
+    for kind, path in (("new", MODEL), ("new-images", CIFAR)):
+        shutil.copytree(hub.folders / kind, tmp_path / path)
+    settings = {"plans": "1->3, 0->2", "calibration_size": 20, "train_size": 32, "test_size": 8, "head.min_steps": 20}
+    reach = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home"), "TOAST_CACHE": "off"}
+    reach["HF_DATASETS_CACHE"] = str(tmp_path / "home" / "datasets")
+    sources = {
+        "hub": ("dinov2-s", "cifar10", reach),
+        "folders": (str(tmp_path / MODEL), str(tmp_path / CIFAR), {"TOAST_CACHE": "off"}),
+    }
+    manifests = {}
+    for name, (model, dataset, environment) in sources.items():
+        given = {"model": model, "dataset": dataset} | settings
+        options = [option for key, value in given.items() for option in ("-p", f"{key}={value}")]
+        command = [sys.executable, "-m", "toastlib.cli", "run", "02", *options, "--results-dir", str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=False)
+        assert done.returncode == 0, done.stderr
+        (file,) = (tmp_path / name).glob("*/manifest.json")
+        manifests[name] = json.loads(file.read_text())["hub"]
+        sources[name] = file.parent
+    assert manifests == {"hub": [f"{MODEL}@{hub.new}", f"{CIFAR}@{hub.new_images}"], "folders": []}
+    for table in ("results", "accuracy_lost"):
+        one, other = (pd.read_parquet(folder / f"{table}.parquet") for folder in sources.values())
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+        assert set(one["model"]) == {"dinov2-s"}
+        assert set(one["dataset"]) == {"cifar10"}
