@@ -1,11 +1,15 @@
 """The errors that a user can cause, each one sentence long."""
 
 import difflib
+import errno
 import math
 from collections.abc import Iterable
 from importlib.util import find_spec
 from numbers import Integral, Real
 from typing import Any
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of the errors of a full disk."""
 
 
 class InputError(ValueError):

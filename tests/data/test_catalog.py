@@ -1,10 +1,11 @@
 """Names and refusals: aliases, folders and Hub ids, in that order; one sentence for each reason of the Hub."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
+import huggingface_hub
 import pytest
-import transformers
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -84,6 +85,42 @@ def test_owner_and_name_make_a_hub_id():
     assert catalog.dataset_entry("food/food101") == catalog.DatasetEntry("food/food101")
 
 
+@pytest.mark.parametrize(("name", "path"), [("dinov2-s", catalog.MODELS["dinov2-s"]), ("owner/model", "owner/model")])
+@pytest.mark.parametrize("revision", ["main", "a1b2c3", "refs/pr/1"])
+def test_a_revision_may_follow_an_at(name, path, revision):
+    assert catalog.model_path(f"{name}@{revision}") == f"{path}@{revision}"
+    assert catalog.split_revision(f"{path}@{revision}") == (path, revision)
+    assert catalog.model_alias(f"{path}@{revision}") == f"{catalog.model_alias(name)}@{revision}"
+
+
+def test_a_revision_stands_before_the_label_column():
+    expected = replace(catalog.DATASETS["cifar10"], path="uoft-cs/cifar10@v1")
+    assert catalog.dataset_entry("cifar10@v1") == expected
+    assert catalog.dataset_entry("owner/set@v1:fine") == catalog.DatasetEntry("owner/set@v1", label="fine")
+    assert catalog.dataset_alias("uoft-cs/cifar100@v1:fine_label") == "cifar100-fine@v1"
+
+
+def test_a_commit_is_short_in_tables():
+    assert catalog.model_alias(f"facebook/dinov2-small@{'0123456789' * 4}") == "dinov2-s@0123456"
+
+
+@pytest.mark.parametrize("name", ["vit-mini", "mnist-mini", "digits", "checkpoint"])
+def test_what_is_on_this_machine_has_no_revision(tmp_path, monkeypatch, name):
+    (tmp_path / "checkpoint").mkdir()
+    monkeypatch.chdir(tmp_path)
+    find = catalog.model_path if name in ("vit-mini", "checkpoint") else catalog.dataset_entry
+    with pytest.raises(InputError, match=f"^'{name}' is on this machine and has no revision 'v1': leave it out, only"):
+        find(f"{name}@v1")
+
+
+def test_a_folder_may_have_an_at_in_its_name(tmp_path):
+    folder = tmp_path / "run@v1"
+    folder.mkdir()
+    assert catalog.model_path(str(folder)) == catalog.dataset_entry(str(folder)).path == str(folder)
+    assert catalog.split_revision(str(folder)) == (str(folder), None)
+    assert catalog.model_alias(str(folder)) == "run@v1"
+
+
 def test_a_column_may_follow_a_colon():
     assert catalog.dataset_entry("owner/set:fine_label") == catalog.DatasetEntry("owner/set", label="fine_label")
 
@@ -148,14 +185,15 @@ def caused(error, cause):
     return error
 
 
-GATED, MISSING, OFFLINE, OTHER = "gated", "missing", "offline", "other"
+GATED, MISSING, OFFLINE, DOWN = "gated", "missing", "offline", "down"
+AGAIN = "the Hub answers 500: run this again in a while, and what is here already is not fetched again."
 BOTH = [
     (GATED, answered(GatedRepoError, 403)),
     (MISSING, answered(RepositoryNotFoundError, 404)),
     (OFFLINE, OfflineModeIsEnabled("Cannot reach the Hub: offline mode is enabled.")),
     (OFFLINE, LocalEntryNotFoundError("Cannot find the file\nin the cache.")),
     (OFFLINE, httpx.ConnectError("Name or service not known")),
-    (OTHER, answered(HfHubHTTPError, 500)),
+    (DOWN, answered(HfHubHTTPError, 500)),
 ]
 DATASET_ERRORS = [
     *BOTH,
@@ -180,7 +218,7 @@ def raises(error):
 
 @pytest.mark.parametrize(("reason", "error"), DATASET_ERRORS)
 def test_a_data_set_that_the_hub_refuses(monkeypatch, reason, error):
-    monkeypatch.setattr(datasets, "load_dataset", raises(error))
+    monkeypatch.setattr(datasets, "load_dataset_builder", raises(error))
     name = "'ILSVRC/imagenet-1k'"
     sentences = {
         GATED: f"Data set {name} is gated: accept its conditions on "
@@ -189,7 +227,7 @@ def test_a_data_set_that_the_hub_refuses(monkeypatch, reason, error):
         MISSING: f"The Hub shows no data set {name}: check the name, or {LOG_IN} if it is private.",
         OFFLINE: f"Data set {name} is not on this machine and the Hub cannot be reached; "
         "'digits' is embedded and needs no network.",
-        OTHER: f"Data set {name} cannot be loaded: Several lines",
+        DOWN: f"Data set {name} cannot be fetched, {AGAIN}",
     }
     with pytest.raises(InputError) as caught:
         open_table(catalog.dataset_entry("imagenet-1k"), None, 0)
@@ -198,7 +236,7 @@ def test_a_data_set_that_the_hub_refuses(monkeypatch, reason, error):
 
 @pytest.mark.parametrize(("reason", "error"), MODEL_ERRORS)
 def test_a_model_that_the_hub_refuses(monkeypatch, reason, error):
-    monkeypatch.setattr(transformers.AutoModel, "from_pretrained", raises(error))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", raises(error))
     name = "facebook/dinov3-vits16-pretrain-lvd1689m"
     sentences = {
         GATED: f"Model '{name}' is gated: accept its conditions on https://huggingface.co/{name}, "
@@ -206,7 +244,7 @@ def test_a_model_that_the_hub_refuses(monkeypatch, reason, error):
         MISSING: f"The Hub shows no model '{name}': check the name, or {LOG_IN} if it is private.",
         OFFLINE: f"Model '{name}' is not on this machine and the Hub cannot be reached; "
         "'vit-mini' is embedded and needs no network.",
-        OTHER: f"Model '{name}' cannot be loaded: Several lines",
+        DOWN: f"Model '{name}' cannot be fetched, {AGAIN}",
     }
     with pytest.raises(InputError) as caught:
         load_encoder(name)

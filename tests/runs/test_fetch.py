@@ -42,7 +42,7 @@ def test_what_is_embedded_or_lies_in_a_folder_needs_nothing():
 
 
 def test_what_cannot_be_fetched_is_said_and_the_rest_goes_on(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: 1 / 0)
     file = tmp_path / "grid.yaml"
     file.write_text('notebook: "02"\nparameters: {model: [dinov2-s, vit-mini]}')
     assert main(["fetch", str(file)]) == 1

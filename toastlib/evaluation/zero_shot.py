@@ -20,6 +20,7 @@ from toastlib.evaluation.evaluate import as_evaluation, require_labels
 from toastlib.evaluation.result import Evaluation
 from toastlib.models.encoder import Encoder
 from toastlib.models.loading import load_checkpoint, load_tokenizer
+from toastlib.models.quiet import find_checkpoint
 from toastlib.plan import Plan
 
 TEMPLATES = ("a photo of a {}.", "a picture of the {}.", "an image of one {}.")
@@ -74,7 +75,7 @@ def load_dual_encoder(encoder: Encoder, model: str) -> DualEncoder:
     """
     if encoder.name == EMBEDDED:
         return read_text_encoder(encoder, TEXT_ENCODER)
-    path = catalog.model_path(model)
+    path = find_checkpoint(model)
     both, missing = load_checkpoint(path, trust_remote_code=False)
     kind = both.config.model_type
     if not hasattr(both, "get_text_features") or kind not in PROJECTED or missing:

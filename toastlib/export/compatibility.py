@@ -26,6 +26,7 @@ from toastlib.errors import InputError
 from toastlib.export.onnx import NEEDED, export_onnx
 from toastlib.models.encoder import Encoder
 from toastlib.models.loading import load_checkpoint, load_encoder
+from toastlib.models.quiet import find_checkpoint
 from toastlib.models.saving import stored_dtype
 from toastlib.models.sublayers import split_blocks
 from toastlib.models.walk import check_walk
@@ -66,7 +67,7 @@ def check_model(model: str | nn.Module) -> pd.DataFrame:
             trials = _Trials(_opened(model))
         except Exception as error:
             if isinstance(model, str):
-                load_checkpoint(catalog.model_path(model), False)  # raises unless it is read, and then refused
+                load_checkpoint(find_checkpoint(model), False)  # raises unless it is read, and then refused
             rows = [("blocks found", False, _reason(error))]
         for check, trial in {} if rows else CHECKS.items():
             missing = [name for name in NEEDED if check == "ONNX" and importlib.util.find_spec(name) is None]

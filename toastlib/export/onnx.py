@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from toastlib.data import catalog
-from toastlib.data.catalog import not_loaded
 from toastlib.data.transforms import Preprocessing, image_size
 from toastlib.errors import InputError, need_packages, unknown
-from toastlib.models.quiet import quiet_transformers
+from toastlib.models.quiet import find_checkpoint, quiet_transformers
 from toastlib.output import MARK, writing
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def export_onnx(
     need_onnx()
     if precision not in TOLERANCES:
         raise unknown("precision", precision, TOLERANCES)
-    path = catalog.model_path(str(model))
+    path = find_checkpoint(str(model))
     traced = _opened(path)
     if target is None:
         name = "model.onnx" if precision == "float32" else f"model.{precision}.onnx"
@@ -116,13 +115,14 @@ def export_onnx(
 
 def _use(traced: Traced, path: str, file: Path) -> str:
     """Lines of Python that use the file."""
+    where = ", revision=".join(f'"{part}"' for part in catalog.split_revision(path) if part)
     if traced.reads_images:
         imports = "from PIL import Image\nfrom transformers import AutoImageProcessor"
-        inputs = f'AutoImageProcessor.from_pretrained("{path}")(Image.open("image.png"), return_tensors="np")'
+        inputs = f'AutoImageProcessor.from_pretrained({where})(Image.open("image.png"), return_tensors="np")'
         shape = "float32, (batch, {}, {}, {})".format(*traced.inputs["pixel_values"])
     else:
         imports = "from transformers import AutoTokenizer"
-        inputs = f'AutoTokenizer.from_pretrained("{path}")(["a text"], return_tensors="np")'
+        inputs = f'AutoTokenizer.from_pretrained({where})(["a text"], return_tensors="np")'
         shape = "int64, (batch, tokens)"
     names = list(traced.inputs)
     return USE.format(imports=imports, inputs=inputs, file=file, output=traced.output, names=names, shape=shape)
@@ -222,15 +222,14 @@ def _opened(path: str) -> Traced:
     """The model, float32, with the shapes of its inputs; that of a text is any."""
     import transformers
 
-    try:
-        config = transformers.AutoConfig.from_pretrained(path)
+    where = catalog.at_revision(path)
+    with catalog.loading("model", path):
+        config = transformers.AutoConfig.from_pretrained(**where)
         architecture = (config.architectures or [""])[0].replace("LMHeadModel", "ForCausalLM")  # GPT-2's name for it
         head = re.search("For(ImageClassification|SequenceClassification|CausalLM)", architecture)
         auto = getattr(transformers, f"AutoModel{head[0]}" if head else "AutoModel")
         with quiet_transformers():
-            model = auto.from_pretrained(path, dtype=torch.float32).eval()
-    except Exception as error:  # each broken part of a checkpoint raises another kind
-        raise not_loaded("model", path, error, embedded="vit-mini") from error
+            model = auto.from_pretrained(**where, dtype=torch.float32).eval()
     tower = model if head else getattr(model, "vision_model", model)
     output = "logits" if head else "pooler_output" if config.model_type == "toast" else "last_hidden_state"
     if tower.main_input_name != "pixel_values":
@@ -239,7 +238,7 @@ def _opened(path: str) -> Traced:
                 part.config.use_cache = False
         return Traced(tower, dict.fromkeys(("input_ids", "attention_mask"), ()), output)
     try:
-        preprocessing = Preprocessing.from_config(transformers.AutoImageProcessor.from_pretrained(path).to_dict())
+        preprocessing = Preprocessing.from_config(transformers.AutoImageProcessor.from_pretrained(**where).to_dict())
     except (OSError, ValueError):  # there is none
         preprocessing = None
     body = getattr(tower, "toast", tower)

@@ -9,7 +9,7 @@ import torch
 
 from toastlib.data import catalog
 from toastlib.errors import InputError
-from toastlib.models.quiet import quiet_transformers
+from toastlib.models.quiet import find_checkpoint, quiet_transformers
 from toastlib.models.structure import set_image_size
 
 if TYPE_CHECKING:
@@ -30,16 +30,16 @@ def own_classifier(
     """
     import transformers
 
-    path = catalog.model_path(name)
-    trust = {"trust_remote_code": trust_remote_code}
-    (kind, *_) = [*(transformers.AutoConfig.from_pretrained(path, **trust).architectures or []), ""]
+    path = find_checkpoint(name)
+    where = catalog.at_revision(path) | {"trust_remote_code": trust_remote_code}
+    (kind, *_) = [*(transformers.AutoConfig.from_pretrained(**where).architectures or []), ""]
     task = next((task for task in TASKS if task in kind), None)
     if task is None or kind.startswith("Toast"):
         return None
-    with quiet_transformers():
-        settings = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True} | trust
+    with catalog.loading("model", path), quiet_transformers():
+        settings = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True} | where
         settings["ignore_mismatched_sizes"] = True  # refused below
-        model, info = getattr(transformers, f"AutoModel{task}").from_pretrained(path, **settings)
+        model, info = getattr(transformers, f"AutoModel{task}").from_pretrained(**settings)
     if wrong := sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}):
         if whole_or_none:
             return None

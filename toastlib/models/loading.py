@@ -8,11 +8,10 @@ import torch
 from torch import nn
 
 from toastlib.data import catalog
-from toastlib.data.catalog import not_loaded
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError, unknown
 from toastlib.models.encoder import WITHOUT_MASK, Checkpoint, Encoder
-from toastlib.models.quiet import quiet_transformers
+from toastlib.models.quiet import find_checkpoint, quiet_transformers
 from toastlib.models.structure import is_causal, reads_text, set_image_size
 from toastlib.models.sublayer_split import SublayerSplit
 
@@ -36,7 +35,8 @@ def load_encoder(
     name
         ``"vit-mini"`` is embedded; the paper's models have aliases, see `MODELS`. Folders of `Encoder.save_pretrained`
         open as the saved encoder. Models of texts, such as ``"google-bert/bert-base-uncased"``, bring their tokenizer.
-        ``"timm:vit_tiny_patch16_224"`` is what timm calls by that name, where timm is installed.
+        ``"timm:vit_tiny_patch16_224"`` is what timm calls by that name, where timm is installed. ``"dinov2-s@main"``
+        is a model of the Hub at a revision: a branch, a tag or a commit.
     features
         ``"cls"``, ``"mean"``, ``"pooler"`` or ``"last"``, see `Encoder`. `None`: as saved, else ``"last"`` for decoders
         and ``"cls"`` for all others.
@@ -61,7 +61,7 @@ def load_encoder(
         If the name, the device or the dtype is unknown, the checkpoint cannot be fetched or read, or the encoder does
         not read images of this size.
     """
-    path = catalog.model_path(name)
+    path = find_checkpoint(name)
     target = resolve_device(device)
     precision = resolve_dtype(dtype, target)
     model, missing = load_checkpoint(path, trust_remote_code)
@@ -128,19 +128,16 @@ def load_checkpoint(path: str, trust_remote_code: bool, auto: str = "AutoModel")
     """The model of a folder or Hub id, float32, by a class of transformers; and the names of weights that it lacks."""
     import transformers
 
-    try:
-        with quiet_transformers(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # weights that the checkpoint lacks are drawn, and drawn alike every time
-            model, info = getattr(transformers, auto).from_pretrained(
-                path,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # counted below, as missing
-            )
-    except Exception as error:  # each part of a checkpoint that can be broken raises another kind
-        raise not_loaded("model", path, error, embedded="vit-mini") from error
+    with catalog.loading("model", path), quiet_transformers(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # weights that the checkpoint lacks are drawn, and drawn alike every time
+        model, info = getattr(transformers, auto).from_pretrained(
+            **catalog.at_revision(path),
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # counted below, as missing
+        )
     if left_over := _of_a_list(info["unexpected_keys"], model):
         raise InputError(
             f"{path} has weights that its configuration has no place for, {left_over[0]} and {len(left_over) - 1} "
@@ -166,7 +163,7 @@ def stored_dtype_of(path: str, trust_remote_code: bool) -> torch.dtype:
     """The dtype that a checkpoint's configuration names; float32 if it names none."""
     from transformers import AutoConfig
 
-    dtype = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).dtype
+    dtype = AutoConfig.from_pretrained(**catalog.at_revision(path), trust_remote_code=trust_remote_code).dtype
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
@@ -176,11 +173,12 @@ def load_tokenizer(path: str, name: str) -> Any:
 
     try:
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(path)
+            tokenizer = AutoTokenizer.from_pretrained(**catalog.at_revision(path))
         if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what comes back where there is no file
             raise OSError("it knows no words")
     except Exception as error:  # each file of a tokenizer that can be missing or broken raises another kind
-        raise InputError(f"The checkpoint of {name!r} has no tokenizer that can be loaded.") from error
+        missing = InputError(f"The checkpoint of {name!r} has no tokenizer that can be loaded.")
+        raise catalog.refusal("model", path, error) or missing from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return tokenizer
@@ -204,7 +202,9 @@ def _preprocessing(path: str, config: Any, trust_remote_code: bool) -> Preproces
     try:
         with quiet_transformers():
             return Preprocessing.from_config(_processor_settings(path, trust_remote_code))
-    except OSError:
+    except OSError as error:
+        if refused := catalog.refusal("model", path, error):
+            raise refused from error
         size = getattr(config, "image_size", 224)
         warnings.warn(
             f"{path} has no usable preprocessor_config.json: images are resized to {size} pixels, scaled to [-1, 1].",
@@ -218,10 +218,11 @@ def _processor_settings(path: str, trust_remote_code: bool) -> dict[str, Any]:
     from transformers import AutoImageProcessor
     from transformers.image_processing_base import ImageProcessingMixin
 
+    where = catalog.at_revision(path)
     try:
-        return AutoImageProcessor.from_pretrained(path, backend="pil", trust_remote_code=trust_remote_code).to_dict()
+        return AutoImageProcessor.from_pretrained(**where, backend="pil", trust_remote_code=trust_remote_code).to_dict()
     except (ImportError, ValueError):  # a class that needs torchvision, or that nobody knows
-        return ImageProcessingMixin.get_image_processor_dict(path)[0]
+        return ImageProcessingMixin.get_image_processor_dict(**where)[0]
 
 
 def _timm_preprocessing(config: dict[str, Any]) -> Preprocessing:

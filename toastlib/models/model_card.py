@@ -46,6 +46,8 @@ class ModelCardData:
         Parameters and FLOPs; counted when the model is saved if `None`.
     input
         What the FLOPs are of.
+    source
+        The original at its commit, ``owner/name@commit``, if it is of the Hub; found when the model is saved.
     """
 
     base: str | None = None
@@ -60,6 +62,7 @@ class ModelCardData:
     device: str | None = None
     sizes: Sizes | None = None
     input: str = "image"
+    source: str | None = None
 
     def rows(self) -> list[tuple[str, str, str]]:
         """The table of costs: name, original, this model."""
@@ -151,7 +154,7 @@ def model_card(
 
     `features` is their kind, and `plain` says that transformers opens the model without toastlib.
     """
-    checkpoint = card.base.removesuffix(IN_SUBLAYERS)
+    checkpoint = card.source.partition("@")[0] if card.source else card.base.removesuffix(IN_SUBLAYERS)
     source = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")
     template = Template(source, trim_blocks=True, keep_trailing_newline=True)
     return template.render(

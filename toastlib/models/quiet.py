@@ -1,7 +1,13 @@
-"""transformers without its notices."""
+"""transformers without its notices; and a checkpoint's files, fetched at one commit."""
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
+
+from toastlib.data import catalog
+
+FILES = ("*.json", "*.txt", "*.model", "*.py", "*.jinja", "model.safetensors", "model-*.safetensors")
+"""What transformers reads of a checkpoint, and takes for missing where the Hub fails to send it."""
 
 
 @contextlib.contextmanager
@@ -18,3 +24,22 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def find_checkpoint(name: str) -> str:
+    """Folder of a model, or ``owner/name@commit``: all that is read of it by this name is of one commit.
+
+    Its files are here from then on. An `InputError` if there is no such model, or the Hub does not give them.
+    """
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    path = catalog.model_path(name)
+    if Path(path).is_dir():
+        return path
+    hub_id, revision = catalog.split_revision(path)
+    with catalog.loading("model", path), quiet_transformers():
+        commit = Path(hf_hub_download(hub_id, "config.json", revision=revision)).parent.name
+        snapshot_download(hub_id, revision=commit, allow_patterns=FILES, ignore_patterns="*/*")
+    found = f"{hub_id}@{commit}"
+    catalog.COMMITS.add(found)
+    return found

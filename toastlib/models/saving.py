@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from toastlib.data.catalog import split_revision
 from toastlib.data.tokens import arguments_of
 from toastlib.errors import InputError, unknown
 from toastlib.models import base_architecture
@@ -72,7 +73,7 @@ def save_pretrained(
             raise unknown("head", head, [OWN])
         head = own_classifier(*encoder.checkpoint[:3]) if encoder.checkpoint else None
     model, card = saved_form(encoder, head, class_names), card or ModelCardData()
-    plain = is_fused(encoder)
+    plain, source = is_fused(encoder), encoder.checkpoint.path if encoder.checkpoint else ""
     if plain:
         plan, maps = encoder.plan, [f"a map fused into the MLP of block {span.start}" for span in encoder.plan]
     else:
@@ -80,7 +81,11 @@ def save_pretrained(
         maps = [in_words(span["map"]) for span in model.config.spans]
     text = model_card(
         replace(
-            card, base=card.base or encoder.name, sizes=card.sizes or count(encoder, model), input=input_of(encoder)
+            card,
+            base=card.base or encoder.name,
+            sizes=card.sizes or count(encoder, model),
+            input=input_of(encoder),
+            source=source if split_revision(source)[1] else None,
         ),
         plan,
         maps,

@@ -1,6 +1,5 @@
 """Execution of one notebook by papermill: all cells, or a failure with its reason and its cell."""
 
-import errno
 import json
 import os
 import sys
@@ -9,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toastlib.errors import FULL
+
 TIMEOUT = 24 * 3600  # seconds for one run
 START_TIMEOUT = 120  # seconds for a kernel to answer
 MAX_STARTS = 3  # kernels tried: where many start at once, two can be given the same port
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,9 @@ from pathlib import Path
 from toastlib.data import catalog
 from toastlib.data.sources import is_streamed, load_splits
 from toastlib.errors import InputError
+from toastlib.models.quiet import find_checkpoint
 from toastlib.runs.parameters import KINDS
 from toastlib.runs.store import Run
-
-FILES = ("*.json", "*.txt", "*.model", "model*.safetensors")
-"""What is loaded of a checkpoint: configurations, vocabularies and weights."""
 
 
 def needed(runs: Iterable[Run]) -> list[tuple[str, str]]:
@@ -38,13 +36,11 @@ def fetch_all(names: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, int 
 def _fetch_model(name: str) -> int:
     from huggingface_hub import snapshot_download
 
-    path = catalog.model_path(name)
-    if Path(path).is_dir():
+    found = find_checkpoint(name)
+    if Path(found).is_dir():
         return 0
-    try:
-        folder = snapshot_download(path, allow_patterns=FILES)
-    except Exception as error:
-        raise catalog.not_loaded("model", path, error, embedded="vit-mini") from error
+    hub_id, commit = catalog.split_revision(found)
+    folder = snapshot_download(hub_id, revision=commit, local_files_only=True)
     return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
 
 

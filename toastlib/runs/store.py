@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from toastlib.data import catalog
 from toastlib.data.catalog import ROOT
-from toastlib.errors import InputError, need
-from toastlib.runs.execute import FULL
+from toastlib.errors import FULL, InputError, need
 from toastlib.runs.gpus import gpu_names
 from toastlib.runs.parameters import code_hash, defaults, full_name
 from toastlib.runs.versions import installed
 
 STAGING = ".toast"  # in the results folder: locks, and runs that are not complete yet
 LOCK_TIMEOUT = 2.0  # seconds for a lock; `toast status` may hold it for a moment
+COMMITS = "commits.json"  # in the folder while the run is executed: what its kernel has read from the Hub
 
 
 class Results:
@@ -58,6 +59,8 @@ class Results:
     def _file(self, name: str, suffix: str) -> Path:
         if Path(name).name != name:
             raise InputError(f"{name!r} names no file in the results folder: leave out folders.")
+        if catalog.COMMITS:
+            (self.folder / COMMITS).write_text(json.dumps(sorted(catalog.COMMITS)))
         return self.folder / f"{name}.{suffix}"
 
     def compare_with_paper(self, ours: Any) -> Any:
@@ -228,20 +231,23 @@ class Run:
         manifest = self.record(started) | {
             "device": _device(self.parameters.get(full_name("device", self.parameters), "auto")),
             "commit": _commit(),
+            "hub": read_json(folder / COMMITS, []),
             "platform": platform.platform(),
             "versions": installed(),
-            "files": sorted(path.name for path in folder.iterdir()),
+            "files": sorted(path.name for path in folder.iterdir() if path.name != COMMITS),
         }
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        (folder / COMMITS).unlink(missing_ok=True)
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON file's mapping; empty if there is none."""
+def read_json(file: Path, default: Any = None) -> Any:
+    """Read a JSON file's mapping, or a value like the default; the default, or an empty mapping, if there is none."""
+    default = {} if default is None else default
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        return default
+    return content if isinstance(content, type(default)) else default
 
 
 def _device(name: str) -> str:
