@@ -1,9 +1,11 @@
-"""Fine-tuning of a saved form after its blocks were replaced: transformers' Trainer, with labels or without."""
+"""Fine-tuning of a saved form after its blocks were replaced, by transformers' Trainer, with labels or without."""
 
+import random
 import tempfile
 import time
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -35,52 +37,47 @@ def finetune(
     learning_rate: float = 1e-4,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Train a model in which maps replace blocks, in place: the step 2b of the paper's released code.
+    """Train a model with maps in place of blocks, as the paper's released code does in its last step.
 
-    AdamW at a constant rate, without weight decay, on batches of 32; gradients are clipped at norm 1, Trainer's default.
+    AdamW at a constant rate and without weight decay, on batches of 32; gradients are clipped to a norm of 1.
 
     Parameters
     ----------
     model
-        From `saved_form`, or a folder that `save_pretrained` wrote, float32; an encoder that shares its weights changes
-        with it.
+        What `saved_form` makes, or `save_pretrained` wrote; float32. It is trained in place, as is an encoder that
+        shares its weights.
     images, test
-        Images or texts to train on, and labelled ones to measure the accuracy on.
+        Images or texts to train on; and, with labels, to measure the accuracy on.
     parts
-        ``"maps"``, ``"norms"`` (all LayerNorms), ``"head"`` (all behind the encoder) or ``"all"``; or several of them,
-        as ``"maps+norms"``. All else is frozen.
+        ``"maps"``, ``"norms"`` (all LayerNorms), ``"head"`` (all behind the encoder), several of them as
+        ``"maps+norms"``, or ``"all"``. Everything else is frozen.
     teacher
-        Without it the loss is the cross-entropy of the labels. With it, usually the original encoder, no label is read:
-        the loss is the mean squared error to its features (Hinton et al. 2015 distil logits).
+        `None`: the loss is the cross-entropy of the labels. An encoder, usually the original: no label is read, and the
+        loss is the mean squared error to its features.
     steps
-        Number of steps; or the steps after which a row is measured, such as ``[0, 50, 100]``, the last of all at the
-        end.
+        Number of steps; or steps after which a row is measured, such as ``[0, 50, 100]``, of which the last ends it.
     learning_rate, seed
-        The rate; the seed of the order of the images, and of dropout if the model has any.
+        Of AdamW; and of the order of the images, and of dropout if the model has any.
 
     Returns
     -------
     DataFrame
-        A row for each of `steps`, by default the first and the last: ``step``; ``seconds`` of training up to it, without
-        the measuring; ``loss``, its mean over the steps since the row before; ``accuracy`` on `test` in percent.
+        A row for each step that is measured, the first and the last by default: ``step``, ``seconds`` of training until
+        then, mean ``loss`` since the row before, and ``accuracy`` in percent.
 
     Raises
     ------
     InputError
-        If accelerate is missing, the parts are unknown or not there, labels are missing, the teacher cannot be
-        followed, or the model is of half precision.
+        If accelerate is missing; parts, labels or the teacher do not suit the model; or it is of half precision.
     """
     if not is_accelerate_available():
         raise InputError("Fine-tuning needs accelerate, which is not installed: pip install 'toastlib[train]'.")
     _check(model, images, test, teacher, parts)
-    measured = _steps(steps)
     real_number("learning_rate", learning_rate, above=0)
     whole_number("seed", seed)
-    trained = parameters_of(model, parts)
+    measured, weights = _steps(steps), parameters_of(model, parts)
+    drawn = random.getstate(), np.random.get_state()  # Trainer seeds them too
     with tempfile.TemporaryDirectory() as folder, training(seed, model.device), quiet_transformers():
-        targets = None if teacher is None else teacher.encode(images).clone()  # (images, width)
-        for parameter in trained:
-            parameter.requires_grad_()
         settings = TrainingArguments(
             folder,
             max_steps=measured[-1],
@@ -96,36 +93,32 @@ def finetune(
             report_to="none",
             disable_tqdm=True,
         )
-        settings._n_gpu = min(settings.n_gpu, 1)  # as everywhere else: one device, no DataParallel
-        record = _Record(measured, model, test)
-        trainer = _Finetuner(
-            model,
-            settings,
-            train_dataset=range(len(images)),
-            data_collator=lambda rows: _batch(images, torch.tensor(rows), targets),
-            callbacks=[record],
-        )
-        trainer.losses = record.losses
+        settings._n_gpu = min(settings.n_gpu, 1)  # no DataParallel: a model has one device
+        targets = None if teacher is None else teacher.encode(images).clone()  # (images, width)
+        trainer = _Finetuner(model, settings, train_dataset=range(len(images)), data_collator=_Batch(images, targets))
         trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(record := _Record(measured, trainer, test))
         try:
+            for weight in weights:
+                weight.requires_grad_()
             record.measure(0)
             if measured[-1]:
                 trainer.train()
         finally:
             model.eval().requires_grad_(False)
+            random.setstate(drawn[0])
+            np.random.set_state(drawn[1])
     return pd.DataFrame(record.rows, columns=COLUMNS)
 
 
 def parameters_of(model: PreTrainedModel, parts: str) -> list[nn.Parameter]:
-    """The parameters of maps, norms, head or all, or of several as ``"maps+norms"``; an `InputError` if there are none."""
-    tower = model.toast.tower if hasattr(model, "toast") else getattr(model, "tower", model.base_model)
-    inside = {id(parameter) for parameter in tower.parameters()}
-    maps = [module for module in model.modules() if hasattr(module, "translation")]
-    norms = [module for module in model.modules() if "Norm" in type(module).__name__]
+    """The parameters of maps, norms, head or all, or of several, ``"maps+norms"``; an `InputError` if one has none."""
+    body, modules = getattr(model, "toast", model), list(model.modules())
+    inside = {id(parameter) for parameter in getattr(body, "tower", model.base_model).parameters()}
     found = {
-        "maps": [parameter for module in maps for parameter in module.parameters()],
-        "norms": [parameter for module in norms for parameter in module.parameters()],
-        "head": [parameter for parameter in model.parameters() if id(parameter) not in inside],
+        "maps": [p for module in modules if hasattr(module, "translation") for p in module.parameters()],
+        "norms": [p for module in modules if "Norm" in type(module).__name__ for p in module.parameters()],
+        "head": [p for p in model.parameters() if id(p) not in inside],
         "all": list(model.parameters()),
     }
     for part in parts.split("+"):
@@ -133,11 +126,22 @@ def parameters_of(model: PreTrainedModel, parts: str) -> list[nn.Parameter]:
             raise unknown("part", part, PARTS)
         if not found[part]:
             raise InputError(f"The model has no {part} with weights to train: take other parts.")
-    return list({id(parameter): parameter for part in parts.split("+") for parameter in found[part]}.values())
+    return list({id(p): p for part in parts.split("+") for p in found[part]}.values())
+
+
+class _Batch:
+    """Rows of images as the arguments of a model, with their labels or the features that are wanted."""
+
+    def __init__(self, images: Images, targets: Tensor | None) -> None:
+        self.images, self.targets = images, targets
+
+    def __call__(self, rows: list[int]) -> dict[str, Tensor]:
+        inputs, labels = next(self.images[torch.tensor(rows)].batches(len(rows)))
+        return arguments_of(inputs) | ({"labels": labels} if self.targets is None else {"target": self.targets[rows]})
 
 
 class _Finetuner(Trainer):
-    """Cross-entropy of labels; or, of a batch with targets, the mean squared error of the features to them."""
+    """Trainer, whose loss of a batch with a target is the mean squared error of the features to it."""
 
     losses: list[Tensor]
 
@@ -154,19 +158,17 @@ class _Finetuner(Trainer):
 class _Record(TrainerCallback):
     """Measures a row after some of the steps; meanwhile the clock stands still."""
 
-    def __init__(self, steps: Sequence[int], model: PreTrainedModel, test: Images | None) -> None:
-        self.steps, self.model, self.test = steps, model, test
-        self.rows: list[tuple] = []
-        self.losses: list[Tensor] = []
-        self.seconds = 0.0
+    def __init__(self, steps: Sequence[int], trainer: _Finetuner, test: Images | None) -> None:
+        self.steps, self.trainer, self.test = steps, trainer, test
+        self.seconds, self.rows, trainer.losses = 0.0, [], []
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.started = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step in self.steps:
-            if self.model.device.type == "cuda":
-                torch.cuda.synchronize(self.model.device)
+            if args.device.type == "cuda":
+                torch.cuda.synchronize(args.device)
             self.seconds += time.perf_counter() - self.started
             self.measure(state.global_step)
             self.started = time.perf_counter()
@@ -174,27 +176,20 @@ class _Record(TrainerCallback):
     def measure(self, step: int) -> None:
         """Add the row of a step, if it is asked for."""
         if step in self.steps:
-            loss, accuracy = float("nan"), float("nan")
-            if self.losses:
-                loss = torch.stack(self.losses).mean().item()
-                self.losses.clear()
+            losses, accuracy = self.trainer.losses, float("nan")
+            loss = torch.stack(losses).mean().item() if losses else float("nan")
+            losses.clear()
             if self.test is not None:
-                right = answers(self.model.eval(), self.test).argmax(1) == self.test.labels
-                accuracy = 100 * right.double().mean().item()
+                found = answers(self.trainer.model.eval(), self.test).argmax(1)
+                accuracy = 100 * (found == self.test.labels.cpu()).double().mean().item()
             self.rows.append((step, self.seconds, loss, accuracy))
-
-
-def _batch(images: Images, rows: Tensor, targets: Tensor | None) -> dict[str, Tensor]:
-    inputs, labels = next(images[rows].batches(len(rows)))
-    wanted = {"labels": labels} if targets is None else {"target": targets[rows.to(targets.device)]}
-    return arguments_of(inputs) | wanted
 
 
 def _check(model: PreTrainedModel, images: Images, test: Images | None, teacher: Encoder | None, parts: str) -> None:
     need(model, "config", "A model as saved_form makes it")
     need_batches(images)
     if model.dtype != torch.float32:
-        raise InputError(f"Fine-tuning needs weights of float32, not {model.dtype}: load the encoder in float32.")
+        raise InputError(f"Fine-tuning needs weights of float32, not of {model.dtype}: load the encoder in float32.")
     if teacher is None and images.labels is None:
         raise InputError("There are no labels to train on: give the original encoder as teacher.")
     if test is not None and test.labels is None:
