@@ -33,6 +33,7 @@ TABLES = {
     "16": ("results", "closed_forms", "duels", "draws"),
     "16-confirmed": ("draws",),
     "16-carried": ("better_maps", "travelling"),
+    "17": ("results", "starts", "gains"),
 }
 """Grid -> the tables that are kept."""
 CARD = """# {grid}
