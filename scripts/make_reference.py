@@ -35,6 +35,7 @@ TABLES = {
     "18": ("results", "ways", "gains"),
     "16-confirmed": ("draws",),
     "16-carried": ("better_maps", "travelling"),
+    "17": ("results", "starts", "gains"),
 }
 """Grid -> the tables that are kept."""
 CARD = """# {grid}

@@ -109,6 +109,7 @@ AWAY = {
     "08": "dataset=digits plans=2->5,7->8 test_size=60 calibration_size=100 head.seeds=1 repeats=2",
     "12": "removed=4 sizes.train_size=200 sizes.test_size=60 calibration.images=100 calibration.rerank=20 "
     "calibration.draws=2 translator=linear+align choice.measure=features head.seeds=1 head.min_steps=100",
+    "17": "dataset=digits plan=2->5 steps=0,2 calibration_size=60 train_size=200 test_size=60 seeds=0,1",
     "14": "removed=4 train_size=200 test_size=60 calibration_size=100 head.seeds=1 head.min_steps=100",
 }
 """Parameters away from the defaults: little of everything, and another data set."""
@@ -123,7 +124,7 @@ def test_a_notebook_runs_away_from_its_defaults(notebook, tmp_path, capfd):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("notebook", ["00", "01", "02", "03", "04", "05", "06", "07", "08", "11", "14", "15"])
+@pytest.mark.parametrize("notebook", ["00", "01", "02", "03", "04", "05", "06", "07", "08", "11", "14", "15", "17"])
 def test_images_without_labels_are_refused_in_one_sentence(notebook, tmp_path, capfd):
     for split, count in (("train", 60), ("test", 30)):
         (tmp_path / "pictures" / split).mkdir(parents=True)

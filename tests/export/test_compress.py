@@ -515,3 +515,55 @@ def test_onnxruntime_and_int8_are_rows_of_the_table(tiny_encoder, tiny_images):
     assert (rows["ms_1"] > 0).all()
     assert "In onnxruntime with int8 weights, batch" in taken.summary()
     assert "--prefer" not in taken.summary()
+
+
+@pytest.mark.parametrize(
+    ("translator", "labelled"), [("linear", True), ("fused", True), ("context+align", True), ("linear", False)]
+)
+def test_fine_tuning_is_measured_against_the_maps_as_they_were_fitted(
+    tiny_encoder, tiny_images, tmp_path, translator, labelled
+):
+    from transformers import AutoModelForImageClassification
+
+    data = tiny_images if labelled else unlabelled(tiny_images)
+    plain, tuned = (
+        compress(tiny_encoder, data, remove="0->2 3->4", translator=translator, calibration=40, finetune=epochs)
+        for epochs in (0, 40)
+    )
+    assert list(tuned.maps["translator"]) == ["original", f"{translator}, fine-tuned", translator]
+    same = ["translator", "lost", "low", "high", "worse", "better", "megabytes", "opens"]
+    assert tuned.maps[same].iloc[2].equals(plain.maps[same].iloc[1])
+    said = tuned.card.head.removeprefix(plain.card.head)
+    how = "by their labels" if labelled else "to the original's features"
+    assert said.startswith(f" Then the model is fine-tuned for 40 epochs on 90 training images {how}: ")
+    before, after, won = re.search(r"([\d.]+) % before it, ([\d.]+) % after, ([+-][\d.]+) points", said).groups()
+    assert float(before) == pytest.approx(plain.card.after[0], abs=0.051)
+    assert float(after) == pytest.approx(tuned.card.after[0], abs=0.051)
+    assert float(won) > 0
+    tuned.save(tmp_path / "tuned")
+    page = (tmp_path / "tuned" / "report.html").read_text()
+    assert "fine-tuned for 40 epochs" in page
+    assert "as it was" not in page
+    assert "fine-tuned for 40 epochs" in (tmp_path / "tuned" / "README.md").read_text()
+    assert f"--prefer accuracy takes {translator}" not in tuned.summary()
+    if labelled:
+        model = AutoModelForImageClassification.from_pretrained(tmp_path / "tuned").eval()
+        with torch.no_grad():
+            found = torch.cat([model(x).logits.argmax(1) for x, _ in data.test.batches()])
+        right = 100 * (found == data.test.labels).double().mean().item()
+        assert right == pytest.approx(tuned.card.after[0])
+
+
+def test_an_own_classifier_is_fine_tuned_under_its_own_labels(tiny_encoder, tiny_images, classifier):
+    settings = {"remove": "0->2 3->4", "translator": "linear", "calibration": 40, "head": classifier}
+    plain, tuned = (compress(tiny_encoder, tiny_images, finetune=epochs, **settings) for epochs in (0, 40))
+    assert tuned.head.own
+    assert tuned.card.after[0] > plain.card.after[0] + 10
+    assert tuned.head.module.config.id2label == {0: "Two", 1: "one", 2: "three"}
+    assert classifier.classifier.weight is not tuned.head.module.classifier.weight
+
+
+def test_a_promise_is_not_fine_tuned(tiny_encoder, tiny_images):
+    for settings in ({}, {"max_drop": 5}):
+        with pytest.raises(InputError, match="as they are fitted"):
+            compress(tiny_encoder, tiny_images, finetune=1, **settings)

@@ -67,6 +67,7 @@ def approximate(options: argparse.Namespace) -> int:
         calibration=options.calibration_size,
         seed=options.seed,
         onnx=options.onnx,
+        finetune=options.finetune or 0,
     )
     result.save(out, force=options.force)
     print(result.summary())
@@ -80,7 +81,8 @@ def _approximate_language(options: argparse.Namespace, plan: Plan | None, out: P
     from toastlib.evaluation.language import load_language_model
     from toastlib.export.language import compress_language
 
-    if options.prefer or options.sublayers or options.onnx or options.max_drop or not (options.remove or plan):
+    unknown_here = (options.prefer, options.sublayers, options.onnx, options.max_drop, options.finetune)
+    if any(unknown_here) or not (options.remove or plan):
         raise InputError(
             f"{options.model} predicts tokens: give --remove or --plan, and --translator at most. With --head new it "
             "is an encoder of texts for a classifier."

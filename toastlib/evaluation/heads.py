@@ -103,6 +103,17 @@ def describe(head: Head, dataset: ImageSet, classifier: "PreTrainedModel | None"
     return f"A new linear classifier is trained on {len(dataset.train)} training {inputs}{instead}.{corrected}"
 
 
+def describe_tuning(head: Head, dataset: ImageSet, before: np.ndarray, after: np.ndarray, epochs: int) -> str:
+    """What fine-tuning on the training images won, in a sentence, from the scores of the test images."""
+    by = "by their labels" if head.measure == "accuracy" else "to the original's features"
+    lost, low, high = points_lost(before, after, head)
+    return (
+        f" Then the model is fine-tuned for {epochs} epoch{'s' * (epochs > 1)} on {len(dataset.train)} training "
+        f"{inputs_of(dataset.train)} {by}: {MEASURES[head.measure]} {100 * before.mean():.1f} % before it, "
+        f"{100 * after.mean():.1f} % after, {-lost:+z.1f} points [{-high:+z.1f}, {-low:+z.1f}]."
+    )
+
+
 def inputs_of(data: Images | Texts) -> str:
     """What sentences call them."""
     return "texts" if isinstance(data, Texts) else "images"

@@ -1,28 +1,26 @@
 """Compression: blocks chosen, removed and replaced, and the cost measured, in one call."""
 
+import math
 from dataclasses import replace
 from numbers import Real
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from toastlib.approximation.fuse import FUSED, can_fuse
 from toastlib.data.images import ImageSet
 from toastlib.errors import InputError, need, need_encoder, need_original, need_set, unknown, whole_number
 from toastlib.evaluation import heads
 from toastlib.evaluation.heads import MEASURES, Head
-from toastlib.evaluation.latency import Spread, device_name, measure_energy, measure_latency, measure_pipeline
-from toastlib.evaluation.metrics import changes
-from toastlib.export.onnx import OnnxModel, in_onnxruntime, need_onnx
-from toastlib.export.result import CompressionResult
+from toastlib.evaluation.latency import device_name, measure_energy, measure_latency, measure_pipeline
+from toastlib.export.onnx import in_onnxruntime, need_onnx
+from toastlib.export.result import TUNED, CompressionResult, Contender, maps_table
 from toastlib.models.classifier import own_classifier
 from toastlib.models.costs import example_input, flops_of_example, input_of, parameter_count
 from toastlib.models.encoder import Encoder
 from toastlib.models.model_card import ModelCardData, Sizes, task_of
-from toastlib.models.saving import OWN, stored_dtype
+from toastlib.models.saving import OWN, saved_form, stored_dtype
 from toastlib.plan import ORIGINAL, Plan
 from toastlib.selection.search import (
     HELD_OUT,
@@ -38,15 +36,6 @@ from toastlib.translators.base import ALIGN, RECOMMENDED, TRANSLATORS, split_ali
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-class Contender(NamedTuple):
-    """A model that is measured beside the others: its map, the model, its size on disk, and what opens it."""
-
-    translator: str
-    model: "PreTrainedModel | OnnxModel"
-    megabytes: float
-    opens: str
 
 
 TRIED_ON = 200
@@ -69,6 +58,7 @@ def compress(
     calibration: int = 500,
     seed: int = 0,
     onnx: bool = False,
+    finetune: int = 0,
 ) -> CompressionResult:
     """Remove blocks of an encoder and measure the cost; test images are used for measuring alone.
 
@@ -95,6 +85,9 @@ def compress(
         Number of training images that maps are fitted on; seed of their draw and of the head.
     onnx
         Measure all models in onnxruntime as well, the original and the one that is taken with int8 weights too.
+    finetune
+        Epochs for which the model that is taken is then trained on the training images: all its weights, by their
+        labels, or to the original's features where there are none. 0 leaves it as it was fitted.
 
     Returns
     -------
@@ -105,7 +98,8 @@ def compress(
     ------
     InputError
         If both `remove` and `max_drop` are given, a name is unknown, the encoder cannot be saved, its classifier does
-        not know all classes, not even one block can be removed, or onnxruntime is missing or the encoder on a GPU.
+        not know all classes, not even one block can be removed, onnxruntime is missing or the encoder on a GPU, or
+        fine-tuning goes with `max_drop` or without accelerate.
     """
     if onnx:
         need_onnx()
@@ -117,6 +111,9 @@ def compress(
     need_set(data)
     whole_number("calibration", calibration, least=1)
     whole_number("seed", seed)
+    whole_number("finetune", finetune)
+    if finetune and (remove is None or max_drop is not None):
+        raise InputError("A promise of max_drop is about maps as they are fitted: fine-tune with remove, without it.")
     _check(encoder, remove, max_drop, RECOMMENDED if translator is None or translator in PREFERENCES else translator)
     if head is not None and not isinstance(head, str):
         need(head, "config", "A classifier, as AutoModelForImageClassification loads it,")
@@ -151,10 +148,15 @@ def compress(
             plan, *how = choose(remove)
             search.loc[0] = (remove, str(plan), *how, *(float("nan"),) * 3, 0, 0)
     made, reasons = _make_all(calibrated, plan, names, own_head)
+    taken = next(iter(made))
+    if finetune:
+        smaller, new_head = calibrated.make(plan, taken, own_head)  # anew: what is not tuned is measured beside it
+        new_head = _fine_tuned(smaller, new_head, data, encoder, epochs=finetune, seed=seed)
+        made = {taken + TUNED: (smaller, new_head)} | made
     contenders = _contenders({ORIGINAL: (encoder, own_head)} | made, stored_dtype(encoder).itemsize, onnx)
     found = [heads.answers(one.model, data.test) for one in contenders]
     scores = [heads.score(one, found[0], data.test, own_head) for one in found]
-    models, (taken, (smaller, new_head)) = [one.model for one in contenders], next(iter(made.items()))
+    models, (smaller, new_head) = [one.model for one in contenders], next(iter(made.values()))
     latency, energy = measure_latency(models, data.test), measure_energy(models, data.test)
     task = task_of(encoder.reads_text, own_head.module and "base").name
     in_pipeline = measure_pipeline(models[:2], data.test, task, encoder.tokenizer)
@@ -166,7 +168,8 @@ def compress(
         calibration=f"{len(calibrated.images)} training {inputs} of {data.name}, seed {seed}",
         evaluation=f"{len(data.test)} test {inputs} of {data.name}",
         measure=MEASURES[own_head.measure],
-        head=heads.describe(own_head, data, classifier, split_align(taken)[1]),
+        head=heads.describe(own_head, data, classifier, split_align(taken)[1])
+        + (heads.describe_tuning(own_head, data, scores[2], scores[1], finetune) if finetune else ""),
         before=before if own_head.measure == "accuracy" else None,  # the original agrees with itself
         after=after,
         latency={batch: (times[0][0], times[1][0]) for batch, times in latency.items()},
@@ -188,7 +191,7 @@ def compress(
         head=new_head,
         card=card,
         lost=heads.points_lost(*scores[:2], own_head),
-        maps=_maps(contenders, reasons, found, scores, latency | {"pipeline": in_pipeline}, energy, own_head),
+        maps=maps_table(contenders, reasons, found, scores, latency | {"pipeline": in_pipeline}, energy, own_head),
         classes=heads.by_class(data.test, *scores[:2], own_head) if with_labels else None,
         flips=flips,
         similarity=similarity(calibrated.moments, "cka"),
@@ -223,12 +226,27 @@ def _make_all(
     return made, reasons
 
 
+def _fine_tuned(smaller: Encoder, head: Head, data: ImageSet, teacher: Encoder, *, epochs: int, seed: int) -> Head:
+    """Train the smaller encoder, in place, and the head, which is returned."""
+    from toastlib.export.finetune import BATCH, finetune
+
+    model, train = saved_form(smaller, head.module, heads.names_of(head)), data.train
+    if by_labels := head.measure == "accuracy":
+        train = replace(train, labels=torch.tensor(head.places)[train.labels], class_names=head.class_names)
+    steps = epochs * math.ceil(len(train) / BATCH)
+    finetune(model, train, teacher=None if by_labels else teacher, steps=steps, seed=seed)
+    if head.module is None:
+        return head
+    is_toast = hasattr(model, "toast")  # and not of the base architecture
+    return head._replace(module=(model.classifier or model.toast.base) if is_toast else model)
+
+
 def _contenders(made: dict[str, tuple[Encoder, Head]], itemsize: int, onnx: bool) -> list[Contender]:
     """The original and a model for each translator; then the same in onnxruntime, the first two with int8 too."""
     models = {name: heads.form(*pair) for name, pair in made.items()}
     found = []
     for name, model in models.items():
-        plain = name == ORIGINAL or split_align(name)[0] == FUSED
+        plain = name == ORIGINAL or split_align(name.removesuffix(TUNED))[0] == FUSED
         opens = "transformers" if plain else "transformers with toastlib"
         found.append(Contender(name, model, parameter_count(model) * itemsize / 1e6, opens))
     if onnx:
@@ -238,30 +256,6 @@ def _contenders(made: dict[str, tuple[Encoder, Head]], itemsize: int, onnx: bool
                 one = in_onnxruntime(model, example, precision)
                 found.append(Contender(name, one, one.megabytes, f"onnxruntime, {precision}"))
     return found
-
-
-def _maps(
-    contenders: list[Contender],
-    reasons: dict[str, str],
-    found: list[Tensor],
-    scores: list[np.ndarray],
-    latency: dict[int | str, list[Spread]],
-    energy: list[float] | None,
-    head: Head,
-) -> pd.DataFrame:
-    """A row for each contender, the original's first."""
-    rows = []
-    for index, one in enumerate(contenders):
-        lost, low, high = heads.points_lost(scores[0], scores[index], head) if index else (0.0,) * 3
-        worse, better = changes(scores[0], scores[index])
-        changed = int((found[index].argmax(1) != found[0].argmax(1)).sum())
-        row = {"translator": one.translator, "lost": lost, "low": low, "high": high, "worse": worse, "better": better}
-        row |= {"megabytes": one.megabytes, "changed": float("nan") if head.measure == "similarity" else changed}
-        for batch, models in latency.items():
-            row[f"ms_{batch}"], row[f"ms_low_{batch}"], row[f"ms_high_{batch}"] = models[index]
-        rows.append(row | {"millijoules": energy and energy[index], "opens": one.opens, "why": ""})
-    rows += [{"translator": name, "why": why} for name, why in reasons.items()]
-    return pd.DataFrame(rows)
 
 
 def _check(encoder: Encoder, remove: int | str | Plan | None, max_drop: float | None, translator: str) -> None:

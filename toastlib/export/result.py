@@ -1,16 +1,38 @@
 """What a compression has made, what it costs, and whether it is worth it."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from toastlib.approximation.fuse import FUSED
-from toastlib.evaluation.heads import LOST, Flip, Head
+from toastlib.evaluation.heads import LOST, Flip, Head, points_lost
+from toastlib.evaluation.latency import Spread
+from toastlib.evaluation.metrics import changes
 from toastlib.export.folder import save_compressed
 from toastlib.models.encoder import Encoder
 from toastlib.models.model_card import Accuracy, ModelCardData, change, removed_in_words, short
 from toastlib.plan import Plan
 from toastlib.translators.base import RECOMMENDED, split_align
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from toastlib.export.onnx import OnnxModel
+
+TUNED = ", fine-tuned"
+"""Behind a map's name in the table of maps."""
+
+
+class Contender(NamedTuple):
+    """A model that is measured beside the others: its map, the model, its size on disk, and what opens it."""
+
+    translator: str
+    model: "PreTrainedModel | OnnxModel"
+    megabytes: float
+    opens: str
 
 
 @dataclass(frozen=True)
@@ -43,6 +65,11 @@ class CompressionResult:
     def fused(self) -> bool:
         """True if the maps are in the weights of other blocks, and the architecture is the original's."""
         return split_align(self.translator)[0] == FUSED
+
+    @property
+    def tuned(self) -> bool:
+        """True if the model has been fine-tuned; what it was before is the row behind it in `maps`."""
+        return self.maps["translator"].iloc[1].endswith(TUNED)
 
     @property
     def removed(self) -> str:
@@ -148,7 +175,7 @@ class CompressionResult:
         rows = self.maps[self.maps["why"] != ""]
         said = [f"{row.translator} is not to be had: {row.why}" for row in rows.itertuples()]
         in_torch = self.maps[self.maps["opens"].str.startswith("transformers", na=False)]
-        others = list(in_torch["translator"][2:])
+        others = list(in_torch["translator"][2 + self.tuned :])
         if others:
             wish = "size (or speed)" if split_align(self.translator)[0] == RECOMMENDED else "accuracy"
             said.append(f"{self.translator} was taken; --prefer {wish} takes {others[-1]}.")
@@ -190,6 +217,30 @@ class CompressionResult:
         return text
 
     save = save_compressed
+
+
+def maps_table(
+    contenders: list[Contender],
+    reasons: dict[str, str],
+    found: list[Tensor],
+    scores: list[np.ndarray],
+    latency: dict[int | str, list[Spread]],
+    energy: list[float] | None,
+    head: Head,
+) -> pd.DataFrame:
+    """A row for each contender, the original's first."""
+    rows = []
+    for index, one in enumerate(contenders):
+        lost, low, high = points_lost(scores[0], scores[index], head) if index else (0.0,) * 3
+        worse, better = changes(scores[0], scores[index])
+        changed = int((found[index].argmax(1) != found[0].argmax(1)).sum())
+        row = {"translator": one.translator, "lost": lost, "low": low, "high": high, "worse": worse, "better": better}
+        row |= {"megabytes": one.megabytes, "changed": float("nan") if head.measure == "similarity" else changed}
+        for batch, models in latency.items():
+            row[f"ms_{batch}"], row[f"ms_low_{batch}"], row[f"ms_high_{batch}"] = models[index]
+        rows.append(row | {"millijoules": energy and energy[index], "opens": one.opens, "why": ""})
+    rows += [{"translator": name, "why": why} for name, why in reasons.items()]
+    return pd.DataFrame(rows)
 
 
 def _with_spread(row: dict, batch: str) -> str:

@@ -110,9 +110,24 @@ def is_fused(encoder: Encoder) -> bool:
 
 
 def saved_form(encoder: Encoder, head: Any = None, class_names: Sequence[str] | None = None) -> PreTrainedModel:
-    """The encoder as a transformers model that shares its weights; parameters as for `save_pretrained`.
+    """The encoder as a transformers model that shares its weights, as `save_pretrained` writes it.
 
     It is built from its configuration alone, as by every reader, and refused unless weights and features are equal.
+
+    Parameters
+    ----------
+    encoder, head, class_names
+        As for `save_pretrained`; without a head it gives features alone.
+
+    Returns
+    -------
+    PreTrainedModel
+        In evaluation mode, all weights frozen. The encoder's are shared, the head's copied.
+
+    Raises
+    ------
+    InputError
+        If this encoder or head cannot be saved.
     """
     if is_fused(encoder):
         return base_architecture.plain_form(encoder, head, class_names)

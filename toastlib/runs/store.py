@@ -60,7 +60,7 @@ class Results:
         if Path(name).name != name:
             raise InputError(f"{name!r} names no file in the results folder: leave out folders.")
         if catalog.COMMITS:
-            (self.folder / COMMITS).write_text(json.dumps(sorted(catalog.COMMITS)))
+            (self.folder / COMMITS).write_text(json.dumps(sorted(catalog.COMMITS)), encoding="utf-8")
         return self.folder / f"{name}.{suffix}"
 
     def compare_with_paper(self, ours: Any) -> Any:

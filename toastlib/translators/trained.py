@@ -49,7 +49,7 @@ class MLP(Translator):
     def fit(self, X: Rows, Y: Rows, special_tokens: int = 0) -> Self:
         """Train the map from X to Y, which are as for `Translator.fit`."""
         source, target = (rows.float().flatten(0, -2) for rows in check_rows(X, Y))
-        with _training(self.seed, source.device):
+        with training(self.seed, source.device):
             source, target = source.clone(), target.clone()  # inference tensors cannot be trained on
             network = self.build(source.shape[1]).to(source.device)
             self.losses_ = torch.stack(self._train(network, source, target)).cpu()
@@ -154,7 +154,7 @@ class WarmStartMLP(MLP):
 
 
 @contextlib.contextmanager
-def _training(seed: int, device: torch.device) -> Iterator[None]:
+def training(seed: int, device: torch.device) -> Iterator[None]:
     """Gradients on, whatever the caller has; random numbers from the seed, and the caller's as they were afterwards."""
     devices = [device] if device.type == "cuda" else []
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
