@@ -40,7 +40,7 @@ _HOMES = {
     "evaluation.interactive": ["Playground"],
     "selection.criteria": ["span_costs"],
     "selection.plans": ["best_plans", "random_plans", "select"],
-    "selection.rerank": ["run_plans"],
+    "selection.rerank": ["removal_order", "run_plans"],
     "export.compress": ["compress"],
     "export.compatibility": ["check_model"],
     "export.language": ["compress_language"],
