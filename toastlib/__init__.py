@@ -41,7 +41,7 @@ _HOMES = {
     "evaluation.interactive": ["Playground"],
     "selection.criteria": ["span_costs"],
     "selection.plans": ["best_plans", "random_plans", "select"],
-    "selection.rerank": ["run_plans"],
+    "selection.rerank": ["removal_order", "run_plans"],
     "export.compress": ["compress"],
     "export.finetune": ["finetune"],
     "export.compatibility": ["check_model"],

@@ -3,9 +3,10 @@
 import math
 
 import pytest
+import torch
 
 from toastlib.errors import InputError
-from toastlib.plan import Plan, all_spans
+from toastlib.plan import Plan, Span, all_spans
 from toastlib.selection.criteria import CRITERIA, NEED_FOLDS, span_costs
 from toastlib.selection.plans import best_plans, select
 from toastlib.statistics.collect import collect_moments
@@ -29,11 +30,32 @@ def test_every_criterion_gives_every_span_a_cost(folds, criterion):
 
 def test_similarities_are_those_of_the_plain_moments(tiny_encoder, tiny_images, folds):
     moments = collect_moments(tiny_encoder, tiny_images.train[:40], folds=0)
-    for name, measure in (("mse", mse), ("angular", angular), ("cosine", cosine), ("cka", cka)):
+    for name, measure in (("mse", mse), ("angular", angular), ("block-influence", cosine), ("cka", cka)):
         matrix, costs = measure(moments), span_costs(folds, name)
         for (start, end), cost in costs.items():
             value = matrix[start + 1, end + 1].item()
             assert cost == pytest.approx(value if measure in (mse, angular) else 1 - value, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [("all", slice(None)), ("cls", slice(1))])
+def test_block_influence_is_one_minus_the_mean_cosine_of_rows(tiny_encoder, tiny_images, tokens, rows):
+    """On the outputs of the blocks themselves, caught by hooks, row by row: of all tokens, or of CLS."""
+    images = tiny_images.train[:7]
+    outputs = []
+    catch = [
+        tiny_encoder.blocks[0].register_forward_pre_hook(lambda block, given: outputs.append(given[0])),
+        *(b.register_forward_hook(lambda block, given, out: outputs.append(out)) for b in tiny_encoder.blocks),
+    ]
+    with torch.inference_mode():
+        tiny_encoder(next(images.batches(7))[0])
+    for hook in catch:
+        hook.remove()
+    h = [(out[0] if isinstance(out, tuple) else out)[:, rows].flatten(0, 1).double() for out in outputs]
+    costs = span_costs(collect_moments(tiny_encoder, images, folds=0, tokens=tokens), "block-influence")
+    for span in (Span(-1, 0), Span(1, 2), Span(0, 4)):
+        x, y = h[span.start + 1], h[span.end + 1]
+        cosines = [float(a @ b) / math.sqrt(float(a @ a) * float(b @ b)) for a, b in zip(x, y, strict=True)]
+        assert costs[span] == pytest.approx(1 - sum(cosines) / len(cosines), rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("criterion", [name for name in CRITERIA if name not in NEED_FOLDS])
@@ -82,6 +104,8 @@ def test_criteria_and_moments_that_do_not_suit_are_refused(tiny_encoder, tiny_im
     images = tiny_images.train[:10]
     with pytest.raises(InputError, match="Unknown criterion 'mes': did you mean 'mse'"):
         span_costs(folds, "mes")
+    with pytest.raises(InputError, match=r"^Unknown criterion 'cosine': choose from mse, block-influence, angular, "):
+        span_costs(folds, "cosine")
     with pytest.raises(InputError, match="Criterion 'by-token' is a held-out error: collect moments with folds"):
         span_costs(collect_moments(tiny_encoder, images, folds=0))
     with pytest.raises(InputError, match="do not hold the blocks"):

@@ -3,17 +3,19 @@
 import inspect
 import random
 from collections import Counter
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import comb
 from typing import get_type_hints
 
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import given
 
 from toastlib.errors import InputError
 from toastlib.plan import Plan, Span, all_spans, plan_of
 from toastlib.selection.criteria import CRITERIA, span_costs
-from toastlib.selection.plans import best_plans, every_plan, random_plans, select
+from toastlib.selection.plans import best_plans, control_plans, every_plan, random_plans, select
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import SUMS, KFoldMoments, Moments, plan_pairs
 
@@ -162,3 +164,41 @@ def test_every_plan_is_listed_once():
     assert set(plans) == set(random_plans(6, remove=3, n=20))
     assert len(plans) == 20
     assert every_plan(6, remove=0) == [Plan()]
+
+
+@pytest.mark.parametrize(
+    ("block_count", "remove", "blocks"),
+    [
+        (12, 1, (6,)),
+        (12, 2, (3, 9)),
+        (12, 4, (1, 4, 7, 10)),
+        (12, 5, (1, 3, 6, 8, 10)),
+        (7, 3, (1, 3, 5)),
+        (5, 4, (0, 1, 3, 4)),
+        (3, 3, (0, 1, 2)),
+        (3, 0, ()),
+    ],
+)
+def test_evenly_spaced_blocks_are_the_middles_of_equal_parts(block_count, remove, blocks):
+    assert control_plans(block_count, remove)["evenly spaced"] == plan_of(blocks)
+
+
+@given(st.integers(1, 200).flatmap(lambda count: st.tuples(st.just(count), st.integers(1, count))))
+def test_controls_have_their_size_and_their_place(size):
+    block_count, remove = size
+    removed = {name: plan.removed for name, plan in control_plans(block_count, remove).items()}
+    even = removed["evenly spaced"]
+    assert len(set(even)) == remove
+    assert set(even) <= set(range(block_count))
+    gaps = {right - left for left, right in pairwise(even)}
+    assert not gaps or max(gaps) - min(gaps) <= 1
+    assert abs(even[0] - (block_count - 1 - even[-1])) <= 1  # as far from the first block as from the last
+    assert removed["first"] == tuple(range(remove))
+    assert removed["last"] == tuple(range(block_count))[-remove:]
+
+
+def test_controls_of_more_blocks_than_there_are_are_refused():
+    with pytest.raises(InputError, match=r"^7 blocks cannot be removed: the model has 6\.$"):
+        control_plans(6, remove=7)
+    with pytest.raises(InputError, match=r"^remove is a whole number from 0 on, not -1"):
+        control_plans(6, remove=-1)

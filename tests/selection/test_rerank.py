@@ -9,9 +9,9 @@ from toastlib.approximation.replace import approximate
 from toastlib.data.images import Images
 from toastlib.errors import InputError
 from toastlib.evaluation.probe import HeadConfig, Probe
-from toastlib.plan import Plan
+from toastlib.plan import Plan, plan_of
 from toastlib.selection.plans import every_plan, select
-from toastlib.selection.rerank import MEASURES, divergence, features_error, loss, run_plans
+from toastlib.selection.rerank import MEASURES, divergence, features_error, loss, removal_order, run_plans
 from toastlib.statistics.collect import collect_moments
 
 PLANS = [Plan.parse(text) for text in ("1->2", "0->3", "1->2 3->5")]
@@ -153,6 +153,46 @@ def test_a_choice_from_all_plans_is_the_best_of_all(tiny_encoder, parts):
     costs = run_plans(tiny_encoder, images, every_plan(6, remove=2), calibration=folds)["features"]
     chosen = select(folds, remove=2, rerank=lambda plans: costs[list(map(str, plans))], candidates=15)
     assert str(chosen) == costs.idxmin()
+
+
+@pytest.mark.parametrize("translator", ["identity", "linear", "linear+align"])
+def test_a_removal_order_takes_the_block_that_changes_the_answers_least(tiny_encoder, parts, head, translator):
+    """Against encoders that are made and run one by one, a loop over single blocks in every step."""
+    calibration, images = parts
+    moments, original = collect_moments(tiny_encoder, calibration, folds=0), features_of(tiny_encoder, images)
+    plain, removed, expected = translator.removesuffix("+align"), [], []
+    for _ in range(3):
+        costs = {}
+        for block in set(range(6)) - set(removed):
+            smaller = approximate(tiny_encoder, plan_of({*removed, block}), moments, translator=plain)
+            features = features_of(smaller, images)
+            if plain != translator:
+                features = align_features(smaller, tiny_encoder, calibration).module()(features)
+            costs[block] = divergence(head, features, original)
+        removed.append(min(costs, key=costs.get))
+        expected.append((len(removed), removed[-1], str(plan_of(removed)), costs[removed[-1]]))
+    given = moments if plain == translator else calibration
+    order = removal_order(tiny_encoder, images, calibration=given, head=head, translator=translator, at_most=3)
+    *names, costs = (list(order[column]) for column in ("removed", "block", "plan", "divergence"))
+    *expected_names, expected_costs = map(list, zip(*expected, strict=True))
+    assert names == expected_names
+    assert costs == pytest.approx(expected_costs, rel=1e-3)
+
+
+def test_a_removal_order_ends_with_all_blocks(tiny_encoder, parts, head):
+    moments = collect_moments(tiny_encoder, parts[0], folds=0)
+    order = removal_order(tiny_encoder, parts[1], calibration=moments, head=head, translator="identity")
+    assert sorted(order["block"]) == list(range(6))
+    assert list(order["removed"]) == [1, 2, 3, 4, 5, 6]
+    assert [Plan.parse(plan) for plan in order["plan"]] == [plan_of(order["block"][:k]) for k in range(1, 7)]
+    some = removal_order(tiny_encoder, parts[1], calibration=moments, head=head, translator="identity", at_most=2)
+    assert some.equals(order[:2])
+
+
+@pytest.mark.parametrize("at_most", [0, -1, 1.5, "2", True])
+def test_an_order_of_no_whole_number_of_blocks_is_refused(tiny_encoder, parts, head, at_most):
+    with pytest.raises(InputError, match=r"^at_most is a whole number from 1 on, not "):
+        removal_order(tiny_encoder, parts[1], calibration=parts[0], head=head, at_most=at_most)
 
 
 def test_feature_alignment_needs_calibration_images(tiny_encoder, parts):

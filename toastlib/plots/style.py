@@ -60,6 +60,7 @@ DIFFERENCES = ("correlation", "delta", "gain", "lead", "lost")
 NAMES = {
     "mse": "MSE",
     "cosine": "cosine similarity",
+    "block-influence": "Block Influence",
     "angular": "angular distance",
     "cka": "linear CKA",
     "debiased-cka": "linear CKA, debiased",

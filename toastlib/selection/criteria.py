@@ -27,7 +27,7 @@ def _by_token(moments: KFoldMoments, spans: Iterable[Span]) -> Costs:
 
 CRITERIA: dict[str, Callable[..., float]] = {
     "mse": lambda moments, span: similarity.mse(moments)[0, 1].item(),
-    "cosine": lambda moments, span: 1 - similarity.cosine(moments)[0, 1].item(),
+    "block-influence": lambda moments, span: 1 - similarity.cosine(moments)[0, 1].item(),
     "angular": lambda moments, span: similarity.angular(moments)[0, 1].item(),
     "cka": lambda moments, span: 1 - similarity.cka(moments)[0, 1].nan_to_num(0).item(),
     "fit": lambda moments, span: Affine().fit_moments(moments, span).residual_,
@@ -36,9 +36,10 @@ CRITERIA: dict[str, Callable[..., float]] = {
 }
 """Name -> (moments of the span's two blocks, span) -> its cost.
 
-``"mse"``, ``"cosine"`` (ShortGPT's Block Influence, over all tokens), ``"angular"`` (Gromov et al. 2024, over all
-tokens) and ``"cka"`` (1 where all rows of a block are alike) compare ``h[s]`` with ``h[e]``. The others are the share
-of ``|H[e]|^2`` that a map leaves: ``"fit"`` an affine map on the rows that it was fitted on, ``"held-out"`` a ridge on
+``"mse"``, ``"block-influence"`` (Block Influence: 1 - mean cosine of input and output, ShortGPT, arXiv 2403.03853),
+``"angular"`` (Gromov et al. 2024) and ``"cka"`` (1 where all rows of a block are alike) compare ``h[s]`` with ``h[e]``
+over the rows of the moments: all tokens, or CLS with moments of ``tokens="cls"``. The others are the share of
+``|H[e]|^2`` that a map leaves: ``"fit"`` an affine map on the rows that it was fitted on, ``"held-out"`` a ridge on
 held-out images, ``"by-token"`` the mean of that for special tokens and for patches.
 """
 NEED_FOLDS = ("held-out", "by-token")

@@ -1,4 +1,4 @@
-"""Plans of least predicted cost, found exactly; every plan of a size, and random ones."""
+"""Plans of least predicted cost, found exactly; every plan of a size, random ones, and those without a criterion."""
 
 import math
 import random
@@ -143,3 +143,17 @@ def random_plans(block_count: int, remove: int, n: int, *, seed: int = 0) -> lis
     while len(plans) < n:
         plans[plan_of(generator.sample(range(block_count), remove))] = None
     return list(plans)
+
+
+def control_plans(block_count: int, remove: int) -> dict[str, Plan]:
+    """The controls of a choice that no criterion makes: plans of evenly spaced blocks, of the first, and of the last.
+
+    Evenly spaced (a control of arXiv 2603.20275) are the middles of `remove` equal parts of the encoder, rounded down:
+    blocks ``floor((i + 1/2) * block_count / remove)`` for i from 0 on. An `InputError` if there are fewer blocks.
+    """
+    whole_number("remove", remove)
+    if remove > block_count:
+        raise InputError(f"{remove} blocks cannot be removed: the model has {block_count}.")
+    even = [(2 * part + 1) * block_count // (2 * remove) for part in range(remove)]
+    chosen = {"evenly spaced": even, "first": range(remove), "last": range(block_count - remove, block_count)}
+    return {name: plan_of(blocks) for name, blocks in chosen.items()}

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from toastlib.approximation.engine import collect_features
 from toastlib.approximation.prepare import prepare
 from toastlib.data.images import Images
-from toastlib.errors import InputError, unknown
+from toastlib.errors import InputError, need_encoder, unknown, whole_number
 from toastlib.evaluation.probe import Probe
 from toastlib.models.encoder import Encoder
-from toastlib.plan import Plan
+from toastlib.plan import Plan, plan_of
 
 MEASURES = ("features", "divergence", "loss")
 """Costs of a plan: error of its features, change of the head's answers, and the head's loss with labels."""
@@ -74,6 +74,47 @@ def run_plans(
     }
     names = [str(variant.plan) for variant in ready.variants[1:]]
     return pd.DataFrame({name: [costs[name](one) for one in features] for name in measures}, index=names)
+
+
+def removal_order(
+    encoder: Encoder,
+    images: Images,
+    *,
+    calibration: Any,
+    head: Probe | nn.Module,
+    translator: str = "linear",
+    at_most: int | None = None,
+) -> pd.DataFrame:
+    """Put blocks in one order of removal for all budgets: greedily, the next one changes the head's answers least.
+
+    Parameters
+    ----------
+    encoder, images, calibration, head, translator
+        As for `run_plans`. Each step runs all plans of one block more with maps of their own, best fitted from moments.
+    at_most
+        Number of steps; by default all blocks go.
+
+    Returns
+    -------
+    DataFrame
+        One row per step: ``removed`` (number of blocks), the ``block`` that goes, ``plan``, ``divergence`` in nats.
+
+    Raises
+    ------
+    InputError
+        If `at_most` is no whole number from 1 on; or as for `run_plans`.
+    """
+    need_encoder(encoder)
+    count, options = len(encoder.blocks), {"calibration": calibration, "translator": translator, "head": head}
+    whole_number("at_most", count if at_most is None else at_most, least=1)
+    rows, removed = [], []
+    for _ in range(count)[:at_most]:
+        left = [block for block in range(count) if block not in removed]
+        plans = [plan_of([*removed, block]) for block in left]
+        run = run_plans(encoder, images, plans, measures=["divergence"], **options)["divergence"]
+        removed.append(left[run.argmin()])
+        rows.append((len(removed), removed[-1], run.idxmin(), run.min()))
+    return pd.DataFrame(rows, columns=["removed", "block", "plan", "divergence"])
 
 
 def features_error(features: Tensor, original: Tensor) -> float:
