@@ -24,6 +24,7 @@ TABLES = {
     "03": ("results", "accuracy_lost", "foreign_sources", "unseen"),
     "04": ("results", "class_accuracy", "mcnemar", "served"),
     "05": ("results", "accuracy_lost", "gains"),
+    "05-heads": ("kinds",),
     "06": ("accuracy_lost", "gains", "fits", "cost"),
     "07": ("results", "variance"),
     "08": ("results", "timings", "fronts", "duels"),
