@@ -2,6 +2,7 @@
 
 import platform
 import re
+from contextlib import suppress
 from importlib import metadata
 
 from toastlib.data.catalog import ROOT
@@ -13,8 +14,11 @@ TESTED = ("constraints-lowest.txt", "constraints.txt")
 
 def installed() -> dict[str, str]:
     """Version of Python and of each of `PACKAGES`; those that an extra brings may be absent."""
-    found = {distribution.name.lower(): distribution.version for distribution in metadata.distributions()}
-    return {"python": platform.python_version()} | {name: found[name] for name in PACKAGES if name in found}
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def untested() -> dict[str, tuple[str, list[str]]]:
