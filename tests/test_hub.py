@@ -209,8 +209,10 @@ def test_revisions_in_one_cache_are_kept_apart(hub, client, offline, tmp_path):
     for name, seed in ((f"{CIFAR}@v1", 100), (CIFAR, 200), (f"{CIFAR}@v1", 100)):
         assert_images(images(client, tmp_path, name), seed)
     hub.reset()
-    for name, seed in ((f"{CIFAR}@v1", 100), (CIFAR, 200)):
-        assert_images(images(offline, tmp_path, name), seed)
+    for name, seed, commit in ((f"{CIFAR}@v1", 100, hub.old_images), (CIFAR, 200, hub.new_images)):
+        found = images(offline, tmp_path, name)
+        assert_images(found, seed)
+        assert found["commits"] == [f"{CIFAR}@{commit}"]
     assert "not on this machine" in refused(images, offline, tmp_path, f"{CIFAR}@{hub.old_images}")
     assert hub.requests == []
     hub.fail("", 500)
@@ -470,8 +472,8 @@ def test_a_run_through_the_hub_equals_the_run_from_folders(hub, tmp_path):
         manifests[name] = json.loads(file.read_text())["hub"]
         sources[name] = file.parent
     assert manifests == {"hub": [f"{MODEL}@{hub.new}", f"{CIFAR}@{hub.new_images}"], "folders": []}
-    for table in ("results", "accuracy_lost"):
+    for table in ("accuracy_lost", "results"):
         one, other = (pd.read_parquet(folder / f"{table}.parquet") for folder in sources.values())
         pd.testing.assert_frame_equal(one, other, check_exact=True)
-        assert set(one["model"]) == {"dinov2-s"}
-        assert set(one["dataset"]) == {"cifar10"}
+    assert set(one["model"]) == {"dinov2-s"}
+    assert set(one["dataset"]) == {"cifar10"}
