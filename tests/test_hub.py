@@ -438,14 +438,14 @@ def test_a_smaller_model_is_pushed_and_opened_with_toastlib_and_without(hub, cli
     assert blocks == 5 - 2 + 1
     assert f"base_model: {MODEL}\n" in pushed["card"]
     assert f"The original is `{MODEL}@{hub.old}` of the Hub." in pushed["card"]
-    assert np.array_equal(logits, pushed["logits"])
+    np.testing.assert_allclose(logits, pushed["logits"], atol=1e-5)  # last bits depend on where weights lie in memory
     np.save(tmp_path / "pixels.npy", pushed["pixels"])
     environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "without"), "PATH": "/usr/bin:/bin"}
     command = [sys.executable, "-c", WITHOUT_TOASTLIB, "me/smaller", str(tmp_path / "pixels.npy")]
     done = subprocess.run(command, capture_output=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr.decode()
     found = np.load(io.BytesIO(done.stdout))
-    assert np.array_equal(found["logits"], pushed["logits"])
+    np.testing.assert_allclose(found["logits"], pushed["logits"], atol=1e-5)
     np.testing.assert_allclose(found["features"], features, atol=1e-5)
 
 
