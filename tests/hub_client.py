@@ -26,7 +26,8 @@ class Client:
         return self.start(function, cache, *args, **kwargs).result(100)
 
     def close(self) -> None:
-        self.pool.shutdown(cancel_futures=True)
+        self.pool.submit(os._exit, 0)  # at once: an interpreter with these libraries takes seconds to end
+        self.pool.shutdown()
 
 
 def begin(environment: dict[str, str]) -> None:
@@ -91,6 +92,16 @@ def facts(name: str) -> dict:
         "classifier": classifier and classifier.classifier.weight.detach().numpy(),
         "commits": sorted(catalog.COMMITS),
     }
+
+
+def language(name: str) -> tuple[bool, str, int, np.ndarray]:
+    """Whether a model writes texts, where it is from, how many tokens it knows, and its last weights."""
+    import toastlib as toast
+    from toastlib.evaluation.language import has_language_head
+
+    loaded = toast.load_language_model(name, device="cpu")
+    head = loaded.model.lm_head.weight.numpy()
+    return has_language_head(name), loaded.encoder.checkpoint.path, len(loaded.encoder.tokenizer), head
 
 
 def fingerprint_of(name: str, images_name: str) -> str:

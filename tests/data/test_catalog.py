@@ -109,7 +109,7 @@ def test_what_is_on_this_machine_has_no_revision(tmp_path, monkeypatch, name):
     (tmp_path / "checkpoint").mkdir()
     monkeypatch.chdir(tmp_path)
     find = catalog.model_path if name in ("vit-mini", "checkpoint") else catalog.dataset_entry
-    with pytest.raises(InputError, match=f"^'{name}' is on this machine and has no revision 'v1': leave it out, only"):
+    with pytest.raises(InputError, match=f"^There is no folder '{name}@v1', and '{name}' is on this machine and has"):
         find(f"{name}@v1")
 
 

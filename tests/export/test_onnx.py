@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from toastlib.approximation.replace import replace_spans
 from toastlib.data.images import Images
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
-from toastlib.export.onnx import TOLERANCES, export_onnx, in_onnxruntime
+from toastlib.export.onnx import TOLERANCES, _use, export_onnx, in_onnxruntime
 from toastlib.models.saving import saved_form
 from toastlib.output import MARK
 from toastlib.plan import Plan
@@ -142,3 +143,10 @@ def test_what_is_no_model_or_no_precision_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="cannot be loaded"):
         export_onnx(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(("path", "where"), [("owner/name@v1", '"owner/name", revision="v1"'), ("saved", '"saved"')])
+@pytest.mark.parametrize(("shapes", "reader"), [({"pixel_values": (3, 8, 8)}, "Image"), ({"input_ids": ()}, "Token")])
+def test_the_lines_that_use_a_file_name_the_revision(path, where, shapes, reader):
+    traced = SimpleNamespace(reads_images=reader == "Image", inputs=shapes, output="logits")
+    assert f"from_pretrained({where})" in _use(traced, path, Path("model.onnx"))

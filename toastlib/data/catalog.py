@@ -120,8 +120,8 @@ def at_revision(path: str) -> dict[str, str]:
 
 def _at_revision(path: str | None, name: str, revision: str | None) -> str | None:
     if revision and (path is None or Path(path).is_dir()):
-        what = f"{name!r} is on this machine and has no revision {revision!r}"
-        raise InputError(f"{what}: leave it out, only models and data sets of the Hub have revisions.")
+        lacks = f"There is no folder {f'{name}@{revision}'!r}, and {name!r} is on this machine and has no revisions"
+        raise InputError(f"{lacks}: only models and data sets of the Hub have.")
     return f"{path}@{revision}" if revision else path
 
 
@@ -250,8 +250,9 @@ def refusal(kind: str, path: str, error: BaseException) -> InputError | None:
         return InputError(f"The Hub has no revision {revision!r} of {kind} {name!r}: {page}/commits/main lists them.")
     if is_cause(RepositoryNotFoundError) or "doesn't exist on the Hub" in said:
         return InputError(f"The Hub shows no {kind} {name!r}: check the name, or {LOG_IN} if it is private.")
-    if is_cause(RemoteEntryNotFoundError) and kind == "model":
-        return InputError(f"{named} has no config.json on the Hub: it is no model that transformers opens.")
+    if is_cause(RemoteEntryNotFoundError):
+        lacks = "has no config.json on the Hub: it is no model that transformers opens."
+        return InputError(f"{named} {lacks}") if "/config.json" in said else None
     again = "run this again in a while, and what is here already is not fetched again"
     if answers := [cause.response.status_code for cause in causes if isinstance(cause, HfHubHTTPError)]:
         why = {401: f"{LOG_IN} anew", 403: LOG_IN, 429: f"it was asked too often; {again}"}

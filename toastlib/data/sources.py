@@ -172,7 +172,7 @@ def _download_size(builder: Any) -> int:
     """Bytes to download: what the Hub says of the branch ``main``; of another revision the sizes of its files."""
     from huggingface_hub import HfFileSystem
 
-    files = [file for split in (builder.config.data_files or {}).values() for file in split]
+    files = [file for split in (builder.config.data_files or {}).values() for file in split if file.startswith("hf:")]
     return builder.info.download_size or sum(map(HfFileSystem().size, files))
 
 

@@ -32,7 +32,7 @@ class BlockInput(NamedTuple):
 class Checkpoint(NamedTuple):
     """What an encoder was loaded from: the arguments of `load_encoder`, and the dtype of the weights."""
 
-    path: str
+    path: str  # a folder, or of the Hub ``owner/name@commit``
     image_size: int | None
     trust_remote_code: bool
     dtype: torch.dtype
