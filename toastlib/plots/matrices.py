@@ -110,5 +110,5 @@ def _colour_bar(ax: Axes, label: str, *, shared: bool) -> None:
         return
     cells = ax.collections[0]
     (low, high), values = cells.get_clim(), cells.get_array()
-    extend = ("neither", "min", "max", "both")[int(values.min() < low) + 2 * int(values.max() > high)]
+    extend = ("neither", "min", "max", "both")[int(values.min() < low - 1e-9) + 2 * int(values.max() > high + 1e-9)]
     ax.figure.colorbar(cells, ax=ax, label=label, extend=extend)

@@ -86,11 +86,10 @@ def _about_the_means(moments: Moments, a: int, b: int, product: Tensor) -> Tenso
 
 def _normalised(hsic: Tensor, moments: Moments) -> Tensor:
     """HSIC divided by the roots of its diagonal; NaN for blocks whose rows are all alike but for rounding."""
-    scale = hsic.diagonal().sqrt()
-    for a, block in enumerate(moments.blocks):
-        spread = _about_the_means(moments, a, a, moments.product(block, block)).norm()
-        if not spread > moments.count * torch.finfo(torch.float64).eps * moments.inner[a, a]:
-            scale[a] = torch.nan
+    squares = moments.inner.diagonal()
+    spread = squares - moments.sums.square().sum(1) / moments.count
+    is_varied = spread > moments.count * torch.finfo(torch.float64).eps * squares
+    scale = hsic.diagonal().sqrt().where(is_varied.cpu(), torch.nan)
     return hsic / torch.outer(scale, scale)
 
 
