@@ -59,6 +59,7 @@ DATASETS = {
     "cifar10": DatasetEntry("uoft-cs/cifar10", "img", "label", "test"),
     "cifar100-coarse": DatasetEntry("uoft-cs/cifar100", "img", "coarse_label", "test"),
     "cifar100-fine": DatasetEntry("uoft-cs/cifar100", "img", "fine_label", "test"),
+    "svhn": DatasetEntry("ufldl-stanford/svhn", "image", "label", "test", config="cropped_digits"),
     "imagenet-1k": DatasetEntry("ILSVRC/imagenet-1k", "image", "label", "validation", streamed=True),
     "imagenet-1k-val": DatasetEntry("ILSVRC/imagenet-1k", "image", "label", "validation", "validation", streamed=True),
 }
