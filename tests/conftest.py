@@ -11,6 +11,7 @@ import torch
 from hypothesis import settings
 from tiny import SIZES, WORDS, make_tiny_model, write_tokenizer
 
+from toastlib.data import catalog
 from toastlib.data.images import Images, ImageSet
 from toastlib.data.tokens import Tokens
 from toastlib.data.transforms import Preprocessing
@@ -30,6 +31,12 @@ def pytest_ignore_collect(collection_path, config):
     folder = Path(__file__).parent / "browser"
     named = any(Path(name.split("::")[0]).resolve().is_relative_to(folder) for name in config.args)
     return True if collection_path == folder and not named else None
+
+
+@pytest.fixture(autouse=True)
+def nothing_read_from_the_hub(monkeypatch):
+    """What one test reads from the Hub is not noted in the runs of another."""
+    monkeypatch.setattr(catalog, "COMMITS", set())
 
 
 @pytest.fixture(autouse=True)
