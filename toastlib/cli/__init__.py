@@ -14,7 +14,8 @@ from toastlib.runs.execute import TIMEOUT
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0, 1 if a notebook failed, 2 if the input cannot be used, or 130 after Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # Windows writes to a file in an encoding that lacks most signs
+        if hasattr(stream, "reconfigure"):  # a notebook's has none
+            stream.reconfigure(errors="replace")  # Windows writes to a file in an encoding that lacks most signs
     options = _parser().parse_args(arguments)
     try:
         with warnings.catch_warnings():
