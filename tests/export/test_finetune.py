@@ -69,7 +69,7 @@ def test_the_parts_are_trained_and_nothing_else(model, tiny_images, parts):
 
 def test_all_trains_every_weight_that_the_answers_depend_on(model, tiny_images):
     before = copied(model)
-    finetune(model, tiny_images.train, steps=2)
+    finetune(model, tiny_images.train, parts="all", steps=2)
     unchanged = before.keys() - changed(before, model)
     assert all("pooler" in name for name in unchanged), unchanged
 
@@ -123,7 +123,7 @@ def test_a_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others(tiny_
     for seed in (1, 1, 2):
         model = make(tiny_encoder, tiny_images)
         torch.rand(seed + len(results))  # whatever the caller has drawn
-        table = finetune(model, tiny_images.train, test=tiny_images.test, steps=5, seed=seed)
+        table = finetune(model, tiny_images.train, test=tiny_images.test, parts="all", steps=5, seed=seed)
         results.append((copied(model), table.drop(columns="seconds")))
     (first, table), (again, table_again), (other, _) = results
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -158,7 +158,7 @@ def test_distilling_needs_no_label_and_brings_the_features_nearer(tiny_encoder, 
     bare = replace(tiny_images.train, labels=None, class_names=())
     for head in (True, False):
         model = make(tiny_encoder, tiny_images, translator="identity" if head else "linear", head=head)
-        table = finetune(model, bare, teacher=tiny_encoder, steps=[1, 40], learning_rate=1e-3)
+        table = finetune(model, bare, parts="all", teacher=tiny_encoder, steps=[1, 40])
         first, last = table["loss"]
         assert last < 0.9 * first
         assert table["accuracy"].isna().all()
@@ -167,7 +167,7 @@ def test_distilling_needs_no_label_and_brings_the_features_nearer(tiny_encoder, 
 
 
 def test_labels_lower_the_loss(model, tiny_images):
-    table = finetune(model, tiny_images.train, test=tiny_images.test, steps=[1, 40], learning_rate=1e-3)
+    table = finetune(model, tiny_images.train, test=tiny_images.test, parts="all", steps=[1, 40])
     assert table["loss"].iloc[1] < table["loss"].iloc[0]
 
 

@@ -93,7 +93,7 @@ ARGUMENTS = {
         "help": "compare context, linear and fused maps, and take the first or the last (accuracy; size for sublayers)",
     },
     "--head": {"choices": ["own", "new"], "help": "the checkpoint's classifier, or a new one (own if there is one)"},
-    "--finetune": COUNT | {"metavar": "EPOCHS", "help": "then train all weights on the training images (not at all)"},
+    "--finetune": COUNT | {"metavar": "EPOCHS", "help": "then train the maps on the training images (not at all)"},
     "--sublayers": {"action": "store_true", "help": "count attentions (2k for block k) and MLPs (2k+1), not blocks"},
     "moments --features": {"action": "store_true", "help": "keep the original's features and the labels too"},
     "--features": {"help": "cls, mean or pooler (cls)"},

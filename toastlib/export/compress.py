@@ -86,8 +86,8 @@ def compress(
     onnx
         Measure all models in onnxruntime as well, the original and the one that is taken with int8 weights too.
     finetune
-        Epochs for which the model that is taken is then trained on the training images: all its weights, by their
-        labels, or to the original's features where there are none. 0 leaves it as it was fitted.
+        Epochs for which the maps of the model that is taken, or its head where they have no weights, are then trained
+        on the training images by their labels, or to the original's features. 0 leaves it as it was fitted.
 
     Returns
     -------
@@ -227,14 +227,16 @@ def _make_all(
 
 
 def _fine_tuned(smaller: Encoder, head: Head, data: ImageSet, teacher: Encoder, *, epochs: int, seed: int) -> Head:
-    """Train the smaller encoder, in place, and the head, which is returned."""
+    """Train the maps of the smaller encoder, in place, or the head where none has weights; the head is returned."""
     from toastlib.export.finetune import BATCH, finetune
 
     model, train = saved_form(smaller, head.module, heads.names_of(head)), data.train
     if by_labels := head.measure == "accuracy":
         train = replace(train, labels=torch.tensor(head.places)[train.labels], class_names=head.class_names)
     steps = epochs * math.ceil(len(train) / BATCH)
-    finetune(model, train, teacher=None if by_labels else teacher, steps=steps, seed=seed)
+    has_maps = any(hasattr(block, "translation") and parameter_count(block) for block in smaller.blocks)
+    parts = "maps" if has_maps else "head"
+    finetune(model, train, parts=parts, teacher=None if by_labels else teacher, steps=steps, seed=seed)
     if head.module is None:
         return head
     is_toast = hasattr(model, "toast")  # and not of the base architecture
