@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from transformers import AutoModelForImageClassification
 
 import toastlib as toast
+from toastlib import errors
 from toastlib.evaluation.heads import answers
 from toastlib.export import finetune as module
 from toastlib.export.finetune import BATCH, finetune, parameters_of
@@ -203,7 +204,7 @@ def test_the_encoder_changes_with_the_model(tiny_encoder, tiny_images):
 
 
 def test_without_accelerate_it_says_what_to_install(model, tiny_images, monkeypatch):
-    monkeypatch.setattr(module, "is_accelerate_available", lambda: False)
+    monkeypatch.setattr(errors, "find_spec", lambda package: None)
     with pytest.raises(toast.InputError, match=r"pip install 'toastlib\[train\]'"):
         finetune(model, tiny_images.train)
 

@@ -81,8 +81,8 @@ def _approximate_language(options: argparse.Namespace, plan: Plan | None, out: P
     from toastlib.evaluation.language import load_language_model
     from toastlib.export.language import compress_language
 
-    unknown_here = (options.prefer, options.sublayers, options.onnx, options.max_drop, options.finetune)
-    if any(unknown_here) or not (options.remove or plan):
+    for_images = (options.prefer, options.sublayers, options.onnx, options.max_drop, options.finetune)
+    if any(for_images) or not (options.remove or plan):
         raise InputError(
             f"{options.model} predicts tokens: give --remove or --plan, and --translator at most. With --head new it "
             "is an encoder of texts for a classifier."

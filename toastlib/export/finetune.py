@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.utils import is_accelerate_available
 
 from toastlib.data.images import Images
 from toastlib.data.tokens import arguments_of
-from toastlib.errors import InputError, need, need_batches, real_number, unknown, whole_number
+from toastlib.errors import InputError, need, need_batches, need_packages, real_number, unknown, whole_number
 from toastlib.evaluation.heads import answers
 from toastlib.models.encoder import Encoder
 from toastlib.models.quiet import quiet_transformers
@@ -71,14 +70,14 @@ def finetune(
     InputError
         If accelerate is missing; parts, labels or the teacher do not suit the model; or it is of half precision.
     """
-    if not is_accelerate_available():
-        raise InputError("Fine-tuning needs accelerate, which is not installed: pip install 'toastlib[train]'.")
+    need_packages("Fine-tuning", ["accelerate"], "train")
     _check(model, images, test, teacher, parts)
     real_number("learning_rate", learning_rate, above=0)
     whole_number("seed", seed)
     measured, weights = _steps(steps), parameters_of(model, parts)
     drawn = random.getstate(), np.random.get_state()  # Trainer seeds them too
-    with tempfile.TemporaryDirectory() as folder, training(seed, model.device), quiet_transformers():
+    work = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    with work as folder, training(seed, model.device), quiet_transformers():
         settings = TrainingArguments(
             folder,
             max_steps=measured[-1],
