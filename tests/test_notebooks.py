@@ -60,6 +60,12 @@ def test_the_first_cell_says_whether_it_is_the_paper(cells):
     assert re.search(r"CPU cores", cells[0].source)
 
 
+def test_every_text_cell_is_written(cells):
+    """Neither empty nor a mark that stands for a text."""
+    texts = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    assert [text for text in texts if len(re.findall(r"\w+", text)) < 2 and not text.startswith("#")] == []
+
+
 def test_no_cell_has_a_magic(cells):
     """nbval in its lax mode passes a cell whose magic fails."""
     assert [line for cell in code(cells) for line in cell.source.splitlines() if re.match(r"\s*[%!]", line)] == []
