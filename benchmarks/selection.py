@@ -64,9 +64,9 @@ def chosen(
     correct = pd.DataFrame(shares, columns=[str(plan) for plan in plans])
     features = collect_features(encoder, unseen, ready.variants, ready.maps)
     measures = {
-        "features": lambda rows, plan: features_error(plan[rows], features[0, rows]),
-        "divergence": lambda rows, plan: divergence(head, plan[rows], features[0, rows]),
-        "loss": lambda rows, plan: loss(head, plan[rows], unseen.labels[rows]),
+        "features": lambda rows, plan: features_error(plan[rows], features[0, rows]).mean(),
+        "divergence": lambda rows, plan: divergence(head, plan[rows], features[0, rows]).mean(),
+        "loss": lambda rows, plan: loss(head, plan[rows], unseen.labels[rows]).mean(),
     }
 
     @cache

@@ -23,8 +23,7 @@ from toastlib.models.loading import load_encoder
 from toastlib.models.saving import saved_form
 from toastlib.models.sublayers import split_blocks
 from toastlib.plan import Plan
-from toastlib.selection.criteria import span_costs
-from toastlib.selection.plans import best_plans
+from toastlib.selection.plans import every_plan
 from toastlib.selection.rerank import run_plans
 from toastlib.statistics.collect import collect_moments
 from toastlib.translators.base import RECOMMENDED
@@ -79,7 +78,7 @@ def test_max_drop_bounds_the_upper_end_of_the_interval(tiny_encoder, tiny_images
     assert (taken.search["high"] > taken.search["lost"]).all()
     assert (taken.search["high"] <= 99).all()
     assert set(taken.search["held_out"]) == {30}
-    assert list(taken.search["tried"]) == [6, 10, 10, 10, 6]
+    assert list(taken.search["tried"]) == [6, 15, 20, 15, 6]  # of these sizes there are no more plans
     assert set(taken.search["tried_on"]) == {20}
     assert "30 other training images" in taken.summary()
     assert "the promise is " in taken.summary()
@@ -103,9 +102,9 @@ def test_too_few_images_for_a_promise_are_told(tiny_encoder, tiny_images):
 def test_trial_images_are_never_none(tiny_encoder, tiny_images):
     taken = compress(tiny_encoder, tiny_images, remove=2, calibration=500)
     row = taken.search.iloc[0]
-    assert (row["tried"], row["tried_on"], len(taken.search)) == (10, 30, 1)
+    assert (row["tried"], row["tried_on"], len(taken.search)) == (15, 30, 1)
     assert "60 training images" in taken.card.calibration
-    assert "Of 10 plans that were run on 30 training images" in taken.summary()
+    assert "Of 15 plans that were run on up to 30 training images" in taken.summary()
 
 
 @pytest.mark.slow
@@ -435,10 +434,10 @@ def test_the_answers_of_the_checkpoints_own_classifier_choose(tiny_encoder, tiny
     order = torch.randperm(90, generator=torch.Generator().manual_seed(0))
     drawn = tiny_images.train[order].sample(90, 0)
     moments = collect_moments(tiny_encoder, drawn[:40])
-    plans = best_plans(span_costs(moments), 10, 2)
-    settings = {"calibration": moments, "head": classifier.classifier, "measures": ["divergence"]}
-    costs = run_plans(tiny_encoder, drawn[40:], plans, **settings)["divergence"]
-    assert str(taken.plan) == costs.idxmin()
+    settings = {"calibration": moments, "head": classifier.classifier}
+    costs = run_plans(tiny_encoder, drawn[40:], every_plan(6, 2), measures=["divergence"], **settings)["divergence"]
+    assert costs.rank()[str(taken.plan)] <= 3  # a race of 15 plans on 50 images
+    assert f"({costs[str(taken.plan)]:.2g}, and " in taken.summary()
 
 
 def test_a_classifier_that_reads_more_than_the_features_chooses_by_its_answers_too(tiny_model, tiny_images):
@@ -457,11 +456,12 @@ def test_a_classifier_that_reads_more_than_the_features_chooses_by_its_answers_t
     pixels, _ = next(drawn[40:].batches(50))
     with torch.no_grad():
         expected = whole(pixels).logits.log_softmax(-1)
-        for plan in best_plans(span_costs(moments), 10, 2):
+        for plan in every_plan(5, 2):
             small = saved_form(approximate(encoder, plan, moments, translator="linear"), whole)
             found = small(pixels).logits.log_softmax(-1)
             costs[plan] = torch.nn.functional.kl_div(found, expected, log_target=True, reduction="batchmean").item()
-    assert taken.plan == min(costs, key=costs.get)
+    assert taken.plan in sorted(costs, key=costs.get)[:3]  # a race of 15 plans on 50 images
+    assert f"({costs[taken.plan]:.2g}, and " in taken.summary()
 
 
 def test_answers_that_changed_are_all_those_that_differ(taken, tiny_encoder, tiny_images):

@@ -15,7 +15,15 @@ from hypothesis import given
 from toastlib.errors import InputError
 from toastlib.plan import Plan, Span, all_spans, plan_of
 from toastlib.selection.criteria import CRITERIA, span_costs
-from toastlib.selection.plans import best_plans, control_plans, every_plan, random_plans, select
+from toastlib.selection.plans import (
+    POOLED,
+    best_plans,
+    candidate_plans,
+    control_plans,
+    every_plan,
+    random_plans,
+    select,
+)
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import SUMS, KFoldMoments, Moments, plan_pairs
 
@@ -83,7 +91,8 @@ def test_a_block_that_does_nothing_goes_first(tiny_encoder, tiny_images):
 
 
 def test_a_reranked_choice_is_the_best_of_the_candidates(folds):
-    costs, truth = span_costs(folds), {plan: cost for cost, plan in enumerate(random_plans(6, remove=3, n=20, seed=1))}
+    truth = {plan: cost for cost, plan in enumerate(random_plans(6, remove=3, n=20, seed=1))}
+    costs = [span_costs(folds, criterion) for criterion in POOLED]
     asked = []
 
     def rerank(plans):
@@ -94,12 +103,30 @@ def test_a_reranked_choice_is_the_best_of_the_candidates(folds):
     assert len(asked[0]) == 20
     for candidates in (2, 7):
         chosen = select(folds, remove=3, rerank=rerank, candidates=candidates)
-        assert asked[-1] == best_plans(costs, candidates, remove=3)
+        assert asked[-1] == candidate_plans(costs, 3, candidates)
         assert truth[chosen] == min(truth[plan] for plan in asked[-1])
     asked.clear()
-    assert select(folds, remove=3, rerank=rerank, candidates=1) == select(folds, remove=3)
+    assert select(folds, remove=3, rerank=rerank, candidates=1) == plan_of([1, 3, 5])  # evenly spaced
     assert select(folds, remove=0, rerank=rerank) == Plan()
     assert not asked  # there is nothing to choose from
+
+
+def test_candidates_are_the_controls_and_then_the_best_of_each_criterion_in_turn(folds):
+    costs = [span_costs(folds, criterion) for criterion in ("fit", "mse")]
+    controls = [plan_of(blocks) for blocks in ([1, 4], [0, 1], [4, 5])]
+    ranked = [best_plans(one, 15, remove=2) for one in costs]
+    expected = []
+    for plan in [*controls, *(plan for both in zip(*ranked, strict=True) for plan in both)]:
+        if plan not in expected:
+            expected.append(plan)
+    for n in (1, 3, 4, 8, 15, 40):
+        assert candidate_plans(costs, 2, n) == expected[:n]
+    assert set(candidate_plans(costs, 2)) == set(every_plan(6, 2))
+    with pytest.raises(InputError, match="by one criterion at least"):
+        candidate_plans([], 2)
+    for n in (0, -1, 2.5):
+        with pytest.raises(InputError, match="number of plans"):
+            candidate_plans(costs, 2, n)
 
 
 @pytest.mark.parametrize("numbers", [[], [1.0], [float("nan")] * 5])

@@ -1,5 +1,6 @@
 """What plans cost when they are run, against encoders that are made and run one by one; and no label is looked at."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,8 +11,17 @@ from toastlib.data.images import Images
 from toastlib.errors import InputError
 from toastlib.evaluation.probe import HeadConfig, Probe
 from toastlib.plan import Plan, plan_of
-from toastlib.selection.plans import every_plan, select
-from toastlib.selection.rerank import MEASURES, divergence, features_error, loss, removal_order, run_plans
+from toastlib.selection.plans import every_plan, random_plans, select
+from toastlib.selection.rerank import (
+    MEASURES,
+    divergence,
+    features_error,
+    loss,
+    race,
+    race_plans,
+    removal_order,
+    run_plans,
+)
 from toastlib.statistics.collect import collect_moments
 
 PLANS = [Plan.parse(text) for text in ("1->2", "0->3", "1->2 3->5")]
@@ -52,9 +62,9 @@ def test_plans_cost_what_their_encoders_answers_differ(tiny_encoder, parts, head
         if name != translator:
             features = align_features(smaller, tiny_encoder, calibration).module()(features)
         expected = (
-            features_error(features, original),
-            divergence(head, features, original),
-            loss(head, features, images.labels),
+            features_error(features, original).mean().item(),
+            divergence(head, features, original).mean().item(),
+            loss(head, features, images.labels).mean().item(),
         )
         assert tuple(costs.loc[str(plan)]) == pytest.approx(expected, rel=1e-3)  # float32 sums in another order
 
@@ -71,16 +81,16 @@ def test_divergence_is_that_of_kullback_and_leibler():
     torch.manual_seed(0)
     features, original, head = torch.randn(7, 4), torch.randn(7, 4), nn.Linear(4, 3)
     p, q = (head(rows).softmax(-1) for rows in (original, features))
-    expected = sum(p[i, k] * (p[i, k] / q[i, k]).log() for i in range(7) for k in range(3)) / 7
-    assert divergence(head, features, original) == pytest.approx(expected.item(), rel=1e-5)
-    assert divergence(head, original, original) == 0
+    expected = [sum(p[i, k] * (p[i, k] / q[i, k]).log() for k in range(3)).item() for i in range(7)]
+    assert divergence(head, features, original).tolist() == pytest.approx(expected, rel=1e-4)
+    assert divergence(head, original, original).tolist() == [0] * 7
 
 
 def test_loss_is_the_cross_entropy():
     torch.manual_seed(0)
     features, labels, head = torch.randn(7, 4), torch.arange(7) % 3, nn.Linear(4, 3)
-    expected = nn.functional.cross_entropy(head(features), labels).item()
-    assert loss(head, features, labels) == pytest.approx(expected, rel=1e-5)
+    expected = nn.functional.cross_entropy(head(features), labels, reduction="none").tolist()
+    assert loss(head, features, labels).tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_probe_answers_as_its_linear_layers_do(tiny_encoder, parts, head):
@@ -95,17 +105,65 @@ def test_a_probe_answers_as_its_linear_layers_do(tiny_encoder, parts, head):
         linear.weight.data, linear.bias.data = weight.mT, bias[0]
         each.append((divergence(linear, features, original), loss(linear, features, labels)))
     expected = [sum(two) / 2 for two in zip(*each, strict=True)]
-    assert [divergence(head, features, original), loss(head, features, labels)] == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close([divergence(head, features, original), loss(head, features, labels)], expected)
 
 
 def test_the_error_of_features_is_one_minus_the_explained_variance():
     torch.manual_seed(0)
     original = torch.randn(50, 4)
-    assert features_error(original, original) == 0
-    assert features_error(original.mean(0).expand(50, 4), original) == pytest.approx(1)
-    assert features_error(2 * original, original) == pytest.approx(
+    assert features_error(original, original).tolist() == [0] * 50
+    assert features_error(original.mean(0).expand(50, 4), original).mean() == pytest.approx(1)
+    assert features_error(2 * original, original).mean() == pytest.approx(
         (original.square().sum() / (original - original.mean(0)).square().sum()).item()
     )
+
+
+@pytest.mark.parametrize(("plans", "images"), [(1, 30), (2, 7), (3, 1), (9, 100), (20, 200), (31, 64)])
+def test_a_race_runs_the_better_half_on_twice_as_many_images(plans, images):
+    """Against the definition: the costs of every image are known, and what is run is written down."""
+    generator = np.random.default_rng(plans)
+    truth = torch.from_numpy(generator.normal(size=(plans, images)) + 0.2 * np.arange(plans)[:, None])
+    names, runs = random_plans(12, remove=3, n=plans), []
+
+    def run(left, part):
+        runs.append((left, part))
+        return truth[[names.index(plan) for plan in left]][:, part]
+
+    table = race(names, np.arange(images), run)
+    ends = [min(max(-(-images // share), 8), images) for share in (8, 4, 2, 1)]
+    ends = [end for place, end in enumerate(ends) if end not in ends[:place]][: len(runs)]
+    assert [part.tolist() for _, part in runs] == [
+        list(range(start, end)) for start, end in zip([0, *ends], ends, strict=False)
+    ]
+    for (left, _), (after, _), end in zip(runs, runs[1:], ends, strict=False):
+        ranked = sorted(left, key=lambda plan: truth[names.index(plan), :end].mean())
+        assert after == ranked[: len(after)]
+        assert len(left) / 2 <= len(after) <= len(left) / 2 + 1
+    best = min(runs[-1][0], key=lambda plan: truth[names.index(plan), : ends[-1]].mean())
+    assert table["cost"].idxmin() == str(best)
+    for plan, cost, seen in zip(names, table["cost"], table["images"], strict=True):
+        own, other = truth[names.index(plan)], truth[names.index(best)]
+        expected = other[: ends[-1]].mean() + (own - other)[:seen].mean()
+        assert cost == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
+        assert seen == ends[max(place for place, (left, _) in enumerate(runs) if plan in left)]
+    if plans >= 20:
+        assert sum(len(left) * len(part) for left, part in runs) <= 0.36 * plans * images
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_race_ends_with_what_its_plans_cost(tiny_encoder, parts, head, measure):
+    calibration, images = parts
+    moments, plans = collect_moments(tiny_encoder, calibration), every_plan(6, remove=2)
+    options = {"calibration": moments, "head": head}
+    raced = race_plans(tiny_encoder, images, plans, measure=measure, **options)
+    run = run_plans(tiny_encoder, images, plans, measures=[measure], **options)[measure]
+    assert list(raced.index) == list(map(str, plans))
+    assert set(raced["images"]) == {8, 15, 30}
+    winner = raced["cost"].idxmin()
+    assert raced["images"][winner] == 30
+    assert run.rank()[winner] <= 3
+    if measure != "features":  # its unit is the spread of the images of a round
+        assert raced["cost"][winner] == pytest.approx(run[winner], rel=1e-4)
 
 
 class Sealed:
@@ -142,6 +200,7 @@ def test_a_reranked_choice_looks_at_no_label(tiny_encoder, parts, head, translat
             options = {"translator": translator, "head": head, "measures": [measure]}
             return run_plans(tiny_encoder, images, plans, calibration=calibration, **options)[measure]
 
+        assert not race_plans(tiny_encoder, images, every_plan(6, remove=1), calibration=folds, head=head).empty
         return select(folds, remove=2, rerank=rerank, candidates=6)
 
     assert choose(*map(Sealed, parts)) == choose(*parts)
@@ -168,7 +227,7 @@ def test_a_removal_order_takes_the_block_that_changes_the_answers_least(tiny_enc
             features = features_of(smaller, images)
             if plain != translator:
                 features = align_features(smaller, tiny_encoder, calibration).module()(features)
-            costs[block] = divergence(head, features, original)
+            costs[block] = divergence(head, features, original).mean().item()
         removed.append(min(costs, key=costs.get))
         expected.append((len(removed), removed[-1], str(plan_of(removed)), costs[removed[-1]]))
     given = moments if plain == translator else calibration
@@ -223,3 +282,6 @@ def test_measures_that_cannot_be_taken_are_refused(tiny_encoder, parts, head):
     ):
         with pytest.raises(InputError, match=says):
             run_plans(tiny_encoder, unlabelled, PLANS, calibration=calibration, **options)
+        measure = {"measure": options["measures"][0], "head": options.get("head")}
+        with pytest.raises(InputError, match=says):
+            race_plans(tiny_encoder, unlabelled, PLANS, calibration=calibration, **measure)

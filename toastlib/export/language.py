@@ -16,11 +16,11 @@ from toastlib.models.model_card import ModelCardData, change, loading_code, remo
 from toastlib.output import writing
 from toastlib.plan import ORIGINAL, Plan
 from toastlib.selection.criteria import span_costs
-from toastlib.selection.plans import best_plans
-from toastlib.selection.search import CANDIDATES
+from toastlib.selection.plans import POOLED, candidate_plans
 from toastlib.statistics.collect import collect_moments
 from toastlib.translators.base import RECOMMENDED
 
+CANDIDATES = 10
 TRIED_ON = 50
 """Training texts at most on which candidate plans are compared; maps are fitted on others."""
 PROMPTS, PROMPT, WRITTEN = 3, 32, 48
@@ -141,7 +141,7 @@ def compress_language(
         raise InputError(f"{remove} blocks cannot be removed: the model has {len(encoder.blocks)}, and keeps one.")
     else:
         moments = collect_moments(encoder, fitting, batch_size=8, context=False)
-        plans = best_plans(span_costs(moments), CANDIDATES, remove)
+        plans = candidate_plans([span_costs(moments, name) for name in POOLED], remove, CANDIDATES)
     plan, taken, choice = plans[0], kinds[0], "Plan and map were given."
     if len(plans) * len(kinds) > 1:
         trial = TextSet(texts.name, fitting, tried_on)

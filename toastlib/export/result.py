@@ -192,8 +192,8 @@ class CompressionResult:
             return []
         row = self.search[self.search["plan"] == str(self.plan)].iloc[-1]
         text = [
-            f"Of {row['tried']} plans that were run on {row['tried_on']:,} training {self.inputs}, this one changes "
-            f"least{row['next']}."
+            f"Of {row['tried']} plans that were run on up to {row['tried_on']:,} training {self.inputs}, this one "
+            f"changes least{row['next']}."
             if row["tried"]
             else "There is one plan only that removes so many blocks."
         ]

@@ -1,10 +1,10 @@
-"""Plans of least predicted cost, found exactly; every plan of a size, random ones, and those without a criterion."""
+"""Plans of least predicted cost, found exactly; every plan of a size, random ones, and those to run before a choice."""
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from heapq import nsmallest
-from itertools import combinations
+from itertools import combinations, zip_longest
 
 from toastlib.errors import InputError, real_number, whole_number
 from toastlib.plan import Plan, Span, plan_of
@@ -13,6 +13,8 @@ from toastlib.statistics.moments import KFoldMoments, Moments
 
 CANDIDATES = 20
 """Plans that are run before one of them is chosen."""
+POOLED = ("by-token", "fit", "block-influence")
+"""Criteria that candidates come from: on one encoder or with one map each of them is misled (`12_selection`)."""
 
 
 def select(
@@ -24,16 +26,17 @@ def select(
     rerank: Callable[[list[Plan]], Sequence[float]] | None = None,
     candidates: int = CANDIDATES,
 ) -> Plan:
-    """Choose the plan of least predicted cost; or run the best few, and choose the one of least measured cost.
+    """Choose the plan of least predicted cost; or run candidates, and choose the one of least measured cost.
 
     Parameters
     ----------
     moments, criterion
-        As for `span_costs`.
+        As for `span_costs`; the criterion decides what is not run.
     remove, budget
         The number of blocks to remove; or the total predicted cost that may be spent, on as many blocks as it allows.
     rerank, candidates
-        Plans -> the cost of each when it is run, in their order, such as a column of `run_plans`; and how many are run.
+        Plans -> the cost of each when it is run, in their order, such as a column of `race_plans` or `run_plans`; and
+        how many of `candidate_plans` are run.
 
     Returns
     -------
@@ -46,7 +49,10 @@ def select(
         If not exactly one of `remove` and `budget` is given, there are fewer blocks, or `rerank` does not give a number
         for each plan; or as for `span_costs`.
     """
-    plans = best_plans(span_costs(moments, criterion), candidates if rerank else 1, remove, budget=budget)
+    best = best_plans(span_costs(moments, criterion), 1, remove, budget=budget)[0]
+    if rerank is None:
+        return best
+    plans = candidate_plans([span_costs(moments, name) for name in POOLED], len(best.removed), candidates)
     if len(plans) == 1:
         return plans[0]
     measured = [float(cost) for cost in rerank(plans)]
@@ -109,6 +115,35 @@ def _best_plans(costs: Costs, count: int, n: int) -> dict[int, list[tuple[float,
         best = {k: nsmallest(n, plans) for k, plans in best.items()}
         all_kept.append(kept)
     return best
+
+
+def candidate_plans(costs: Iterable[Costs], remove: int, n: int = CANDIDATES) -> list[Plan]:
+    """Gather plans to run before one of them is chosen: controls, and the best few by each of several criteria.
+
+    Parameters
+    ----------
+    costs
+        From `span_costs`, by each criterion.
+    remove, n
+        Number of blocks that each plan removes, and of plans.
+
+    Returns
+    -------
+    list of Plan
+        Different plans, fewer than `n` where there are fewer: those of `control_plans`, then in turn the best plan by
+        each criterion, the second best, and so on.
+
+    Raises
+    ------
+    InputError
+        As for `best_plans`, or if there are no costs.
+    """
+    if not (costs := list(costs)):
+        raise InputError("Candidates come from the costs of spans by one criterion at least: see span_costs.")
+    ranked = [best_plans(one, n, remove) for one in costs]
+    controls = control_plans(max(span.end for span in costs[0]) + 1, remove).values()
+    in_turn = (plan for plans in zip_longest(*ranked) for plan in plans if plan is not None)
+    return list(dict.fromkeys([*controls, *in_turn]))[:n]
 
 
 def every_plan(block_count: int, remove: int) -> list[Plan]:

@@ -1,14 +1,15 @@
-"""Which blocks go where a model is made smaller: the best few plans of a size are run, and sizes are tried in turn."""
+"""Which blocks go where a model is made smaller: candidates of a size are raced, and sizes are tried in turn."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
 from toastlib.approximation.fuse import FUSED, fuse_spans
@@ -19,16 +20,14 @@ from toastlib.evaluation.heads import LOST, Head, aligned, answers, first_layer,
 from toastlib.evaluation.metrics import changes, images_needed
 from toastlib.models.costs import parameter_count
 from toastlib.models.encoder import Encoder
-from toastlib.plan import Plan
+from toastlib.plan import Plan, plan_of
 from toastlib.selection.criteria import span_costs
-from toastlib.selection.plans import best_plans
-from toastlib.selection.rerank import divergence, run_plans
+from toastlib.selection.plans import POOLED, candidate_plans
+from toastlib.selection.rerank import divergence, race, race_plans
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import KFoldMoments
 from toastlib.translators.base import make_translator, split_align
 
-CANDIDATES = 10
-"""Plans of a size that are run before one of them is chosen."""
 HELD_OUT = 3
 """One in three training images is held out where a loss is bounded: neither maps, head nor choice see it."""
 TESTED = ("removed", "plan", "tried", "tried_on", "next", "lost", "low", "high", "held_out", "parameters")
@@ -66,7 +65,7 @@ class Calibrated:
 
 
 class Choice(NamedTuple):
-    """A plan, and how many plans were run on how many images before it was taken; one that was not run counts as 0."""
+    """A plan, and how many were run before it, on how many images at most; one that was not run counts as 0."""
 
     plan: Plan
     tried: int
@@ -91,37 +90,46 @@ class Tested(NamedTuple):
 
 
 def make_selector(calibrated: Calibrated, trying: Images, head: Head, translator: str) -> Callable[[int], Choice]:
-    """Number of blocks -> of the plans that are predicted to cost least, the one that changes the answers least.
+    """Number of blocks -> of the candidates, the plan that changes the answers least.
 
-    Plans are run on the images `trying`, without their labels, and without feature alignment, which takes a pass over
-    the calibration images for each. Answers are compared, or features if there is no head. A fused span needs a block
-    before it; fused plans, and a decoder's context maps, are tried with linear ones, which need no pass of their own.
+    Candidates are those of `candidate_plans`, and the chosen plan of one block fewer with any block more. They race on
+    the images `trying`, without their labels, and without feature alignment, which takes a pass over the calibration
+    images for each. Answers are compared, or features if there is no head. A fused span needs a block before it; fused
+    plans, and a decoder's context maps, are tried with linear ones, which need no pass of their own.
     """
-    costs, kind = span_costs(calibrated.moments), split_align(translator)[0]
-    if kind == FUSED:
-        costs = {span: float("inf") if span.start == -1 else cost for span, cost in costs.items()}
+    kind, count = split_align(translator)[0], len(calibrated.encoder.blocks)
+    costs = [span_costs(calibrated.moments, criterion) for criterion in POOLED]
+    fused = kind == FUSED
     layer = first_layer(head, calibrated.encoder)
     if isinstance(layer, nn.Module):  # the checkpoint's own may lie on another device
         layer = copy.deepcopy(layer).to(calibrated.encoder.device)
-    if kind == FUSED or (calibrated.encoder.is_causal and make_translator(kind).needs_context):
+    if fused or (calibrated.encoder.is_causal and make_translator(kind).needs_context):
         kind = "linear"
 
+    def run(plans: list[Plan], part: Images) -> Tensor:  # a classifier that reads more than the features
+        original = answers(form(calibrated.encoder, head), part)
+        models = (form(*calibrated.make(plan, kind, head)) for plan in plans)
+        return torch.stack([divergence(nn.Identity(), answers(model, part), original) for model in models])
+
+    @cache
     def choose(remove: int) -> Choice:
-        plans = best_plans(costs, CANDIDATES, remove)
+        before = choose(remove - 1).plan.removed if remove > 1 else ()
+        longer = [plan_of([*before, block]) for block in range(count) if block not in before]
+        plans = list(dict.fromkeys([*candidate_plans(costs, remove), *longer]))
+        plans = [plan for plan in plans if not (fused and plan.spans[0].start == -1)]
+        if not plans:
+            raise InputError(f"{remove} blocks cannot be removed by fused maps: block 0 has no block before it.")
         if len(plans) == 1:
             return Choice(plans[0], 0, 0)
-        if layer is None and head.module is not None:  # a classifier that reads more than the features
-            original = answers(form(calibrated.encoder, head), trying)
-            models = (form(*calibrated.make(plan, kind, head)) for plan in plans)
-            found = [divergence(nn.Identity(), answers(model, trying), original) for model in models]
+        if layer is None and head.module is not None:
+            table = race(plans, trying, run)
         else:
-            measure = "features" if layer is None else "divergence"
             maps = {"translator": kind, "calibration": calibrated.moments}
-            run = run_plans(calibrated.encoder, trying, plans, head=layer, measures=[measure], **maps)
-            found = run[measure].tolist()
-        best, second = np.argsort(found, kind="stable")[:2]
-        how = f" ({found[best]:.2g}, and {found[second]:.2g} for the next, {plans[second]})"
-        return Choice(plans[best], len(plans), len(trying), how)
+            measure = "features" if layer is None else "divergence"
+            table = race_plans(calibrated.encoder, trying, plans, head=layer, measure=measure, **maps)
+        last = table[table["images"] == table["images"].max()]["cost"].nsmallest(2)
+        how = f" ({last.iloc[0]:.2g}, and {last.iloc[1]:.2g} for the next, {last.index[1]})"
+        return Choice(Plan.parse(last.index[0]), len(plans), len(trying), how)
 
     return choose
 
