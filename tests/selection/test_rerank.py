@@ -119,7 +119,7 @@ def test_the_error_of_features_is_one_minus_the_explained_variance():
 
 
 @pytest.mark.parametrize(("plans", "images"), [(1, 30), (2, 7), (3, 1), (9, 100), (20, 200), (31, 64)])
-def test_a_race_runs_the_better_half_on_twice_as_many_images(plans, images):
+def test_a_race_runs_the_best_third_on_more_images(plans, images):
     """Against the definition: the costs of every image are known, and what is run is written down."""
     generator = np.random.default_rng(plans)
     truth = torch.from_numpy(generator.normal(size=(plans, images)) + 0.2 * np.arange(plans)[:, None])
@@ -130,7 +130,7 @@ def test_a_race_runs_the_better_half_on_twice_as_many_images(plans, images):
         return truth[[names.index(plan) for plan in left]][:, part]
 
     table = race(names, np.arange(images), run)
-    ends = [min(max(-(-images // share), 8), images) for share in (8, 4, 2, 1)]
+    ends = [min(max(-(-images // share), 8), images) for share in (10, 3, 1)]
     ends = [end for place, end in enumerate(ends) if end not in ends[:place]][: len(runs)]
     assert [part.tolist() for _, part in runs] == [
         list(range(start, end)) for start, end in zip([0, *ends], ends, strict=False)
@@ -138,7 +138,7 @@ def test_a_race_runs_the_better_half_on_twice_as_many_images(plans, images):
     for (left, _), (after, _), end in zip(runs, runs[1:], ends, strict=False):
         ranked = sorted(left, key=lambda plan: truth[names.index(plan), :end].mean())
         assert after == ranked[: len(after)]
-        assert len(left) / 2 <= len(after) <= len(left) / 2 + 1
+        assert len(left) / 3 <= len(after) < len(left) / 3 + 1
     best = min(runs[-1][0], key=lambda plan: truth[names.index(plan), : ends[-1]].mean())
     assert table["cost"].idxmin() == str(best)
     for plan, cost, seen in zip(names, table["cost"], table["images"], strict=True):
@@ -146,8 +146,8 @@ def test_a_race_runs_the_better_half_on_twice_as_many_images(plans, images):
         expected = other[: ends[-1]].mean() + (own - other)[:seen].mean()
         assert cost == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
         assert seen == ends[max(place for place, (left, _) in enumerate(runs) if plan in left)]
-    if plans >= 20:
-        assert sum(len(left) * len(part) for left, part in runs) <= 0.36 * plans * images
+    if plans >= 20:  # thirds rounded up
+        assert sum(len(left) * len(part) for left, part in runs) <= 0.33 * plans * images
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -158,7 +158,7 @@ def test_a_race_ends_with_what_its_plans_cost(tiny_encoder, parts, head, measure
     raced = race_plans(tiny_encoder, images, plans, measure=measure, **options)
     run = run_plans(tiny_encoder, images, plans, measures=[measure], **options)[measure]
     assert list(raced.index) == list(map(str, plans))
-    assert set(raced["images"]) == {8, 15, 30}
+    assert set(raced["images"]) == {8, 10, 30}
     winner = raced["cost"].idxmin()
     assert raced["images"][winner] == 30
     assert run.rank()[winner] <= 3
