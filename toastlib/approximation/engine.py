@@ -14,7 +14,8 @@ from toastlib.data.images import Images
 from toastlib.data.tokens import Inputs, token_mask
 from toastlib.errors import InputError, need_batches, need_encoder
 from toastlib.models.encoder import Encoder
-from toastlib.models.layers import padding_known
+from toastlib.models.layers import acts_by_token, padding_known
+from toastlib.models.sublayers import run_last
 from toastlib.models.walk import check_walk
 from toastlib.plan import ORIGINAL, Plan, Span
 from toastlib.translators.base import split_align
@@ -83,9 +84,11 @@ def forward_plans(
     blocks until a span parts them.
 
     `inputs` are pixel values, shape (batch, 3, height, width), or `Tokens`, and `maps` those of `fit_maps`. `pool` is
-    called with the last block's output and the inputs; if `None` it is `Encoder.pool`, which gives features. `start` is
-    a block and its output ``h[block]`` that all variants share, computed before; -1 and ``h[-1]`` if `None`.
+    called with the last block's output and the inputs; if `None` it is `Encoder.pool`, which gives features, and tokens
+    that it does not read are left out, see `run_last`. `start` is a block and its output ``h[block]`` that all variants
+    share, computed before; -1 and ``h[-1]`` if `None`.
     """
+    last, reads_all = len(encoder.blocks) - 1, pool is not None or encoder.last_split is None
     pool = pool or encoder.pool
     shared = encoder.embed(inputs)
     features: dict[Variant, Tensor] = {}
@@ -99,10 +102,14 @@ def forward_plans(
         # The group that runs the next block is pushed first and popped last: one path's states wait in memory.
         for key, group in sorted(groups.items(), key=lambda item: item[0] is not None):
             if key is not None:
-                with padding_known([maps[key]], token_mask(inputs)):
-                    branches.append((key[0].end, maps[key](hidden), group))
-            elif block + 1 < len(encoder.blocks):
+                end, replacement = key[0].end, maps[key]
+                read = hidden if reads_all or end < last or not acts_by_token(replacement) else hidden[:, :1]
+                with padding_known([replacement], token_mask(inputs)):
+                    branches.append((end, replacement(read), group))
+            elif block + 1 < last or (reads_all and block < last):
                 branches.append((block + 1, encoder.run_block(block + 1, hidden, shared), group))
+            elif block < last:
+                branches.append((last, run_last(encoder, hidden, shared), group))
             else:
                 features |= dict.fromkeys(group, pool(hidden, inputs))
     return features
