@@ -265,7 +265,7 @@ def test_few_states_wait_in_memory_however_many_plans_there_are(tiny_model, tiny
         states.append(weakref.ref(output))
         most.append(sum(state() is not None for state in states))
 
-    for module in (*encoder.blocks, *maps.values()):
+    for module in (*encoder.blocks[:-1], *maps.values()):  # the last one gives one token
         module.register_forward_hook(seen)
     forward_plans(encoder, pixel_values, variants[1:] + variants[:1] if original_last else variants, maps)
     assert max(most) <= 4  # the next block's output of either path, and the two that they are computed from
