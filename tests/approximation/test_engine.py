@@ -195,6 +195,29 @@ def test_collected_features_are_those_of_the_walk_in_the_order_of_the_images(tin
         torch.testing.assert_close(values, whole[variant], rtol=1e-4, atol=1e-5)
 
 
+def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(tiny_encoder, tiny_images, monkeypatch):
+    images, whole, sizes = tiny_images.test[:10], engine.forward_plans, []
+    variants, maps, _ = fitted(tiny_encoder, tiny_images.train[:10], PLANS)
+    expected = collect_features(tiny_encoder, images, variants, maps, batch_size=7)
+
+    def fits(most):
+        def run(encoder, inputs, *rest):
+            if len(inputs) > most:
+                raise torch.cuda.OutOfMemoryError
+            sizes.append(len(inputs))
+            return whole(encoder, inputs, *rest)
+
+        return run
+
+    monkeypatch.setattr(engine, "forward_plans", fits(2))
+    features = collect_features(tiny_encoder, images, variants, maps, batch_size=7)
+    assert sizes == [1, 2, 2, 2, 1, 2]  # 7 are 3 and 4, and 3 are 1 and 2
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(engine, "forward_plans", fits(0))
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        collect_features(tiny_encoder, images, variants, maps, batch_size=7)
+
+
 def test_a_variant_that_gives_nan_is_named(tiny_encoder, tiny_images):
     variants, maps, _ = fitted(tiny_encoder, tiny_images.train[:10], ["1->2", "3->4"], ["linear"])
     maps[Span(3, 4), "linear", ""].weight.data.fill_(torch.nan)

@@ -141,7 +141,7 @@ def collect_features(
     done = 0
     for inputs in visible_batches(images, batch_size, "features") if missing else ():
         check_walk(encoder, inputs)
-        batch = forward_plans(encoder, inputs, list(missing.values()), maps)
+        batch = in_halves(lambda part: forward_plans(encoder, part, list(missing.values()), maps), inputs)
         for row, variant in missing.items():
             features[row, done : done + len(inputs)] = batch[variant]
         done += len(inputs)
@@ -154,6 +154,19 @@ def collect_features(
         if variant.aligned:
             features[row] = maps[variant](features[row])
     return features
+
+
+def in_halves(run: Callable[[Inputs], dict], inputs: Inputs) -> dict:
+    """What `run` gives for a batch, name -> tensor of (batch, ...); half by half where a GPU's memory is too small."""
+    try:
+        return run(inputs)
+    except torch.cuda.OutOfMemoryError:
+        if len(inputs) == 1:
+            raise
+    torch.cuda.empty_cache()  # here, where the failed attempt's tensors are gone
+    half = len(inputs) // 2
+    first, second = in_halves(run, inputs[:half]), in_halves(run, inputs[half:])
+    return {name: torch.cat([first[name], second[name]]) for name in first}
 
 
 def visible_batches(images: Any, batch_size: int, task: str, unit: str = "image") -> Iterator[Inputs]:
