@@ -13,7 +13,6 @@ from benchmarks import sweep
 from benchmarks.table import HEADER, Row, show
 
 MODEL, DATASET = "vit-s14-focus", "cifar10"
-PLANS = ("2->5", "7->10", "9->11")
 
 
 def main() -> None:
@@ -66,7 +65,10 @@ def moments_beyond_a_forward_pass(encoder, images) -> list[Row]:
         for pixel_values, _ in images.batches():
             encoder(pixel_values)
 
-    pairs, tokens = toast.plan_pairs(PLANS), {"all patches": "all", "a quarter of the patches": toast.TokenSample(0.25)}
+    pairs, tokens = (
+        toast.plan_pairs(sweep.SPREAD),
+        {"all patches": "all", "a quarter of the patches": toast.TokenSample(0.25)},
+    )
     runs = {"": forward} | {
         name: lambda chosen=chosen: toast.collect_moments(encoder, images, pairs, folds=0, tokens=chosen)
         for name, chosen in tokens.items()

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from toastlib.plan import Plan
 
@@ -37,9 +37,8 @@ class Span(nn.Module):
 
 def load(folder: str) -> nn.Module:
     """The model alone, float32."""
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-    model.pooler = None
-    return model
+    without_pooler = {"add_pooling_layer": False} if AutoConfig.from_pretrained(folder).model_type == "vit" else {}
+    return AutoModel.from_pretrained(folder, dtype=torch.float32, **without_pooler).eval()
 
 
 def preprocess(pixels: np.ndarray, kind: str) -> Tensor:
