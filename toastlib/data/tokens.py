@@ -46,9 +46,17 @@ class Tokens:
 
 @dataclass(frozen=True)
 class TokenSample:
-    """A share of the patch tokens of each image, drawn at random by a seed, and all of its special tokens.
+    """A random share of the patch tokens of each image, and all of its special tokens, for `collect_moments`.
 
-    An `InputError` unless the share lies above 0 and is 1 at most.
+    Parameters
+    ----------
+    share, seed
+        The share, above 0 and 1 at most, and the seed of its draw.
+
+    Raises
+    ------
+    InputError
+        If the share is none.
     """
 
     share: float
@@ -62,7 +70,7 @@ class TokenSample:
     def draw(self, patches: dict[int, Tensor], generator: torch.Generator) -> tuple[dict[int, Tensor], float]:
         """Rows (rows, width) drawn of each block's patches (images, patches, width), the same of all; and their weight.
 
-        Of each image `round(share * patches)` are drawn, one at least, and none twice.
+        Of each image ``round(share * patches)`` are drawn, one at least, and none twice.
         """
         images, count, _ = next(iter(patches.values())).shape
         places = torch.rand(images, count, generator=generator).argsort(1)[:, : max(1, round(self.share * count))]
