@@ -1,11 +1,11 @@
-"""All measured claims, one after the other: ``python -m benchmarks [--dataset NAME]``, about 10 minutes on 2 cores."""
+"""All measured claims, one after the other: ``python -m benchmarks [--dataset NAME]``, about 15 minutes on 2 cores."""
 
 import argparse
 import os
 
 import torch
 
-from benchmarks import memory, moments, rerun, sweep
+from benchmarks import memory, moments, real, rerun, sweep
 from benchmarks.table import HEADER, show
 
 
@@ -22,6 +22,7 @@ def main() -> None:
         lambda: sweep.against_reference(5000, 2000, options.dataset),
         lambda: sweep.against_hardware(512, 64, options.dataset),
         lambda: moments.against_a_forward_pass(500),
+        lambda: real.against_reference(500, 300),
         memory.peaks,
         lambda: rerun.against_the_first("02", []),
     ):

@@ -7,10 +7,10 @@ from toastlib.data.builtin import coloured_shapes
 
 
 def load(
-    train_size: int, test_size: int, dataset: str = "", dtype: str = "float32"
+    train_size: int, test_size: int, dataset: str = "", dtype: str = "float32", model: str = "vit-mini"
 ) -> tuple[toast.Encoder, toast.ImageSet]:
-    """vit-mini on the CPU, and images: of a data set, or as many coloured shapes as asked for where none is named."""
-    encoder = toast.load_encoder("vit-mini", device="cpu", dtype=dtype)
+    """An encoder on the CPU, and images: of a data set, or as many coloured shapes as asked for where none is named."""
+    encoder = toast.load_encoder(model, device="cpu", dtype=dtype)
     if dataset:
         return encoder, toast.load_images(dataset, encoder, train_size=train_size, test_size=test_size)
     splits = [

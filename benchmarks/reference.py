@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from toastlib.plan import Plan
 
@@ -37,33 +37,41 @@ class Span(nn.Module):
 
 def load(folder: str) -> nn.Module:
     """The model alone, float32."""
-    return AutoModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False).eval()
+    without_pooler = {"add_pooling_layer": False} if AutoConfig.from_pretrained(folder).model_type == "vit" else {}
+    return AutoModel.from_pretrained(folder, dtype=torch.float32, **without_pooler).eval()
 
 
-def preprocess(pixels: np.ndarray, size: int) -> Tensor:
-    """One uint8 image (height, width, 3) through PIL: resized, scaled to [-1, 1], shape (3, size, size)."""
-    image = Image.fromarray(pixels).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255).sub(0.5).div(0.5)
+def preprocess(pixels: np.ndarray, kind: str) -> Tensor:
+    """One uint8 image (height, width, 3) through PIL, as the model was trained: shape (3, size, size)."""
+    image = Image.fromarray(pixels).convert("RGB")
+    if kind == "vit":
+        pixel_values = np.array(image.resize((32, 32), Image.Resampling.BILINEAR))
+        mean = std = torch.tensor([0.5, 0.5, 0.5])
+    else:  # DINOv2: ImageNet's mean and standard deviation
+        pixel_values = np.array(image.resize((256, 256), Image.Resampling.BICUBIC).crop((16, 16, 240, 240)))
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    scaled = torch.from_numpy(pixel_values).permute(2, 0, 1).float().div(255)
+    return scaled.sub(mean[:, None, None]).div(std[:, None, None])
 
 
-def batches(images: np.ndarray, size: int):
+def batches(images: np.ndarray, kind: str):
     """Preprocess all images once more."""
     for start in range(0, len(images), BATCH):
-        yield torch.stack([preprocess(image, size) for image in images[start : start + BATCH]])
+        yield torch.stack([preprocess(image, kind) for image in images[start : start + BATCH]])
 
 
 @torch.inference_mode()
 def features(model: nn.Module, images: np.ndarray) -> Tensor:
     """CLS tokens after the last norm, shape (images, width)."""
-    size = model.config.image_size
-    return torch.cat([model(pixel_values=batch).last_hidden_state[:, 0] for batch in batches(images, size)])
+    kind = model.config.model_type
+    return torch.cat([model(pixel_values=batch).last_hidden_state[:, 0] for batch in batches(images, kind)])
 
 
 @torch.inference_mode()
 def activations(model: nn.Module, images: np.ndarray) -> Tensor:
     """Outputs of the embedding and of every block, float32, shape (blocks + 1, rows, width)."""
     stored = []
-    for batch in batches(images, model.config.image_size):
+    for batch in batches(images, model.config.model_type):
         hidden = model(pixel_values=batch, output_hidden_states=True).hidden_states
         stored.append(torch.stack([h.flatten(0, 1) for h in hidden]))
     return torch.cat(stored, dim=1)
@@ -72,11 +80,12 @@ def activations(model: nn.Module, images: np.ndarray) -> Tensor:
 def approximate(model: nn.Module, plan: Plan, stored: Tensor) -> nn.Module:
     """A copy with matrices, by `lstsq`, in place of the plan's spans."""
     smaller = copy.deepcopy(model)
-    blocks = list(smaller.layers)
+    owner, name = (smaller, "layers") if hasattr(smaller, "layers") else (smaller.encoder, "layer")
+    blocks = list(getattr(owner, name))
     for span in sorted(plan, reverse=True):
         matrix = torch.linalg.lstsq(stored[span.start + 1], stored[span.end + 1]).solution
         blocks[span.start + 1 : span.end + 1] = [Span(matrix)]
-    smaller.layers = nn.ModuleList(blocks)
+    setattr(owner, name, nn.ModuleList(blocks))
     return smaller
 
 

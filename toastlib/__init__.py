@@ -12,6 +12,7 @@ _HOMES = {
     "errors": ["InputError"],
     "plan": ["Plan", "Span"],
     "data.images": ["ImageSet", "Images", "load_images"],
+    "data.tokens": ["TokenSample"],
     "data.texts": ["load_texts"],
     "data.transforms": ["Preprocessing"],
     "data.augment": ["Augmentation"],

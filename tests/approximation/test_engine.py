@@ -14,13 +14,32 @@ from toastlib.approximation import engine
 from toastlib.approximation.engine import THE_ORIGINAL, Variant, collect_features, forward_plans, variants_of
 from toastlib.approximation.prepare import fit_maps, name_translators
 from toastlib.approximation.replace import approximate
+from toastlib.data.tokens import Tokens
 from toastlib.errors import InputError
 from toastlib.models.encoder import Encoder
+from toastlib.models.layers import acts_by_token
+from toastlib.models.sublayers import run_last, split_blocks
+from toastlib.models.walk import check_walk
 from toastlib.paper import plan_list
 from toastlib.plan import Plan, Span, parse_plans
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import plan_pairs
+from toastlib.translators.base import make_translator
 from toastlib.translators.linear import Linear
+
+
+def make_encoder(model, family):
+    return Encoder(model, features={"siglip": "mean", "gpt2": "last"}.get(family, "cls"))
+
+
+def inputs_of(encoder, count):
+    draw = torch.Generator().manual_seed(0)
+    if not encoder.reads_text:
+        return torch.randn(count, 3, 32, 32, generator=draw)
+    ids = torch.randint(2, 50, (count, 12), generator=draw)
+    mask = (torch.arange(12) < torch.tensor([[12], [7], [9]][:count])).long()  # padded on the right
+    return Tokens(ids, mask)
+
 
 PLANS = ["1->3", "0->1 3->5", "-1->0", "4->5"]
 
@@ -46,6 +65,71 @@ def test_the_walk_gives_the_features_of_every_approximated_encoder(tiny_model, t
         torch.testing.assert_close(features[variant], small(pixel_values), rtol=1e-4, atol=1e-5)
 
 
+READS_CLS = {"siglip": False, "beit": True, "gpt2": False} | dict.fromkeys(
+    ("vit", "deit", "dinov2", "dinov2-registers", "dinov3", "clip", "beit-cls", "bert", "roberta"), True
+)
+"""Family -> whether its last block is run for the CLS token alone."""
+
+
+@pytest.mark.parametrize(("family", "alone"), READS_CLS.items(), ids=READS_CLS)
+def test_the_last_block_is_run_for_the_tokens_that_are_read(tiny_model, family, alone):
+    encoder = make_encoder(tiny_model(family), family)
+    seen = []
+    with torch.inference_mode():
+        inputs = inputs_of(encoder, 3)
+        check_walk(encoder, inputs)
+        assert (encoder.last_split is not None) == alone
+        shared = encoder.embed(inputs)
+        whole = encoder.run_block(4, shared.hidden, shared)
+        for part in encoder.blocks[-1].modules():
+            if list(part.parameters(recurse=False)):  # the last to be called is the end of the MLP
+                part.register_forward_hook(lambda m, args, out: seen.append(args[0].shape[1]))
+        read = run_last(encoder, shared.hidden, shared)
+    assert seen[-1] == (1 if alone else whole.shape[1])
+    torch.testing.assert_close(read, whole[:, :1] if alone else whole, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(encoder.pool(read, inputs), encoder.pool(whole, inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_features_that_read_other_tokens_keep_the_whole_last_block(tiny_model, pixel_values):
+    for encoder in (Encoder(tiny_model("vit"), features="mean"), split_blocks(Encoder(tiny_model("vit")))):
+        check_walk(encoder, pixel_values)
+        assert encoder.last_split is None
+
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vit = tiny_model("vit")
+
+        def forward(self, pixels):
+            return self.vit(pixels).last_hidden_state.mean(1)
+
+    pools_itself = Encoder(Mean())
+    check_walk(pools_itself, pixel_values)
+    assert pools_itself.last_split is None
+
+
+def test_dense_features_get_all_tokens_of_the_last_block(tiny_encoder, tiny_images, pixel_values):
+    variants, maps, _ = fitted(tiny_encoder, tiny_images.train[:10], ["3->4", "1->2"])
+    assert tiny_encoder.last_split is not None
+    states_of = forward_plans(tiny_encoder, pixel_values, variants, maps, lambda hidden, inputs: hidden)
+    assert {hidden.shape[1] for hidden in states_of.values()} == {17}
+
+
+def test_a_map_of_the_last_block_gets_the_token_that_is_read(tiny_encoder, tiny_images, pixel_values):
+    names = ["identity", "linear", "separate", "context"]
+    variants, maps, _ = fitted(tiny_encoder, tiny_images.train[:10], ["3->5"], names)
+    seen = {}
+    for (_, name, _), module in maps.items():
+        module.register_forward_pre_hook(lambda m, args, name=name: seen.update({name: args[0].shape[1]}))
+    features = forward_plans(tiny_encoder, pixel_values, variants, maps)
+    assert seen == {"identity": 1, "linear": 1, "separate": 1, "context": 17}
+    whole = forward_plans(tiny_encoder, pixel_values, variants, maps, tiny_encoder.pool)
+    for variant in variants:
+        torch.testing.assert_close(features[variant], whole[variant], rtol=1e-4, atol=1e-5)
+    assert not acts_by_token(nn.MultiheadAttention(8, 2))
+    assert acts_by_token(make_translator("mlp").build(8))
+
+
 def states(variants: list[Variant], block_count: int) -> Counter:
     """Block -> how many different states enter it: what lies before a block is told by the spans that end before it."""
     entering = {
@@ -65,7 +149,7 @@ def test_no_block_runs_twice_on_the_same_state(tiny_model, tiny_images, pixel_va
         random.Random(seed).shuffle(variants)
     calls = Counter()
     for block, module in enumerate(encoder.blocks):
-        module.register_forward_hook(lambda m, args, out, k=block: calls.update([k]))
+        module.attention.register_forward_hook(lambda m, args, out, k=block: calls.update([k]))
     forward_plans(encoder, pixel_values, variants, maps)
     assert calls == states(variants, 12)
     assert calls.total() < sum(12 - len(variant.plan.removed) for variant in variants) / 2
@@ -109,6 +193,29 @@ def test_collected_features_are_those_of_the_walk_in_the_order_of_the_images(tin
     whole = forward_plans(tiny_encoder, next(images.batches(10))[0], variants, maps)
     for values, variant in zip(features, variants, strict=True):
         torch.testing.assert_close(values, whole[variant], rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(tiny_encoder, tiny_images, monkeypatch):
+    images, whole, sizes = tiny_images.test[:10], engine.forward_plans, []
+    variants, maps, _ = fitted(tiny_encoder, tiny_images.train[:10], PLANS)
+    expected = collect_features(tiny_encoder, images, variants, maps, batch_size=7)
+
+    def fits(most):
+        def run(encoder, inputs, *rest):
+            if len(inputs) > most:
+                raise torch.cuda.OutOfMemoryError
+            sizes.append(len(inputs))
+            return whole(encoder, inputs, *rest)
+
+        return run
+
+    monkeypatch.setattr(engine, "forward_plans", fits(2))
+    features = collect_features(tiny_encoder, images, variants, maps, batch_size=7)
+    assert sizes == [1, 2, 2, 2, 1, 2]  # 7 are 3 and 4, and 3 are 1 and 2
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(engine, "forward_plans", fits(0))
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        collect_features(tiny_encoder, images, variants, maps, batch_size=7)
 
 
 def test_a_variant_that_gives_nan_is_named(tiny_encoder, tiny_images):
@@ -181,7 +288,7 @@ def test_few_states_wait_in_memory_however_many_plans_there_are(tiny_model, tiny
         states.append(weakref.ref(output))
         most.append(sum(state() is not None for state in states))
 
-    for module in (*encoder.blocks, *maps.values()):
+    for module in (*encoder.blocks[:-1], *maps.values()):  # the last one gives one token
         module.register_forward_hook(seen)
     forward_plans(encoder, pixel_values, variants[1:] + variants[:1] if original_last else variants, maps)
     assert max(most) <= 4  # the next block's output of either path, and the two that they are computed from

@@ -14,7 +14,8 @@ from toastlib.data.images import Images
 from toastlib.data.tokens import Inputs, token_mask
 from toastlib.errors import InputError, need_batches, need_encoder
 from toastlib.models.encoder import Encoder
-from toastlib.models.layers import padding_known
+from toastlib.models.layers import acts_by_token, padding_known
+from toastlib.models.sublayers import run_last
 from toastlib.models.walk import check_walk
 from toastlib.plan import ORIGINAL, Plan, Span
 from toastlib.translators.base import split_align
@@ -83,9 +84,11 @@ def forward_plans(
     blocks until a span parts them.
 
     `inputs` are pixel values, shape (batch, 3, height, width), or `Tokens`, and `maps` those of `fit_maps`. `pool` is
-    called with the last block's output and the inputs; if `None` it is `Encoder.pool`, which gives features. `start` is
-    a block and its output ``h[block]`` that all variants share, computed before; -1 and ``h[-1]`` if `None`.
+    called with the last block's output and the inputs; if `None` it is `Encoder.pool`, which gives features, and tokens
+    that it does not read are left out, see `run_last`. `start` is a block and its output ``h[block]`` that all variants
+    share, computed before; -1 and ``h[-1]`` if `None`.
     """
+    last, reads_all = len(encoder.blocks) - 1, pool is not None or encoder.last_split is None
     pool = pool or encoder.pool
     shared = encoder.embed(inputs)
     features: dict[Variant, Tensor] = {}
@@ -99,10 +102,14 @@ def forward_plans(
         # The group that runs the next block is pushed first and popped last: one path's states wait in memory.
         for key, group in sorted(groups.items(), key=lambda item: item[0] is not None):
             if key is not None:
-                with padding_known([maps[key]], token_mask(inputs)):
-                    branches.append((key[0].end, maps[key](hidden), group))
-            elif block + 1 < len(encoder.blocks):
+                end, replacement = key[0].end, maps[key]
+                read = hidden if reads_all or end < last or not acts_by_token(replacement) else hidden[:, :1]
+                with padding_known([replacement], token_mask(inputs)):
+                    branches.append((end, replacement(read), group))
+            elif block + 1 < last or (reads_all and block < last):
                 branches.append((block + 1, encoder.run_block(block + 1, hidden, shared), group))
+            elif block < last:
+                branches.append((last, run_last(encoder, hidden, shared), group))
             else:
                 features |= dict.fromkeys(group, pool(hidden, inputs))
     return features
@@ -134,7 +141,7 @@ def collect_features(
     done = 0
     for inputs in visible_batches(images, batch_size, "features") if missing else ():
         check_walk(encoder, inputs)
-        batch = forward_plans(encoder, inputs, list(missing.values()), maps)
+        batch = in_halves(lambda part: forward_plans(encoder, part, list(missing.values()), maps), inputs)
         for row, variant in missing.items():
             features[row, done : done + len(inputs)] = batch[variant]
         done += len(inputs)
@@ -147,6 +154,19 @@ def collect_features(
         if variant.aligned:
             features[row] = maps[variant](features[row])
     return features
+
+
+def in_halves(run: Callable[[Inputs], dict], inputs: Inputs) -> dict:
+    """What `run` gives for a batch, name -> tensor of (batch, ...); half by half where a GPU's memory is too small."""
+    try:
+        return run(inputs)
+    except torch.cuda.OutOfMemoryError:
+        if len(inputs) == 1:
+            raise
+    torch.cuda.empty_cache()  # here, where the failed attempt's tensors are gone
+    half = len(inputs) // 2
+    first, second = in_halves(run, inputs[:half]), in_halves(run, inputs[half:])
+    return {name: torch.cat([first[name], second[name]]) for name in first}
 
 
 def visible_batches(images: Any, batch_size: int, task: str, unit: str = "image") -> Iterator[Inputs]:

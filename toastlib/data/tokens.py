@@ -6,7 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from toastlib.errors import InputError, unknown
+from toastlib.errors import InputError, unknown, whole_number
 
 TOKENS = ("all", "special", "patch", "cls", "last", "mean")
 
@@ -42,6 +42,40 @@ class Tokens:
     def to(self, device: torch.device | str) -> Self:
         """The same texts on another device."""
         return Tokens(self.input_ids.to(device), self.attention_mask.to(device))
+
+
+@dataclass(frozen=True)
+class TokenSample:
+    """A random share of the patch tokens of each image, and all of its special tokens, for `collect_moments`.
+
+    Parameters
+    ----------
+    share, seed
+        The share, above 0 and 1 at most, and the seed of its draw.
+
+    Raises
+    ------
+    InputError
+        If the share is none.
+    """
+
+    share: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise InputError(f"The share of the patch tokens lies above 0 and is 1 at most, not {self.share}.")
+        whole_number("seed", self.seed)
+
+    def draw(self, patches: dict[int, Tensor], generator: torch.Generator) -> tuple[dict[int, Tensor], float]:
+        """Rows (rows, width) drawn of each block's patches (images, patches, width), the same of all; and their weight.
+
+        Of each image ``round(share * patches)`` are drawn, one at least, and none twice.
+        """
+        images, count, _ = next(iter(patches.values())).shape
+        places = torch.rand(images, count, generator=generator).argsort(1)[:, : max(1, round(self.share * count))]
+        image = torch.arange(images)[:, None]
+        return {block: h[image, places].flatten(0, 1) for block, h in patches.items()}, count / places.shape[1]
 
 
 Inputs = Tensor | Tokens

@@ -87,6 +87,7 @@ class Encoder(nn.Module):
         self.is_causal = self.reads_text and structure.is_causal(model)
         self.special_tokens = structure.count_special_tokens(model)
         self.sublayer_split: SublayerSplit | None = None  # set by split_blocks
+        self.last_split: SublayerSplit | None = None  # of the last block, set by split_last
         self.checkpoint: Checkpoint | None = None  # set by load_encoder
         self.original_config: Any = None  # of a decoder whose block list has changed, set by renumber
         self.walk_is_checked = False  # set by check_walk
@@ -206,13 +207,13 @@ class Encoder(nn.Module):
             return self._pool(self.run(self.model, inputs[:1]), hidden, token_mask(inputs))
 
     @contextlib.contextmanager
-    def replayed(self, inputs: Inputs, hidden: Tensor | None = None) -> Iterator[list["ReplayBlock"]]:
-        """Inside the context the model runs a `ReplayBlock` for each block, and they are yielded."""
+    def replayed(self, inputs: Inputs, hidden: Tensor | None = None, first: int = 0) -> Iterator[list["ReplayBlock"]]:
+        """Inside the context the model runs a `ReplayBlock` for each block from `first` on, and they are yielded."""
         if self.block_outputs is None:
             self.features(inputs[:1])
-        blocks = [ReplayBlock(hidden, block, self.block_outputs) for block in self.blocks]
-        with self.block_list(blocks):
-            yield blocks
+        replays = [ReplayBlock(hidden, block, self.block_outputs) for block in self.blocks[first:]]
+        with self.block_list([*self.blocks[:first], *replays]):
+            yield replays
 
     @contextlib.contextmanager
     def block_list(self, modules: Iterable[nn.Module]) -> Iterator[None]:

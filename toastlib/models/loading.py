@@ -10,6 +10,7 @@ from torch import nn
 from toastlib.data import catalog
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError, unknown
+from toastlib.models.attention import choose_attention
 from toastlib.models.encoder import WITHOUT_MASK, Checkpoint, Encoder
 from toastlib.models.quiet import find_checkpoint, quiet_transformers
 from toastlib.models.structure import is_causal, reads_text, set_image_size
@@ -43,7 +44,8 @@ def load_encoder(
     device
         ``"auto"`` takes a GPU if there is one; or ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     dtype
-        ``"float32"``, ``"bfloat16"`` or ``"float64"``; ``"fastest"`` is bfloat16 where the hardware gains by it.
+        ``"float32"``, ``"bfloat16"`` or ``"float64"``; ``"fastest"`` is bfloat16 where the hardware gains by it, and
+        the faster of two ways to compute attention.
     image_size
         Height and width of images in pixels, a multiple of the patch size: position embeddings are interpolated, and
         resize and crop keep their proportion. The checkpoint's own size if `None` or 0.
@@ -88,6 +90,8 @@ def load_encoder(
     make, *parts = (opened, model) if is_saved else (Encoder, tower, blocks)
     encoder = make(*parts, features, name=alias, **reader)
     encoder.to(target, precision)
+    if dtype == "fastest":
+        choose_attention(encoder)
     encoder.checkpoint = Checkpoint(path, image_size, trust_remote_code, stored_dtype_of(path, trust_remote_code))
     return encoder
 

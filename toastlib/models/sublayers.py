@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from toastlib.data.tokens import Inputs
 from toastlib.errors import InputError, need_encoder
+from toastlib.models.attention import FirstQuery
 from toastlib.models.base_architecture import renumber
 from toastlib.models.costs import example_input
 from toastlib.models.encoder import BlockInput, Encoder
@@ -52,9 +54,42 @@ def split_blocks(encoder: Encoder) -> Encoder:
     with encoder.block_list(sublayers):
         whole = copy.deepcopy(encoder, shared | {id(encoder.tokenizer): encoder.tokenizer})
     renumber(whole, [block // 2 for block in range(len(sublayers))])
-    whole.sublayer_split = split
+    whole.sublayer_split, whole.last_split = split, None
     whole.name = encoder.name + IN_SUBLAYERS
     return whole
+
+
+def split_last(encoder: Encoder, hidden: Tensor, shared: BlockInput, inputs: Inputs) -> None:
+    """Let `run_last` compute the CLS token alone, if the features of these inputs stay as they are.
+
+    `hidden` are the input of the last block, shape (batch, tokens, width), and `shared` the further arguments.
+    """
+    if encoder.feature_kind != "cls":
+        return
+    whole = encoder.pool(run_last(encoder, hidden, shared), inputs)
+    try:
+        encoder.last_split = find_split(encoder)
+        apart = (encoder.pool(run_last(encoder, hidden, shared), inputs) - whole).abs().max() / whole.abs().max()
+    except Exception:  # no attention followed by an MLP, or whatever a model does with one token
+        apart = torch.inf
+    if not apart < torch.finfo(whole.dtype).eps ** 0.75:  # rounding, of one block
+        encoder.last_split = None
+
+
+def run_last(encoder: Encoder, hidden: Tensor, shared: BlockInput) -> Tensor:
+    """Output of the last block for the tokens that the features read.
+
+    Shape (batch, tokens, width), or (batch, 1, width) where `split_last` found that they read the CLS token alone:
+    then the MLP, and the queries of torch's attention, are computed for no other token.
+    """
+    last = len(encoder.blocks) - 1
+    if encoder.last_split is None:
+        return encoder.run_block(last, hidden, shared)
+    args, kwargs = shared.calls[last]
+    attention, mlp = split_block(encoder.blocks[last], encoder.last_split)
+    with FirstQuery():
+        middle = encoder.hidden_of(attention(hidden, *args, **kwargs))
+    return encoder.hidden_of(mlp(middle[:, :1], *args, **kwargs))
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ from toastlib.data.tokens import Inputs
 from toastlib.errors import InputError
 from toastlib.models.encoder import Encoder
 from toastlib.models.structure import PairList
+from toastlib.models.sublayers import split_last
 
 
 @torch.inference_mode()
@@ -28,7 +29,7 @@ def check_walk(encoder: Encoder, inputs: Inputs) -> None:
         shared = encoder.embed(inputs)
         hidden = shared.hidden
         for block in range(len(encoder.blocks)):
-            hidden = encoder.run_block(block, hidden, shared)
+            before, hidden = hidden, encoder.run_block(block, hidden, shared)
         walked = encoder.pool(hidden, inputs)
     except InputError:
         raise
@@ -50,6 +51,7 @@ def check_walk(encoder: Encoder, inputs: Inputs) -> None:
             "batch for tokens, as torch's own layers do without batch_first=True."
         )
     encoder.walk_is_checked = len(own) > 1
+    split_last(encoder, before, shared, inputs)
 
 
 def _check_pairs(encoder: Encoder, pairs: PairList, inputs: Inputs) -> None:

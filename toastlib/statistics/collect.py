@@ -1,18 +1,22 @@
 """The one pass over calibration images or texts that collects moments; its result is cached on disk."""
 
 from collections.abc import Callable, Iterable
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from toastlib.cache import cached
-from toastlib.data.tokens import select_tokens, token_mask
+from toastlib.data.tokens import TokenSample, select_tokens, token_mask
 from toastlib.errors import InputError, need_batches, need_encoder
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import capture_outputs
 from toastlib.models.walk import check_walk
 from toastlib.statistics.moments import KFoldMoments, Moments, Pair, all_pairs, running_moments, split_folds, summarise
+
+Kinds = dict[str, str | TokenSample]
+"""Name of a part of the moments -> the tokens that are its rows."""
 
 
 def collect_moments(
@@ -21,7 +25,7 @@ def collect_moments(
     pairs: Iterable[Pair] | None = None,
     *,
     folds: int | None = None,
-    tokens: str = "all",
+    tokens: str | TokenSample = "all",
     batch_size: int = 32,
     augmentation: Callable[[Any, int], Any] | None = None,
     context: bool = True,
@@ -40,7 +44,8 @@ def collect_moments(
         `Moments`, a tenth of the memory, enough for translators and criteria that hold nothing out.
     tokens
         ``"all"`` and ``"patch"`` take every token as a row, ``"cls"``, ``"last"`` and ``"mean"`` one row per image
-        or text. Padding is never a row. Only ``"all"`` comes in folds.
+        or text. Padding is never a row. Only ``"all"`` comes in folds, and ``TokenSample(share, seed)``: all special
+        tokens, and a share of the patches with so much more weight that the moments are right on average.
     augmentation
         Function of the images of a fold and the fold's number, such as `Augmentation`; all copies of an image stay in
         its fold.
@@ -56,27 +61,32 @@ def collect_moments(
     Raises
     ------
     InputError
-        If there are no images or fewer than folds, or no pairs, folds are wanted of selected tokens, the encoder is
-        more than its blocks, see `check_walk`, or a block's output holds NaN or infinity (the message names it).
+        If there are no images or fewer than folds, or no pairs, folds are wanted of selected tokens or a share of a
+        text's tokens, the encoder is more than its blocks, see `check_walk`, or a block's output holds NaN or infinity
+        (the message names it).
     """
     need_encoder(encoder)
     need_batches(images)
     pairs = all_pairs(len(encoder.blocks)) if pairs is None else list(pairs)
     if not pairs:
         raise InputError("There are no pairs of blocks to collect moments of.")
+    sample = tokens if isinstance(tokens, TokenSample) else None
+    if sample and encoder.reads_text:
+        raise InputError("A share of the tokens can be drawn of images, and not of texts.")
+    kinds = ({"special": "special"} if encoder.special_tokens else {}) | {"patch": sample or "patch"}
     if folds is None:
-        folds = 5 if tokens == "all" else 0
+        folds = 5 if sample or tokens == "all" else 0
     if not folds:
         images = images if augmentation is None else augmentation(images, 0)
-        return _stream(encoder, images, pairs, [tokens], batch_size)[0][tokens]
-    if tokens != "all":
+        parts, _ = _stream(encoder, images, pairs, kinds if sample else {tokens: tokens}, batch_size)
+        return reduce(Moments.merge, parts.values())
+    if not sample and tokens != "all":
         raise InputError(f"Only all tokens are collected in folds: leave out folds={folds} with tokens={tokens!r}.")
     dealt = split_folds(images, folds)
     if augmentation is not None:
         dealt = [augmentation(part, fold) for fold, part in enumerate(dealt)]
-    kinds = ["special", "patch"] if encoder.special_tokens else ["patch"]
-    running = ["running"] if encoder.is_causal and context else []
-    passes = [_stream(encoder, part, pairs, kinds + running, batch_size, True) for part in dealt]
+    running = {"running": "running"} if encoder.is_causal and context else {}
+    passes = [_stream(encoder, part, pairs, kinds | running, batch_size, True) for part in dealt]
     parts = {kind: tuple(moments[kind] for moments, _ in passes) for kind in kinds}
     summaries = tuple(summaries for _, summaries in passes if summaries)
     context_of_tokens = tuple(moments[kind] for moments, _ in passes for kind in running)
@@ -84,7 +94,7 @@ def collect_moments(
 
 
 def _stream(
-    encoder: Encoder, images, pairs: list[Pair], kinds: list[str], batch_size: int, with_summaries: bool = False
+    encoder: Encoder, images, pairs: list[Pair], kinds: Kinds, batch_size: int, with_summaries: bool = False
 ) -> tuple[dict[str, Moments], dict[int, Tensor]]:
     """Moments for each choice of tokens, and each block's summaries of images if wanted; from the cache if possible."""
     settings = (pairs, kinds, batch_size, with_summaries)
@@ -103,23 +113,31 @@ def _stream(
 
 @torch.inference_mode()
 def _collect(
-    encoder: Encoder, images: Any, pairs: list[Pair], kinds: list[str], batch_size: int, with_summaries: bool
+    encoder: Encoder, images: Any, pairs: list[Pair], kinds: Kinds, batch_size: int, with_summaries: bool
 ) -> dict[str, Tensor]:
     """One pass: moments for each choice of tokens, and summaries; those of a decoder are its running moments."""
     totals: dict[str, Moments] = {}
     summaries: dict[int, list[Tensor]] = {}
-    with capture_outputs(encoder, sorted({block for pair in pairs for block in pair})) as hidden:
+    generator = None
+    blocks = sorted({block for pair in pairs for block in pair})
+    with capture_outputs(encoder, blocks) as hidden:
         for inputs, _ in images.batches(batch_size):
             check_walk(encoder, inputs)
-            encoder(inputs)
+            with encoder.replayed(inputs, first=blocks[-1] + 1):  # no later block is run
+                encoder(inputs)
             mask = token_mask(inputs)
-            for kind in kinds:
+            for name, kind in kinds.items():
                 if kind == "running":
                     moments = running_moments(hidden, pairs, mask)
+                elif isinstance(kind, TokenSample):
+                    generator = generator or torch.Generator().manual_seed(kind.seed)
+                    patches = {k: h[:, encoder.special_tokens :] for k, h in hidden.items()}
+                    rows, weight = kind.draw(patches, generator)
+                    moments = Moments.of(rows, pairs).scaled(weight)
                 else:
                     rows = {k: select_tokens(h, kind, encoder.special_tokens, mask=mask) for k, h in hidden.items()}
                     moments = Moments.of(rows, pairs)
-                totals[kind] = totals[kind].merge(moments) if kind in totals else moments
+                totals[name] = totals[name].merge(moments) if name in totals else moments
             if with_summaries and not encoder.is_causal:
                 for k, h in hidden.items():
                     summaries.setdefault(k, []).append(summarise(h, encoder.special_tokens, mask).float())

@@ -104,6 +104,12 @@ class Moments:
         products = {pair: product + other.products[pair] for pair, product in self.products.items()}
         return Moments(self.blocks, self.count + other.count, **added, products=products)
 
+    def scaled(self, factor: float) -> Self:
+        """Moments as of so many times the rows, where these are a random share of them."""
+        added = {name: factor * getattr(self, name) for name in SUMS}
+        products = {pair: factor * product for pair, product in self.products.items()}
+        return Moments(self.blocks, round(factor * self.count), **added, products=products)
+
     def tensors(self) -> dict[str, Tensor]:
         """Named tensors for a safetensors file; `from_tensors` reads them."""
         kept = {"blocks": torch.tensor(self.blocks), "count": torch.tensor(self.count)}
