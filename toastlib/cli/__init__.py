@@ -8,6 +8,7 @@ from pathlib import Path
 
 from toastlib.cli import commands, models
 from toastlib.errors import InputError
+from toastlib.plugins import load_named
 from toastlib.runs.execute import TIMEOUT
 
 
@@ -20,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"toast: {message}", file=sys.stderr)
+            load_named()
             return options.command(options)
     except (InputError, RuntimeError) as error:
         print(f"toast: {error}", file=sys.stderr)

@@ -14,6 +14,7 @@ from pathlib import Path
 from toastlib.cli.models import read_by
 from toastlib.errors import InputError
 from toastlib.output import check_output
+from toastlib.plugins import plugins_of
 from toastlib.runs import collect as collecting
 from toastlib.runs.cluster import connect, sbatch_script, worker_pool
 from toastlib.runs.grid import paper_grid, read_grid
@@ -39,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
 def study(options: argparse.Namespace) -> int:
     """Execute every notebook of the study, or the paper's own grid of runs."""
     root, overrides, on_paper = options.results_dir, _overrides(options), options.full or options.table
+    plugins = plugins_of(overrides.pop("plugins", ()))
     if on_paper:
         runs = [run for table in options.table or [None] for run in paper_grid(table, root)]
     else:
@@ -50,7 +52,8 @@ def study(options: argparse.Namespace) -> int:
             raise InputError(f"No notebook has a parameter {name!r}; `toast params` lists them.")
     for index, run in enumerate(runs):
         taken = {name: value for name, value in overrides.items() if _takes(run, name)}
-        runs[index] = replace(run, overrides=run.overrides | check_parameters(run.notebook, taken))
+        checked = run.overrides | check_parameters(run.notebook, taken)
+        runs[index] = replace(run, overrides=checked, plugins=plugins)
     return _execute(runs, options, force=not on_paper)
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from toastlib.data import catalog
 from toastlib.errors import InputError, unknown
 from toastlib.plan import Plan, parse_plans
+from toastlib.plugins import look_up
 
 NOTEBOOKS = catalog.ROOT / "notebooks"
 KINDS = {"model": "model", "language_model": "model", "text_encoder": "model"}
@@ -173,6 +174,14 @@ def _check_value(name: str, value: Any) -> None:
             from toastlib.translators.base import make_translator
 
             make_translator(value)
+        case "metrics":
+            from toastlib.statistics.similarity import METRICS
+
+            look_up("metric", value, METRICS)
+        case "choice.criterion":
+            from toastlib.selection.criteria import CRITERIA
+
+            look_up("criterion", value, CRITERIA)
         case "templates":
             from toastlib.evaluation.zero_shot import check_templates
 
