@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from toastlib.cli.models import read_by
-from toastlib.errors import InputError
+from toastlib.errors import InputError, unknown
 from toastlib.output import check_output
 from toastlib.plugins import plugins_of
 from toastlib.runs import collect as collecting
@@ -68,7 +68,7 @@ def sweep(options: argparse.Namespace) -> int:
     if not options.dry_run:
         return _execute(runs, options, force=False)
     for _, row in collecting.run_states(runs).iterrows():
-        print(f"{row['state']:8} {row['run']}")
+        print(f"{row['state']:8} {row['label']}")
     if options.dask == "slurm":
         print(f"\nEach worker is submitted with\n\n{sbatch_script()}")
     return 0
@@ -81,9 +81,9 @@ def status(options: argparse.Namespace) -> int:
     print(f"{len(states)} runs: " + ", ".join(f"{counts.get(state, 0)} {state}" for state in collecting.STATES))
     for _, row in states.iterrows():
         if row["state"] == "failed":
-            print(f"failed   {row['run']}  {collecting.failure_of(row)}\n         {row['path']}")
+            print(f"failed   {row['label']}  {collecting.failure_of(row)}\n         {row['path']}")
         elif row["state"] != "done":
-            print(f"{row['state']:8} {row['run']}")
+            print(f"{row['state']:8} {row['label']}")
     return 1 if counts.get("failed", 0) else 0
 
 
@@ -91,6 +91,10 @@ def collect(options: argparse.Namespace) -> int:
     """Gather a grid's results: one table, all executed notebooks and figures, and the failures, as pages."""
     runs = read_grid(options.grid, options.results_dir)
     states = collecting.collect(runs, options.out, options.force, f"Runs of {Path(options.grid).stem}")
+    numbers = [name for name in states if name.startswith(("original (%)", "lost, "))]
+    if options.sort not in ("label", *numbers):
+        raise unknown("column", options.sort, ["label", *numbers])
+    print(states[["label", *numbers]].sort_values(options.sort, kind="stable").round(1).to_string(index=False))
     print(f"{(states['state'] == 'done').sum()} of {len(states)} runs are done; the page to open is")
     print(f"  {options.out.resolve() / 'index.html'}")
     return 0
@@ -170,7 +174,8 @@ def _execute(runs: list[Run], options: argparse.Namespace, force: bool) -> int:
     with _sigterm_as_interrupt(), connect(options.dask, jobs, root) if options.dask else nullcontext() as cluster:
         parallel = f"on {len(cluster.nthreads())} Dask workers" if cluster else f"{jobs} at a time"
         print(f"{len(runs)} notebook runs{done}; {parallel}", flush=True)
-        outcomes = list(_reported(run_all(waiting, sweep_options, cluster), len(waiting)))
+        labels = dict(zip((run.folder for run in runs), collecting.run_labels(list(runs)), strict=True))
+        outcomes = list(_reported(run_all(waiting, sweep_options, cluster), len(waiting), labels))
     failed = [outcome for outcome in outcomes if outcome.failure]
     if failed:
         print(f"toast: {len(failed)} of {len(outcomes)} runs failed; the others are kept.", file=sys.stderr)
@@ -181,11 +186,11 @@ def _execute(runs: list[Run], options: argparse.Namespace, force: bool) -> int:
     return 1 if failed else 0
 
 
-def _reported(outcomes: Iterator[Outcome], count: int) -> Iterator[Outcome]:
+def _reported(outcomes: Iterator[Outcome], count: int, labels: dict[Path, str]) -> Iterator[Outcome]:
     """Print each outcome when it comes; yield those that are final."""
     number = 0
     for outcome in outcomes:
-        name = outcome.run.folder.name
+        name = labels[outcome.run.folder]
         if outcome.busy:
             print(f"{name} is being made by another process: waiting for it", flush=True)
             continue

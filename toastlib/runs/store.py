@@ -94,7 +94,7 @@ class Run:
 
     @cached_property  # it stays the same while the run is executed
     def folder(self) -> Path:
-        """Folder of the run: the notebook's name; and a hash of code, plug-ins and parameters, unless all are default."""
+        """Folder of the run: the notebook's name, with a hash of code and parameters unless they are default."""
         default = defaults(self.notebook)
         changed = {name: value for name, value in self.overrides.items() if default.get(name, ...) != value}
         if not (changed or self.plugins):
