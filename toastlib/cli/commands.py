@@ -212,6 +212,6 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 def _print_folders(folders: list[Path]) -> None:
     if folders:
-        print("Executed notebooks, tables (results.parquet, results.csv), figures (.png, .svg) and manifests lie in")
+        print("Executed notebooks, tables (.parquet, .csv), figures (.png, .svg, .pdf) and manifests lie in")
     for folder in folders:
         print(f"  {folder}")

@@ -50,12 +50,13 @@ class Results:
             frame.to_csv(self._file(name, "csv"), index=False)
 
     def figure(self, axes: Any, name: str) -> None:
-        """Write the figure of these axes as ``name.png`` and ``name.svg``; an `InputError` if they are none."""
+        """Write the figure of these axes as ``name.png``, ``.svg`` and ``.pdf``; an `InputError` if they are none."""
         first = axes.flat[0] if getattr(axes, "size", 0) else axes
         need(first, "figure", "A matplotlib Axes, or an array of them,")
         if self.folder:
             first.figure.savefig(self._file(name, "png"))
-            first.figure.savefig(self._file(name, "svg"), metadata={"Date": None})  # the same run, the same file
+            for suffix, date in (("svg", "Date"), ("pdf", "CreationDate")):  # without: the same run, the same file
+                first.figure.savefig(self._file(name, suffix), metadata={date: None})
 
     def _file(self, name: str, suffix: str) -> Path:
         if Path(name).name != name:
