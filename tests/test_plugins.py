@@ -1,11 +1,15 @@
 """Plug-ins: files and packages that register names, which every function and every run then accepts."""
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from hashlib import sha256
 from importlib import metadata
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from small_notebook import write_notebook
@@ -24,6 +28,7 @@ from toastlib.selection.criteria import CRITERIA
 from toastlib.statistics.similarity import METRICS
 from toastlib.translators.base import TRANSLATORS, make_translator
 
+ROOT = Path(__file__).resolve().parents[1]
 REGISTRIES = (TRANSLATORS, METRICS, CRITERIA, catalog.MODELS, catalog.DATASETS, catalog.TEXTS)
 MAP = """
 from toastlib.translators.base import TRANSLATORS
@@ -206,3 +211,43 @@ def test_a_plug_in_that_changes_while_a_run_goes_on_is_refused(mine, tmp_path):
     with pytest.raises(InputError, match="A plug-in was changed after the run was asked for"):
         run_notebook(str(notebook), {"plugins": str(mine)}, tmp_path / "results")
     assert not list((tmp_path / "results").glob("07*"))
+
+
+@pytest.mark.slow
+def test_the_page_runs_from_its_first_line_to_its_last(tmp_path):
+    """An own map, metric and model from a plug-in in a grid that is run, collected, and drawn for a column."""
+    page = (ROOT / "docs" / "howto" / "plugins.md").read_text(encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
+
+    def run(command: list[str], **more: str) -> str:
+        options = {"cwd": tmp_path, "env": environment | more, "capture_output": True, "text": True}
+        done = subprocess.run([sys.executable, *command], **options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    printed = ""
+    for language, text in re.findall(r"^```(python|yaml|bash)\n(.*?)^```", page, re.M | re.S):
+        if file := re.match(r"# (\S+)\n", text):
+            (tmp_path / file[1]).write_text(text, encoding="utf-8")
+        elif language == "python":
+            run(["-c", text])
+        else:
+            for line in text.splitlines():
+                printed += run(["-m", "toastlib.cli", *shlex.split(line)[1:]])
+    assert "06_translators model=small-vit" in printed
+    assert "lost, half-way" in printed
+    results = pd.read_parquet(tmp_path / "collected" / "results.parquet")
+    assert set(results["model"]) == {"vit-mini", "small-vit"}
+    assert {"half-way", "identity", "linear"} <= set(results["translator"])
+    assert "squared cosine" in set(
+        pd.read_parquet(tmp_path / "collected" / "metric_against_accuracy.parquet")["metric"]
+    )
+    width, height = map(
+        float, re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", (tmp_path / "half-way.pdf").read_bytes()).groups()
+    )
+    assert (width / 72, height > 0) == (3.25, True)
+    assert (tmp_path / "study" / "02_approximation.ipynb").is_file()
+    [line] = re.findall(r"`TOAST_PLUGINS=(\S+) toast (.+?)`", page)
+    few = ["--remove", "2", "--train-size=250", "--test-size=60", "--calibration-size=60"]
+    run(["-m", "toastlib.cli", *line[1].split(), *few], TOAST_PLUGINS=line[0])
+    assert (tmp_path / "smaller" / "report.html").is_file()

@@ -27,6 +27,7 @@ from toastlib.runs.parameters import (
     notebook_parameters,
 )
 from toastlib.runs.run import Outcome, SweepOptions, default_jobs, run_all, run_notebook
+from toastlib.runs.sizes import check_sizes
 from toastlib.runs.store import Run
 
 
@@ -67,6 +68,7 @@ def sweep(options: argparse.Namespace) -> int:
     runs = read_grid(options.grid, options.results_dir)
     if not options.dry_run:
         return _execute(runs, options, force=False)
+    _check_sizes(runs)
     for _, row in collecting.run_states(runs).iterrows():
         print(f"{row['state']:8} {row['label']}")
     if options.dask == "slurm":
@@ -169,6 +171,7 @@ def _execute(runs: list[Run], options: argparse.Namespace, force: bool) -> int:
     runs = {run.folder: run for run in runs}.values()  # overrides can make two runs of a grid the same
     waiting, jobs = [run for run in runs if force or not run.is_done()], options.jobs or default_jobs()
     done = f", {len(runs) - len(waiting)} of them done" if len(waiting) < len(runs) else ""
+    _check_sizes(waiting)
     runs_per_gpu = math.ceil(jobs / default_jobs()) if options.dask in (None, "local") else 1
     sweep_options = SweepOptions(jobs, options.timeout, force, runs_per_gpu)
     with _sigterm_as_interrupt(), connect(options.dask, jobs, root) if options.dask else nullcontext() as cluster:
@@ -184,6 +187,11 @@ def _execute(runs: list[Run], options: argparse.Namespace, force: bool) -> int:
     print(f"Done in {time.monotonic() - start:.0f} s.")
     _print_folders(sorted(outcome.run.folder for outcome in outcomes if not outcome.failure))
     return 1 if failed else 0
+
+
+def _check_sizes(runs: list[Run]) -> None:
+    if absent := check_sizes(runs):
+        print(f"Sizes are checked when a set is fetched, which these are not: {', '.join(absent)}.")
 
 
 def _reported(outcomes: Iterator[Outcome], count: int, labels: dict[Path, str]) -> Iterator[Outcome]:

@@ -17,6 +17,7 @@ from toastlib.runs.cluster import worker_pool
 from toastlib.runs.execute import TIMEOUT, Failure, RunError, execute, explain
 from toastlib.runs.gpus import gpu_names, one_gpu
 from toastlib.runs.parameters import check_parameters, find_notebook, notebook_variables
+from toastlib.runs.sizes import check_sizes
 from toastlib.runs.store import LOCK_TIMEOUT, Busy, Run
 
 RUNNERS = ("papermill", "nbconvert", "ipykernel")  # packages of the extra "study"
@@ -86,6 +87,7 @@ def run_notebook(
     notebook, overrides = find_notebook(name), dict(overrides or {})
     plugins = plugins_of(overrides.pop("plugins", ()))
     run = Run(notebook, check_parameters(notebook, overrides), Path(root).resolve(), plugins)
+    check_sizes([run])
     with run.locked():
         run.tidy()
         run.check_folder()

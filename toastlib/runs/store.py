@@ -20,7 +20,7 @@ from toastlib.data.catalog import ROOT
 from toastlib.errors import FULL, InputError, need
 from toastlib.plugins import plugins_of
 from toastlib.runs.gpus import gpu_names
-from toastlib.runs.parameters import code_hash, defaults, full_name
+from toastlib.runs.parameters import check_injected, code_hash, defaults, full_name
 from toastlib.runs.versions import installed
 
 STAGING = ".toast"  # in the results folder: locks, and runs that are not complete yet
@@ -35,9 +35,15 @@ class Results:
     ----------
     folder
         The notebook's ``results_dir`` parameter.
+
+    Raises
+    ------
+    InputError
+        If papermill, without `toast`, has set a parameter that the notebook does not have, or to a wrong value.
     """
 
     def __init__(self, folder: str = "") -> None:
+        check_injected()
         self.folder = Path(folder) if folder else None
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
