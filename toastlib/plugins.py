@@ -50,7 +50,7 @@ def hash_files(files: Iterable[str | Path]) -> dict[str, str]:
 
 
 def _import(file: Path) -> None:
-    found = util.find_spec(file.stem)
+    found = None if "." in file.stem else util.find_spec(file.stem)
     if found and (not found.origin or Path(found.origin).resolve() != file):
         raise InputError(f"The plug-in {file} has the name of another module, {file.stem}: rename it.")
     spec = util.spec_from_file_location(file.stem, file)

@@ -163,3 +163,10 @@ def test_intervals_over_draws_heads_and_images_stand_apart(evaluated, tmp_path):
     assert (row["images_low"], row["images_high"]) == (2.5, 5.5)
     assert found.loc["mnist", "draws_low"].isna().all()
     assert found.loc["mnist", "heads_low"].notna().all()
+
+
+def test_a_grid_of_two_notebooks_is_told_apart_within_each(evaluated, tmp_path):
+    other = Run(write_notebook(tmp_path / "00_first.ipynb"), {"size": 9}, tmp_path / "results")
+    states = run_states([*evaluated, other])
+    assert list(states.columns[-2:]) == ["dataset", "drawn.calibration_seed"]  # and not what one notebook alone has
+    assert states["label"].iloc[-1] == "00_first dataset=digits"

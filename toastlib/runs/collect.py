@@ -27,17 +27,23 @@ EVALUATED = {"run", "head", "translator", "plan", "seed", "accuracy", "lost"}
 SETTING = ("notebook", "model", "features", "dataset", "image_size", "head", "translator", "calibration", "plan")
 
 
-def run_labels(runs: Sequence[Run]) -> list[str]:
-    """Name each run by its notebook and by the parameters in which that notebook's runs differ."""
-    varied: dict[Path, dict[str, set[str]]] = {}
+def varied_parameters(runs: Sequence[Run]) -> list[str]:
+    """The parameters in which runs of one notebook differ."""
+    values: dict[tuple[Path, str], set[str]] = {}
     for run in runs:
         for name, value in run.parameters.items():
-            varied.setdefault(run.notebook, {}).setdefault(name, set()).add(repr(value))
+            values.setdefault((run.notebook, name), set()).add(repr(value))
+    return list(dict.fromkeys(name for (_, name), different in values.items() if len(different) > 1))
+
+
+def run_labels(runs: Sequence[Run]) -> list[str]:
+    """Name each run by its notebook and by the parameters in which runs differ."""
+    names = varied_parameters(runs)
     labels = []
     for run in runs:
-        names = [name for name, values in varied[run.notebook].items() if len(values) > 1 and name in run.parameters]
-        given = (f"{name.rpartition('.')[2]}={_cell(run.parameters[name])}" for name in names)
-        labels.append(f"{run.notebook.stem} {', '.join(given)}".strip())
+        given = {name: _cell(run.parameters[name]) for name in names if name in run.parameters}
+        text = ", ".join(f"{name.rpartition('.')[2]}={value}" for name, value in given.items())
+        labels.append(f"{run.notebook.stem} {text}".strip())
     return labels
 
 
@@ -51,8 +57,8 @@ def run_states(runs: Sequence[Run]) -> "pd.DataFrame":
 
     rows = [_state(run) | {"label": label} for run, label in zip(runs, run_labels(runs), strict=True)]
     states = pd.DataFrame(rows, columns=FIXED).astype({"cell": "Int64", "seconds": float})
-    parameters = pd.DataFrame([{name: _cell(value) for name, value in run.parameters.items()} for run in runs])
-    varied = parameters[[name for name in parameters if parameters[name].nunique(dropna=False) > 1]]
+    parameters = [{name: _cell(value) for name, value in run.parameters.items()} for run in runs]
+    varied = pd.DataFrame(parameters)[varied_parameters(runs)]
     return states.join(varied.rename(columns={name: f"given_{name}" for name in FIXED}))
 
 
@@ -143,7 +149,7 @@ def headlines(results: "pd.DataFrame") -> "pd.DataFrame":
     is_original = first["plan"] == ORIGINAL
     lost = first[~is_original].pivot_table("lost", "run", "translator", sort=False).add_prefix("lost, ")
     original = first[is_original].groupby("run")["accuracy"].mean().rename("original (%)")
-    return lost.join(original, how="outer").reset_index()
+    return original.to_frame().join(lost, how="outer").reset_index()
 
 
 def intervals_apart(results: "pd.DataFrame", varied: Sequence[str] = ()) -> "pd.DataFrame":
@@ -170,7 +176,7 @@ def intervals_apart(results: "pd.DataFrame", varied: Sequence[str] = ()) -> "pd.
     results = results.assign(of_draw=of_draw)
     by = [name for name in dict.fromkeys([*SETTING, *varied]) if name in results and name not in (*draws, "seed")]
     rows = []
-    for key, part in results[results["plan"] != ORIGINAL].groupby(by, sort=False, dropna=False):
+    for key, part in results[results["plan"] != ORIGINAL].dropna(subset="lost").groupby(by, sort=False, dropna=False):
         row = dict(zip(by, key, strict=True)) | {"lost": part["lost"].mean()}
         for source, column in (("draws", "of_draw"), ("heads", "seed")):
             means = part.groupby(column)["lost"].mean() / 100
@@ -199,7 +205,7 @@ def _copy(row: Mapping[str, Any], runs: Path) -> list[str]:
     for path in target.glob("*.ipynb"):
         body, _ = HTMLExporter(template_name="basic").from_notebook_node(nbformat.read(path, 4))
         failure = failure_of(row) if row["state"] == "failed" else ""
-        _write_page(target, "notebook.html", title=row["run"], failure=failure, name=path.name, body=body)
+        _write_page(target, "notebook.html", title=row["label"], failure=failure, name=path.name, body=body)
     return sorted(path.name for path in target.glob("*.png"))
 
 
