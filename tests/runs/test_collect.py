@@ -1,6 +1,8 @@
 """A grid's states, its tidy table, and pages that need nothing from elsewhere."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from scipy import stats
 from small_notebook import write_notebook
 
+from toastlib.runs import collect as module
 from toastlib.runs import run as run_module
 from toastlib.runs.collect import collect, failure_of, results_table, run_labels, run_states
 from toastlib.runs.execute import Failure, RunError
@@ -87,8 +90,6 @@ def test_a_collection_holds_tables_pages_and_pictures(runs, tmp_path):
 
 
 def test_columns_of_two_types_are_written_as_text(tmp_path, runs, monkeypatch):
-    from toastlib.runs import collect as module
-
     monkeypatch.setattr(module, "results_table", lambda *_: pd.DataFrame({"run": "x", "a": [1, "x", None]}))
     collect(runs, tmp_path / "all")
     assert pd.read_parquet(tmp_path / "all" / "results.parquet")["a"].tolist()[:2] == ["1", "x"]
@@ -170,3 +171,29 @@ def test_a_grid_of_two_notebooks_is_told_apart_within_each(evaluated, tmp_path):
     states = run_states([*evaluated, other])
     assert list(states.columns[-2:]) == ["dataset", "drawn.calibration_seed"]  # and not what one notebook alone has
     assert states["label"].iloc[-1] == "00_first dataset=digits"
+
+
+NODE = shutil.which("node")
+TABLE = """
+const cells = [["lost", "plan"], ["10.5", "b"], ["-2.0", "c"], ["-3.0", "a"], ["2.0", "d"]];
+const table = {rows: []};
+for (const texts of cells) {
+  const row = {parentNode: {cells: [], append: (...rows) => { table.rows = [table.rows[0], ...rows]; }}};
+  row.cells = texts.map((textContent, cellIndex) => ({textContent, cellIndex, parentNode: row, closest: () => table}));
+  table.rows.push(row);
+}
+const document = {querySelectorAll: () => table.rows[0].cells};
+"""
+
+
+@pytest.mark.skipif(NODE is None, reason="there is no node here, which runs the page's script")
+@pytest.mark.parametrize(
+    ("clicks", "order"), [([0], "acdb"), ([0, 0], "bdca"), ([1], "abcd"), ([1, 0], "acdb"), ([1, 1], "dcba")]
+)
+def test_a_click_on_a_heading_sorts_the_table(clicks, order):
+    page = (Path(module.__file__).parent / "index.html").read_text()
+    [script] = re.findall(r"<script[^>]*>(.*?)</script>", page, re.S)
+    click = "".join(f"table.rows[0].cells[{column}].onclick();" for column in clicks)
+    show = 'console.log(table.rows.slice(1).map(row => row.cells[1].textContent).join(""));'
+    done = subprocess.run([NODE, "-e", TABLE + script + click + show], capture_output=True, text=True)
+    assert done.stdout.strip() == order, done.stderr
