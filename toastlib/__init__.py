@@ -7,6 +7,7 @@ from importlib import import_module, metadata
 from typing import Any
 
 from toastlib.models.registration import register_saved_form
+from toastlib.plugins import load_named
 
 _HOMES = {
     "errors": ["InputError"],
@@ -61,6 +62,7 @@ register_saved_form()
 
 
 def __getattr__(name: str) -> Any:
+    load_named()  # now, and not on import, where an error would be a traceback on the command line too
     if name in _MODULE_OF:
         return getattr(import_module(f"toastlib.{_MODULE_OF[name]}"), name)
     if name in _MODULES:

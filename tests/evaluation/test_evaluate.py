@@ -121,7 +121,7 @@ class TestTable:
         table = evaluate_plans(tiny_encoder, tiny_images, "1->2 3->4", calibration=20, head=quick()).table
         assert list(table.columns) == [
             *("model", "features", "dataset", "image_size", "head", "translator", "plan", "seed"),
-            *("correct", "images", "accuracy", "accuracy_low", "accuracy_high"),
+            *("correct", "images", "accuracy", "accuracy_low", "accuracy_high", "lost", "lost_low", "lost_high"),
             *("blocks_removed", "parameters", "removed_parameters", "removed_parameters_paper", "gflops"),
         ]
         assert set(table[["model", "features", "dataset", "head"]].iloc[0]) == {"tiny", "cls", "retrained"}

@@ -74,6 +74,15 @@ def test_the_table_gives_the_interval_in_percent(four):
     assert (row["accuracy_low"], row["accuracy_high"]) == (100 * low, 100 * high)
 
 
+def test_each_head_loses_points_against_the_original_with_the_same_head(four):
+    table = four.table
+    assert table["lost"].tolist() == [0, 0, 50, 25]
+    assert table.loc[:1, ["lost_low", "lost_high"]].eq(0).all(axis=None)
+    for row, difference in ((2, [0, 0, 100, 100]), (3, [0, 100, 100, -100])):
+        ends = stats.t.interval(0.95, 3, np.mean(difference), stats.sem(difference))
+        np.testing.assert_allclose(table.loc[row, ["lost_low", "lost_high"]].astype(float), ends)
+
+
 def test_each_image_is_right_in_a_share_of_the_seeds(four):
     assert four.mean_correct(plan="original").tolist() == [1.0, 1.0, 1.0, 0.5]
     assert four.mean_correct(plan="1->2", translator="linear").tolist() == [1.0, 0.5, 0.0, 0.5]

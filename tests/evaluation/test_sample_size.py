@@ -103,7 +103,7 @@ def test_the_curve_is_tidy_and_complete(curve):
         *("model", "features", "dataset", "image_size", "head", "translator", "plan"),
         *("calibration_size", "calibration_seed"),
         *("rank", "residual", "residual_test", "seed", "correct", "images", "accuracy", "accuracy_low"),
-        "accuracy_high",
+        *("accuracy_high", "lost", "lost_low", "lost_high"),
         *("blocks_removed", "parameters", "removed_parameters", "removed_parameters_paper", "gflops"),
     ]
     assert len(curve) == len(SEEDS) * (1 + len(PLANS) * (1 + len(SIZES) * len(DRAWS)))

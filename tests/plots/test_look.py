@@ -90,7 +90,7 @@ def test_the_same_figure_is_the_same_file(tmp_path):
         ax.fill_between([0, 1], [0, 1])
         ax.set_title("a title")
         Results(str(tmp_path / folder)).figure(ax, "figure")
-    for name in ("figure.png", "figure.svg"):
+    for name in ("figure.png", "figure.svg", "figure.pdf"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 

@@ -1,14 +1,19 @@
 """A grid's states, its tidy table, and pages that need nothing from elsewhere."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from small_notebook import write_notebook
 
+from toastlib.runs import collect as module
 from toastlib.runs import run as run_module
-from toastlib.runs.collect import collect, failure_of, results_table, run_states
+from toastlib.runs.collect import collect, failure_of, results_table, run_labels, run_states
 from toastlib.runs.execute import Failure, RunError
 from toastlib.runs.run import SweepOptions, attempt
 from toastlib.runs.store import Results, Run
@@ -50,6 +55,7 @@ def test_every_run_has_one_state_and_says_why(runs, tmp_path):
     assert states["path"]["missing"] == ""
     assert states["seconds"].notna().to_dict() == {"done": True, "failed": True, "running": False, "missing": False}
     assert "plans" not in states  # it is the same in all runs
+    assert states["label"]["missing"] == "07_small seeds=0, 5, size=5"
 
 
 def test_the_table_is_tidy_and_names_its_run(runs, tmp_path):
@@ -76,7 +82,7 @@ def test_a_collection_holds_tables_pages_and_pictures(runs, tmp_path):
         for link in links:
             assert (page.parent / link).resolve().is_relative_to(out.resolve()), link
             assert (page.parent / link).exists(), link
-        assert "<script>" not in text
+        assert "<script>alert" not in text
     index = pages[out / "index.html"]
     assert "Mine &amp; yours" in index
     assert "cell 3: KeyError: &lt;script&gt;" in index
@@ -84,8 +90,110 @@ def test_a_collection_holds_tables_pages_and_pictures(runs, tmp_path):
 
 
 def test_columns_of_two_types_are_written_as_text(tmp_path, runs, monkeypatch):
-    from toastlib.runs import collect as module
-
-    monkeypatch.setattr(module, "results_table", lambda *_: pd.DataFrame({"a": [1, "x", None]}))
+    monkeypatch.setattr(module, "results_table", lambda *_: pd.DataFrame({"run": "x", "a": [1, "x", None]}))
     collect(runs, tmp_path / "all")
     assert pd.read_parquet(tmp_path / "all" / "results.parquet")["a"].tolist()[:2] == ["1", "x"]
+
+
+EVALUATION = pd.DataFrame(
+    {
+        "head": "frozen",
+        "translator": ["original", "linear", "linear"] * 2,
+        "plan": ["original", "1->2", "2->3"] * 2,
+        "seed": [0] * 3 + [1] * 3,
+        "accuracy": [90.0, 88.0, 84.0, 92.0, 86.0, 84.0],
+        "lost": [0.0, 2.0, 6.0, 0.0, 6.0, 8.0],
+        "lost_low": [0.0, 1.0, 5.0, 0.0, 4.0, 7.0],
+        "lost_high": [0.0, 3.0, 7.0, 0.0, 8.0, 9.0],
+    }
+)
+
+
+@pytest.fixture
+def evaluated(tmp_path, monkeypatch):
+    """Three runs, two draws of calibration images on one data set and one on another; two tables each."""
+
+    def execute(notebook, target, parameters, **options):
+        target.write_text(notebook.read_text())
+        further = parameters["drawn"]["calibration_seed"] + 10 * (parameters["dataset"] == "mnist")
+        Results(str(target.parent)).table(EVALUATION.assign(lost=EVALUATION["lost"] + further))
+        Results(str(target.parent)).table(pd.DataFrame({"gain": [further]}), "gains")
+
+    monkeypatch.setattr(run_module, "execute", execute)
+    parameters = 'dataset = "digits"\ndrawn = {"calibration_seed": 0}\ndevice = "cpu"\nresults_dir = ""\n'
+    notebook = write_notebook(tmp_path / "07_small.ipynb", parameters=parameters)
+    given = [("digits", 0), ("digits", 2), ("mnist", 0)]
+    runs = [Run(notebook, {"dataset": d, "drawn.calibration_seed": s}, tmp_path / "results") for d, s in given]
+    for run in runs:
+        assert attempt(run, SweepOptions()).failure is None
+    return runs
+
+
+def test_a_run_is_called_by_what_tells_it_from_the_others(evaluated, tmp_path):
+    labels = run_labels(evaluated)
+    assert labels[1:] == ["07_small dataset=digits, calibration_seed=2", "07_small dataset=mnist, calibration_seed=0"]
+    other = Run(write_notebook(tmp_path / "00_first.ipynb"), {"size": 9}, tmp_path / "results")
+    assert run_labels([*evaluated[:1], other]) == ["07_small", "00_first"]  # each is alone in its notebook
+
+
+def test_every_table_is_merged_with_the_parameters_of_its_run(evaluated, tmp_path):
+    collect(evaluated, tmp_path / "all")
+    gains = pd.read_parquet(tmp_path / "all" / "gains.parquet")
+    assert gains[["dataset", "drawn.calibration_seed", "gain"]].values.tolist() == [
+        *(["digits", 0, 0], ["digits", 2, 2], ["mnist", 0, 10])
+    ]
+    assert len(pd.read_parquet(tmp_path / "all" / "results.parquet")) == 18
+
+
+def test_the_headline_is_the_mean_over_plans_and_heads(evaluated, tmp_path):
+    states = collect(evaluated, tmp_path / "all")
+    assert states["lost, linear"].tolist() == [5.5, 7.5, 15.5]
+    assert states["original (%)"].tolist() == [91.0] * 3
+    assert "5.5" in (tmp_path / "all" / "index.html").read_text()
+
+
+def test_intervals_over_draws_heads_and_images_stand_apart(evaluated, tmp_path):
+    collect(evaluated, tmp_path / "all")
+    found = pd.read_parquet(tmp_path / "all" / "intervals.parquet").set_index(["dataset", "plan"])
+    assert len(found) == 4
+    row = found.loc[("digits", "1->2")]
+    assert row["lost"] == 5  # of 2, 6 with draw 0 and 4, 8 with draw 2
+    for source, means in (("draws", [4, 6]), ("heads", [3, 7])):
+        ends = stats.t.interval(0.95, 1, np.mean(means), stats.sem(means))
+        np.testing.assert_allclose(row[[f"{source}_low", f"{source}_high"]].astype(float), ends)
+    assert (row["images_low"], row["images_high"]) == (2.5, 5.5)
+    assert found.loc["mnist", "draws_low"].isna().all()
+    assert found.loc["mnist", "heads_low"].notna().all()
+
+
+def test_a_grid_of_two_notebooks_is_told_apart_within_each(evaluated, tmp_path):
+    other = Run(write_notebook(tmp_path / "00_first.ipynb"), {"size": 9}, tmp_path / "results")
+    states = run_states([*evaluated, other])
+    assert list(states.columns[-2:]) == ["dataset", "drawn.calibration_seed"]  # and not what one notebook alone has
+    assert states["label"].iloc[-1] == "00_first dataset=digits"
+
+
+NODE = shutil.which("node")
+TABLE = """
+const cells = [["lost", "plan"], ["10.5", "b"], ["-2.0", "c"], ["-3.0", "a"], ["2.0", "d"]];
+const table = {rows: []};
+for (const texts of cells) {
+  const row = {parentNode: {cells: [], append: (...rows) => { table.rows = [table.rows[0], ...rows]; }}};
+  row.cells = texts.map((textContent, cellIndex) => ({textContent, cellIndex, parentNode: row, closest: () => table}));
+  table.rows.push(row);
+}
+const document = {querySelectorAll: () => table.rows[0].cells};
+"""
+
+
+@pytest.mark.skipif(NODE is None, reason="there is no node here, which runs the page's script")
+@pytest.mark.parametrize(
+    ("clicks", "order"), [([0], "acdb"), ([0, 0], "bdca"), ([1], "abcd"), ([1, 0], "acdb"), ([1, 1], "dcba")]
+)
+def test_a_click_on_a_heading_sorts_the_table(clicks, order):
+    page = (Path(module.__file__).parent / "index.html").read_text()
+    [script] = re.findall(r"<script[^>]*>(.*?)</script>", page, re.S)
+    click = "".join(f"table.rows[0].cells[{column}].onclick();" for column in clicks)
+    show = 'console.log(table.rows.slice(1).map(row => row.cells[1].textContent).join(""));'
+    done = subprocess.run([NODE, "-e", TABLE + script + click + show], capture_output=True, text=True)
+    assert done.stdout.strip() == order, done.stderr

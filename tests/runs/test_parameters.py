@@ -265,3 +265,33 @@ def test_any_value_is_taken_in_the_type_of_the_default_or_refused(name, data):
         return
     assert type(checked[parameter]) is type(known[parameter])
     assert check_parameters(notebook, checked) == checked or checked[parameter] != checked[parameter]  # NaN
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"size": 7, "translators": ["linear"], "head": {"seeds": 2}}, None),
+        ({"rate": 1, "results_dir": ""}, None),
+        ({"tranlators": "linear"}, "Unknown parameter of this notebook 'tranlators': did you mean 'translators'?"),
+        ({"size": "many"}, "Parameter size takes a whole number such as 4, not 'many'."),
+        ({"size": "7"}, "Parameter size takes a whole number such as 4, not '7'."),
+        ({"translators": "linear"}, "Parameter translators takes a list such as ['identity', 'linear']"),
+        ({"translators": ["linar"]}, "Unknown translator 'linar': did you mean 'linear'?"),
+        ({"head": {"seed": 2}}, "Unknown parameter of this notebook 'head.seed': did you mean 'head.seeds'?"),
+    ],
+)
+def test_plain_papermill_is_checked_where_results_are_made(tmp_path, given, says):
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    cell = "from toastlib.runs.store import Results\n\nResults(results_dir)"
+    parameters = 'size = 4\nrate = 0.5\ntranslators = ["identity", "linear"]\nhead = {"seeds": 3}\nresults_dir = ""'
+    notebook = write_notebook(tmp_path / "small.ipynb", cell, parameters=parameters)
+    options = {"parameters": given, "kernel_name": "python3", "progress_bar": False}
+    if says is None:
+        papermill.execute_notebook(str(notebook), str(tmp_path / "out.ipynb"), **options)
+        return
+    with pytest.raises(PapermillExecutionError) as error:
+        papermill.execute_notebook(str(notebook), str(tmp_path / "out.ipynb"), **options)
+    assert error.value.ename == "InputError"
+    assert says in error.value.evalue

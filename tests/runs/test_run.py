@@ -58,7 +58,7 @@ def folder(root) -> Path:
 
 def test_a_run_leaves_the_notebook_tables_figures_and_a_manifest(folder):
     assert contents(folder) == [
-        *("07_small.ipynb", "empty.png", "empty.svg"),
+        *("07_small.ipynb", "empty.pdf", "empty.png", "empty.svg"),
         *("manifest.json", "results.csv", "results.parquet"),
     ]
 

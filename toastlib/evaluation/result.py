@@ -70,12 +70,17 @@ class Evaluation:
         """One row per variant: names, accuracy in percent with Wilson's 95 % interval, and the costs of its plan.
 
         Columns of `names`, those of `variants`, ``correct`` (a count), ``images``, ``accuracy``, ``accuracy_low``,
-        ``accuracy_high``, and those of `plan_costs`.
+        ``accuracy_high``, ``lost``, ``lost_low``, ``lost_high`` (points that this head loses against the original,
+        paired over images), and those of `plan_costs`.
         """
         correct, images = self.correct.sum(1), len(self.labels)
         table = self.variants.assign(correct=correct, images=images, accuracy=100 * correct / images)
         ends = [accuracy_interval(int(count), images) for count in correct]
         table[["accuracy_low", "accuracy_high"]] = 100 * np.array(ends)
+        settings = list(zip(table["head"], table["seed"]))
+        original = {settings[row]: self.correct[row] for row in np.flatnonzero(table["plan"] == ORIGINAL)}
+        lost = [paired_difference(original[setting], correct) for setting, correct in zip(settings, self.correct)]
+        table[["lost", "lost_low", "lost_high"]] = lost
         if self.costs is not None:
             table = table.merge(self.costs, on=["translator", "plan"], validate="many_to_one")
         return pd.concat([pd.DataFrame(self.names, index=table.index), table], axis=1)

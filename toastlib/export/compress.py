@@ -22,6 +22,7 @@ from toastlib.models.encoder import Encoder
 from toastlib.models.model_card import ModelCardData, Sizes, task_of
 from toastlib.models.saving import OWN, saved_form, stored_dtype
 from toastlib.plan import ORIGINAL, Plan
+from toastlib.plugins import is_known
 from toastlib.selection.search import (
     HELD_OUT,
     TESTED,
@@ -265,7 +266,7 @@ def _check(encoder: Encoder, remove: int | str | Plan | None, max_drop: float | 
         raise InputError("Give remove or max_drop, not both: each of them decides which blocks are removed.")
     need_original(encoder)
     kind, _ = split_align(str(translator))
-    if kind not in (*TRANSLATORS, FUSED):
+    if kind != FUSED and not is_known(kind, TRANSLATORS):
         raise unknown("translator", kind, [name + end for name in (*TRANSLATORS, FUSED) for end in ("", ALIGN)])
     if max_drop is not None and not (isinstance(max_drop, Real) and 0 < max_drop < 100):
         raise InputError(f"max_drop is a number of points between 0 and 100, not {max_drop}.")

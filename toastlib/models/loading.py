@@ -1,7 +1,7 @@
 """Encoders from checkpoints, by alias, local folder or Hub id."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import nn
 
 from toastlib.data import catalog
 from toastlib.data.transforms import Preprocessing
-from toastlib.errors import InputError, unknown
+from toastlib.errors import InputError, need_encoder, unknown
 from toastlib.models.attention import choose_attention
 from toastlib.models.encoder import WITHOUT_MASK, Checkpoint, Encoder
 from toastlib.models.quiet import find_checkpoint, quiet_transformers
@@ -63,9 +63,11 @@ def load_encoder(
         If the name, the device or the dtype is unknown, the checkpoint cannot be fetched or read, or the encoder does
         not read images of this size.
     """
-    path = find_checkpoint(name)
     target = resolve_device(device)
     precision = resolve_dtype(dtype, target)
+    if callable(make := catalog.MODELS.get(catalog.model_path(name))):
+        return _made(make, name, features, image_size).to(target, precision)
+    path = find_checkpoint(name)
     model, missing = load_checkpoint(path, trust_remote_code)
     if model.config.model_type in WITHOUT_MASK:
         model, missing = load_checkpoint(path, trust_remote_code, WITHOUT_MASK[model.config.model_type])
@@ -93,6 +95,19 @@ def load_encoder(
     if dtype == "fastest":
         choose_attention(encoder)
     encoder.checkpoint = Checkpoint(path, image_size, trust_remote_code, stored_dtype_of(path, trust_remote_code))
+    return encoder
+
+
+def _made(make: Callable[[], Encoder], name: str, features: str | None, image_size: int | None) -> Encoder:
+    """The encoder of a registered function, which alone decides on its features and its image size."""
+    encoder = make()
+    need_encoder(encoder)
+    if image_size or features not in (None, encoder.feature_kind):
+        raise InputError(
+            f"{name} is made by a function, with features={encoder.feature_kind!r} and at its own image_size: ask for "
+            "these, or leave both out."
+        )
+    encoder.name = name
     return encoder
 
 

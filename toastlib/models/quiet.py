@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from toastlib.data import catalog
+from toastlib.errors import InputError
 
 FILES = ("*.json", "*.txt", "*.model", "*.py", "*.jinja", "model.safetensors", "model-*.safetensors")
 """What transformers reads of a checkpoint, and takes for missing where the Hub fails to send it."""
@@ -34,6 +35,10 @@ def find_checkpoint(name: str) -> str:
     from huggingface_hub import hf_hub_download, snapshot_download
 
     path = catalog.model_path(name)
+    if path in catalog.MODELS:
+        raise InputError(
+            f"{name} is made by a function: it has no checkpoint with a head, a tokenizer or a text model."
+        )
     if Path(path).is_dir():
         return path
     hub_id, revision = catalog.split_revision(path)

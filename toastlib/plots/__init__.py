@@ -1,7 +1,8 @@
-"""Figures: a tidy frame in, matplotlib Axes out."""
+"""Figures: a tidy frame in, matplotlib Axes out; and tables for LaTeX."""
 
 from toastlib.plots.idea import idea
 from toastlib.plots.images import flipped_images, pictures
+from toastlib.plots.latex import to_latex
 from toastlib.plots.matrices import matrix, similarity
 from toastlib.plots.points import accuracy_by_plan, curve, intervals, panels, scatter
 from toastlib.plots.style import set_style
@@ -18,4 +19,5 @@ __all__ = [
     "scatter",
     "set_style",
     "similarity",
+    "to_latex",
 ]

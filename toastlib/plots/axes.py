@@ -12,10 +12,11 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullFormatter
 
 from toastlib.errors import need, unknown
-from toastlib.plots.style import DIFFERENCES, LABELS
+from toastlib.plots.style import DIFFERENCES, LABELS, TEXT
 
 F = TypeVar("F", bound=Callable)
 Log = bool | float
+NARROW = 5  # inches; a legend beside the axes would leave them too little
 TEXTS = {
     "ax": "ax\n    Axes to draw on; a new figure's if `None`.\n\nReturns\n-------\nAxes\n    The axes drawn on.",
     "hue": "hue\n    Column that colours and markers follow; a translator has the same in every figure.",
@@ -64,7 +65,7 @@ def finish_axis(
     label = label or LABELS.get(column, column)
     if interval and interval_ends(data, column) is not None:
         label = f"{label[:-1]}, 95 % interval)" if label.endswith(")") else f"{label} (95 % interval)"
-    axis.set_label_text(label)
+    axis.set_label_text(_broken(label, axis))
     if column in DIFFERENCES:
         draw_line = axis.axes.axvline if axis.axis_name == "x" else axis.axes.axhline
         draw_line(0, color="grey", linewidth=1, zorder=0)
@@ -72,6 +73,17 @@ def finish_axis(
         _set_log(axis, data[column].dropna(), log)
     if data[column].max() >= 1e5:
         axis.set_major_formatter(EngFormatter(sep=" "))
+
+
+def _broken(label: str, axis: Axis) -> str:
+    """A label in as many lines as its axis needs, which shares the figure with those of other panels."""
+    spec, place = axis.axes.get_subplotspec(), 0 if axis.axis_name == "x" else 1
+    panels = spec.get_gridspec().get_geometry()[1 - place] if spec else 1
+    room = axis.axes.figure.get_size_inches()[place] / panels * TEXT / axis.label.get_size()
+    for space, broken in ((" (", "\n("), (", ", ",\n")):
+        if max(map(len, label.splitlines())) > 10 * room:  # letters of 12 points in an inch
+            label = label.replace(space, broken)
+    return label
 
 
 def _set_log(axis: Axis, values: pd.Series, log: Log) -> None:
@@ -90,12 +102,15 @@ def _set_log(axis: Axis, values: pd.Series, log: Log) -> None:
 
 
 def finish_panel(ax: Axes, hue: str | None = None) -> Axes:
-    """Put the legend right of the last column of axes, and drop labels of shared vertical axes between panels."""
+    """Put the legend right of the last column of axes, above them in narrow figures; label shared axes once."""
     spec = ax.get_subplotspec()
     handles, names = ax.get_legend_handles_labels()
     if names and (spec is None or (spec.is_last_col() and spec.is_first_row())):
-        beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "ncols": 1 + len(names) // 20}
-        ax.legend(handles, names, title=LABELS.get(hue, hue), **beside)
+        if ax.figure.get_figwidth() < NARROW:
+            ax.figure.legend(handles, names, loc="outside upper center", ncols=min(3, len(names)))
+        else:
+            beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "ncols": 1 + len(names) // 20}
+            ax.legend(handles, names, title=LABELS.get(hue, hue), **beside)
     if spec is not None and not spec.is_first_col() and len(ax.get_shared_y_axes().get_siblings(ax)) > 1:
         ax.set_ylabel("")
     return ax

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from toastlib.data.transforms import Preprocessing
 from toastlib.plots.axes import check_columns
+from toastlib.plots.style import figure_size
 
 
 def flipped_images(data: pd.DataFrame, *, pixels: Tensor, count: int = 16, columns: int = 8) -> np.ndarray:
@@ -30,7 +31,7 @@ def flipped_images(data: pd.DataFrame, *, pixels: Tensor, count: int = 16, colum
     check_columns(data, "image", "true", "predicted")
     shown = data.head(count)
     lines = max(1, -(-len(shown) // columns))
-    _, axes = plt.subplots(lines, columns, figsize=(1.4 * columns, 1.75 * lines), squeeze=False)
+    _, axes = plt.subplots(lines, columns, figsize=figure_size(1.4 * columns, 1.75 * lines), squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, (image, true, predicted) in zip(axes.flat, shown[["image", "true", "predicted"]].itertuples(index=False)):
@@ -57,7 +58,8 @@ def pictures(
         The axes, shape (rows, images in a row).
     """
     count = min(count, *map(len, images.values()))
-    _, axes = plt.subplots(len(images), count, figsize=(1.15 * count + 1, 1.2 * len(images)), squeeze=False)
+    size = figure_size(1.15 * count + 1, 1.2 * len(images))
+    _, axes = plt.subplots(len(images), count, figsize=size, squeeze=False)
     for (name, row), line in zip(images.items(), axes, strict=True):
         for ax, image in zip(line, row, strict=False):
             shown = image.cpu().permute(1, 2, 0).numpy()

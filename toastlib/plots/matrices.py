@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from toastlib.plots.axes import check_columns, finish_panel, levels, share_texts
-from toastlib.plots.style import LABELS, NAMES
+from toastlib.plots.style import LABELS, NAMES, figure_size
 
 SCALES = {"delta": "RdBu", "gain": "RdBu", "lost": "cividis_r"}
 """Column -> colours: red is a loss, blue a gain; bright is a good value."""
@@ -37,7 +37,7 @@ def similarity(
     low, high = limits or (np.nanmin(blocks), np.nanmax(blocks))
     [metric] = data["metric"].unique()
     is_distance = metric in DISTANCES or (metric not in NAMES and np.nanmean(blocks.diagonal()) < np.nanmean(blocks))
-    ax = ax or plt.subplots(figsize=(5.2, 4.2))[1]
+    ax = ax or plt.subplots(figsize=figure_size(5.2, 4.2))[1]
     cmap = sns.color_palette("rocket_r" if is_distance else "rocket", as_cmap=True)
     sns.heatmap(values, vmin=low, vmax=high, cmap=cmap, square=True, cbar=False, ax=ax)
     _colour_bar(ax, NAMES.get(metric, metric), shared=limits is not None)
@@ -84,11 +84,11 @@ def matrix(
     cells = data.pivot_table(value, row, column, observed=True).reindex(index=rows, columns=columns)
     end = np.nanmax(np.abs(cells.to_numpy())) or 1.0
     vmin, vmax = limits or ((-end, end) if SCALES.get(value) == "RdBu" else (None, None))
-    figsize = (2.5 + 0.55 * min(len(columns), WRITTEN), 1.4 + 0.35 * min(len(rows), 40))
+    figsize = figure_size(2.5 + 0.55 * min(len(columns), WRITTEN), max(3.2, 1.4 + 0.35 * min(len(rows), 40)))
     ax = ax or plt.subplots(figsize=figsize)[1]
     form = "z.1f" if len(columns) <= 8 else "z.0f"
     written = cells.map(lambda number: "" if np.isnan(number) else format(number, form))
-    text = {"annot": written if len(columns) <= WRITTEN else None, "fmt": "", "annot_kws": {"fontsize": 8}}
+    text = {"annot": written if len(columns) <= WRITTEN else None, "fmt": "", "annot_kws": {"fontsize": "x-small"}}
     text |= {"cmap": cmap or SCALES.get(value, "cividis"), "cbar": False, "linewidths": 0.5}
     sns.heatmap(cells, vmin=vmin, vmax=vmax, yticklabels=1, ax=ax, **text)
     _colour_bar(ax, label or LABELS.get(value, value), shared=limits is not None)

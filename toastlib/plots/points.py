@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from toastlib.plan import ORIGINAL
 from toastlib.plots.axes import Log, check_columns, finish_axis, finish_panel, interval_ends, levels, share_texts
-from toastlib.plots.style import COLOURS, LABELS, NAMES, looks
+from toastlib.plots.style import COLOURS, LABELS, NAMES, figure_size, looks
 
 
 @share_texts
@@ -47,15 +47,16 @@ def intervals(
     names = [name for name in levels(data[y]) if name != ORIGINAL]
     if sort:
         names = data.groupby(y, sort=False, observed=True)[x].mean().sort_values(kind="stable").index.tolist()
-    ax = ax or plt.subplots(figsize=(8, max(1.8, 1 + 0.33 * len(names))))[1]
     groups = _groups(data, hue)
+    height = 1 + max(0.8, 0.33 * len(names), 0.26 * len(groups) * (hue != y))  # of names, of the legend
+    ax = ax or plt.subplots(figsize=figure_size(8, height))[1]
     step = 0 if hue == y else min(0.25, 0.75 / len(groups))  # between the colours of one name
     for number, (part, style) in enumerate(groups):
         style["label"] = None if hue == y else style["label"]
         place = part[y].astype(object).map(names.index).astype(float) + step * (number - (len(groups) - 1) / 2)
         pale = 0.4 if part.duplicated(y).any() else 1
         ends = interval_ends(part, x)
-        ax.errorbar(part[x], place, xerr=ends, linestyle="none", markersize=6, elinewidth=1, alpha=pale, **style)
+        ax.errorbar(part[x], place, xerr=ends, linestyle="none", elinewidth=1, alpha=pale, **style)
     if len(original):
         ax.axvline(original.mean(), color=COLOURS[ORIGINAL], linestyle="--", linewidth=1, label=ORIGINAL)
     ax.set_yticks(range(len(names)), [NAMES.get(name, name) for name in names])
@@ -115,7 +116,7 @@ def scatter(
     $ax
     """
     check_columns(data, x, y, hue, front)
-    ax = ax or plt.subplots(figsize=(6.5, 4.2))[1]
+    ax = ax or plt.subplots(figsize=figure_size(6.5, 4.2))[1]
     for part, style in _groups(data, hue):
         style |= {"linestyle": "none", "markersize": 7 if len(data) < 200 else 4, "elinewidth": 1}
         pale = ~part[front] & (part["plan"] != ORIGINAL) if front else pd.Series(False, part.index)
@@ -160,7 +161,8 @@ def curve(
     $ax
     """
     check_columns(data, x, y, hue, units)
-    ax = ax or plt.subplots(figsize=(6, 3.8))[1]
+    ax = ax or plt.subplots(figsize=figure_size(6, 3.8))[1]
+    averaged = False
     for part, style in _groups(data, hue):
         constant, part = part[part[x].isna()], part.dropna(subset=x).sort_values(x)
         if len(constant):
@@ -170,14 +172,14 @@ def curve(
         if units:
             part = part.groupby([x, units], as_index=False)[y].mean()
         if part[x].duplicated().any():
-            means = part.groupby(x)[y].agg(["mean", "min", "max"])
+            averaged, means = True, part.groupby(x)[y].agg(["mean", "min", "max"])
             ax.fill_between(means.index, means["min"], means["max"], color=style["color"], alpha=0.15, linewidth=0)
             ax.plot(part[x], part[y], linestyle="none", markersize=4, alpha=0.6, **style | {"label": None})
-            ax.plot(means.index, means["mean"], markersize=6, **style)
+            ax.plot(means.index, means["mean"], **style)
         else:
-            ax.errorbar(part[x], part[y], yerr=interval_ends(part, y), elinewidth=1, markersize=6, **style)
+            ax.errorbar(part[x], part[y], yerr=interval_ends(part, y), elinewidth=1, **style)
     finish_axis(ax.xaxis, data, x, log=log[0])
-    finish_axis(ax.yaxis, data, y, label=label, interval=True, log=log[1])
+    finish_axis(ax.yaxis, data, y, label=label, interval=not averaged, log=log[1])
     set_whole_ticks(ax, levels(data[x]))
     return finish_panel(ax, hue)
 
@@ -224,7 +226,7 @@ def panels(
     width, height = size or (4.4, height)
     columns = max(1, min(columns, len(titles)))
     lines = max(1, -(-len(titles) // columns))
-    figsize = (width * columns, height * lines)
+    figsize = figure_size(width * columns, height * lines)
     figure, grid = plt.subplots(lines, columns, figsize=figsize, sharex=sharex, sharey=sharey, squeeze=False)
     for ax in grid.flat[len(titles) :]:
         figure.delaxes(ax)
@@ -267,6 +269,8 @@ def _join_front(front: pd.DataFrame, x: str, y: str, ax: Axes) -> None:
             texts.append((np.array(point), []))
         texts[-1][1].append(plan)
     for place, plans in texts:
-        text = ", ".join(dict.fromkeys(plans))
-        ax.annotate(text, place, xytext=(5, -5), textcoords="offset points", fontsize="x-small", va="top")
+        plans, on_the_right = list(dict.fromkeys(plans)), place[0] > ax.dataLim.get_points()[:, 0].mean()
+        text = ", ".join(plans[:2]) + (f" and {len(plans) - 2} more" if len(plans) > 2 else "")
+        look = {"xytext": (-5 if on_the_right else 5, -5), "ha": "right" if on_the_right else "left", "va": "top"}
+        ax.annotate(text, place, textcoords="offset points", fontsize="x-small", **look)
     ax.margins(x=0.15)

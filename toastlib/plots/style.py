@@ -5,6 +5,7 @@ from collections.abc import Hashable, Sequence
 import matplotlib.pyplot as plt
 import seaborn as sns
 
+from toastlib.errors import unknown
 from toastlib.plan import ORIGINAL
 from toastlib.translators.base import ALIGN
 
@@ -90,9 +91,30 @@ def looks(names: Sequence[Hashable]) -> dict[Hashable, dict[str, str]]:
     return {name: {"color": colour, "marker": marker} for name, (colour, marker) in found.items()}
 
 
-def set_style() -> None:
-    """Set the look of every figure that follows."""
-    sns.set_theme(context="notebook", style="ticks", palette=list(COLOURS.values())[:6])
+WIDTHS = {"column": ("paper", 3.25, 8), "page": ("paper", 6.75, 8), "slide": ("talk", 10, 18)}
+"""Where a figure goes -> seaborn's context, width in inches, size of the text in points."""
+TEXT = 12  # points; the sizes of figures are made for it
+
+
+def set_style(width: str | None = None) -> None:
+    """Set the look of every figure that follows.
+
+    Parameters
+    ----------
+    width
+        ``"column"`` or ``"page"`` of a paper with two columns (3.25 and 6.75 inches wide, text of 8 points), or
+        ``"slide"`` (10 inches, 18 points). `None`: each figure has the width that suits it, and text of 12 points.
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+    """
+    if width is not None and width not in WIDTHS:
+        raise unknown("width", width, WIDTHS)
+    context, inches, points = WIDTHS.get(width, ("notebook", 0, TEXT))
+    scale = points / sns.plotting_context(context)["font.size"]
+    sns.set_theme(context=context, style="ticks", palette=list(COLOURS.values())[:6], font_scale=scale)
     plt.rcParams.update(
         {
             "axes.spines.right": False,
@@ -100,8 +122,19 @@ def set_style() -> None:
             "axes.titlesize": "medium",
             "figure.constrained_layout.use": True,
             "figure.dpi": 90,
+            "figure.figsize": (inches, 0.65 * inches) if inches else plt.rcParamsDefault["figure.figsize"],
             "legend.frameon": False,
+            "pdf.fonttype": 42,  # TrueType, which can be searched and edited; venues refuse type 3
+            "ps.fonttype": 42,
             "savefig.dpi": 200,
             "svg.hashsalt": "toastlib",  # the same figure is the same file
         }
     )
+
+
+def figure_size(width: float, height: float) -> tuple[float, float]:
+    """The size in inches that suits a figure; or the width that `set_style` was given, and a height for its text."""
+    given = plt.rcParams["figure.figsize"][0]
+    if given == plt.rcParamsDefault["figure.figsize"][0]:
+        return width, height
+    return given, height * plt.rcParams["font.size"] / TEXT

@@ -1,12 +1,16 @@
-"""Collection of a grid: states of its runs, one tidy table, and HTML pages that need no network."""
+"""Collection of a grid: states of its runs, its tables merged, and HTML pages that need no network."""
 
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from toastlib.errors import need_packages
+from toastlib.evaluation.metrics import paired_difference
 from toastlib.output import writing
+from toastlib.plan import ORIGINAL
 from toastlib.runs.execute import Failure
 from toastlib.runs.store import Results, Run, read_json
 
@@ -16,21 +20,45 @@ if TYPE_CHECKING:
 STATES = ("done", "failed", "running", "missing")
 RECORD = ("seconds", "host", "started")
 FAILURE = tuple(Failure.__dataclass_fields__)
-FIXED = ("run", "notebook", "state", *RECORD, "ran_on", *FAILURE, "path")
-PICTURES = (".png", ".svg")
+FIXED = ("run", "label", "notebook", "state", *RECORD, "ran_on", *FAILURE, "path")
+PICTURES = (".png", ".svg", ".pdf")
+EVALUATED = {"run", "head", "translator", "plan", "seed", "accuracy", "lost"}
+"""Columns of what `Evaluation.table` leaves."""
+SETTING = ("notebook", "model", "features", "dataset", "image_size", "head", "translator", "calibration", "plan")
+
+
+def varied_parameters(runs: Sequence[Run]) -> list[str]:
+    """The parameters in which runs of one notebook differ."""
+    values: dict[tuple[Path, str], set[str]] = {}
+    for run in runs:
+        for name, value in run.parameters.items():
+            values.setdefault((run.notebook, name), set()).add(repr(value))
+    return list(dict.fromkeys(name for (_, name), different in values.items() if len(different) > 1))
+
+
+def run_labels(runs: Sequence[Run]) -> list[str]:
+    """Name each run by its notebook and by the parameters in which runs differ."""
+    names = varied_parameters(runs)
+    labels = []
+    for run in runs:
+        given = {name: _cell(run.parameters[name]) for name in names if name in run.parameters}
+        text = ", ".join(f"{name.rpartition('.')[2]}={value}" for name, value in given.items())
+        labels.append(f"{run.notebook.stem} {text}".strip())
+    return labels
 
 
 def run_states(runs: Sequence[Run]) -> "pd.DataFrame":
     """Read the state of each run from the results folder.
 
-    One row each, with the columns `FIXED` (`run` is the folder's name, `path` holds the executed notebook, the fields
-    of `Failure` are empty unless it failed), and one for each parameter that differs between the runs.
+    One row each, with the columns `FIXED` (`run` is the folder's name, `label` says what differs, `path` holds the
+    executed notebook, the fields of `Failure` are empty unless it failed), and one for each parameter that differs.
     """
     import pandas as pd
 
-    states = pd.DataFrame(map(_state, runs), columns=FIXED).astype({"cell": "Int64", "seconds": float})
-    parameters = pd.DataFrame([{name: _cell(value) for name, value in run.parameters.items()} for run in runs])
-    varied = parameters[[name for name in parameters if parameters[name].nunique(dropna=False) > 1]]
+    rows = [_state(run) | {"label": label} for run, label in zip(runs, run_labels(runs), strict=True)]
+    states = pd.DataFrame(rows, columns=FIXED).astype({"cell": "Int64", "seconds": float})
+    parameters = [{name: _cell(value) for name, value in run.parameters.items()} for run in runs]
+    varied = pd.DataFrame(parameters)[varied_parameters(runs)]
     return states.join(varied.rename(columns={name: f"given_{name}" for name in FIXED}))
 
 
@@ -65,38 +93,97 @@ def failure_of(row: Mapping[str, Any]) -> Failure:
 def collect(runs: Sequence[Run], out: Path, force: bool = False, title: str = "Runs") -> "pd.DataFrame":
     """Gather the results of a grid's runs in one folder, which can be moved or served as it is.
 
-    `out` gets ``results`` (of all complete runs) and ``runs`` (one row each, failures included), both as parquet and
-    CSV; ``index.html``; and under ``runs/`` each executed notebook, also as a page, with its figures. An earlier
-    collection is replaced. Returns `run_states`; an `InputError` if `out` holds something else and `force` is not set,
-    or cannot be written.
+    `out` gets every table of the complete runs, merged (`merged_tables`), ``intervals`` (`intervals_apart`) and
+    ``runs`` (`run_states` and `headlines`, failures included), each as parquet and CSV; ``index.html``; and under
+    ``runs/`` each executed notebook, also as a page, with its figures. An earlier collection is replaced. Returns
+    ``runs``; an `InputError` if `out` holds something else and `force` is not set, or cannot be written.
     """
     need_packages("Collecting notebooks as pages", ["nbconvert"], "study")
     with writing(out, {run.root for run in runs}, force) as folder:
         (folder / "runs").mkdir(parents=True)
-        states = run_states(runs)
-        for name, frame in (("results", results_table(runs)), ("runs", states)):
+        tables, states = merged_tables(runs), run_states(runs)
+        varied = [name for name in states if name not in FIXED]
+        states = states.merge(headlines(tables["results"]), on="run", how="left")
+        intervals = intervals_apart(tables["results"], varied)
+        tables |= ({} if intervals.empty else {"intervals": intervals}) | {"runs": states}
+        for name, frame in tables.items():
             Results(str(folder)).table(_one_type_each(frame), name)
         rows, names = states.to_dict("records"), [name for name in states if name not in FIXED]
         figures = {row["run"]: _copy(row, folder / "runs") for row in rows if row["path"]}
         counts = {state: (states["state"] == state).sum() for state in STATES}
         facts = {"counts": counts, "names": names, "figures": figures, "failure_of": failure_of}
-        _write_page(folder, "index.html", title=title, rows=rows, **facts)
+        _write_page(folder, "index.html", title=title, rows=rows, tables=tables, **facts)
     return states
 
 
-def results_table(runs: Sequence[Run]) -> "pd.DataFrame":
-    """Join the rows of every ``results.parquet``, with the run's name and the parameters that are no column there."""
+def merged_tables(runs: Sequence[Run]) -> "dict[str, pd.DataFrame]":
+    """Every table of the complete runs by its name, joined as by `results_table`; ``results`` is always there."""
+    done = [run for run in runs if run.is_done()]
+    names = {"results": None} | {file.stem: None for run in done for file in sorted(run.folder.glob("*.parquet"))}
+    return {name: results_table(done, name) for name in names}
+
+
+def results_table(runs: Sequence[Run], name: str = "results") -> "pd.DataFrame":
+    """Join the rows of a table of every run, with the run's name and the parameters that are no column there."""
     import pandas as pd
 
     frames = []
     for run in runs:
-        file = run.folder / "results.parquet"
+        file = run.folder / f"{name}.parquet"
         if run.is_done() and file.exists():
             frame = pd.read_parquet(file)
             facts = {"run": run.folder.name, "notebook": run.notebook.stem} | run.parameters
             missing = {name: _cell(value) for name, value in facts.items() if name not in frame}
             frames.append(pd.concat([pd.DataFrame(missing, index=frame.index), frame], axis=1))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"run": [], "notebook": []}, dtype=str)
+
+
+def headlines(results: "pd.DataFrame") -> "pd.DataFrame":
+    """The numbers of each run: the original's accuracy in percent, and points lost by each translator, mean over plans.
+
+    Of several heads it is the first. One row per run; no columns but ``run`` where no run has evaluated plans.
+    """
+    if EVALUATED - set(results):
+        return results[["run"]].drop_duplicates()
+    first = results[results["head"] == results.groupby("run")["head"].transform("first")]
+    is_original = first["plan"] == ORIGINAL
+    lost = first[~is_original].pivot_table("lost", "run", "translator", sort=False).add_prefix("lost, ")
+    original = first[is_original].groupby("run")["accuracy"].mean().rename("original (%)")
+    return original.to_frame().join(lost, how="outer").reset_index()
+
+
+def intervals_apart(results: "pd.DataFrame", varied: Sequence[str] = ()) -> "pd.DataFrame":
+    """Points lost in each setting, with 95 % intervals of what chance brings by three ways, each on its own.
+
+    Parameters
+    ----------
+    results, varied
+        From `results_table`; and the parameters that differ between runs, which tell settings apart.
+
+    Returns
+    -------
+    DataFrame
+        The setting, ``lost``, and its ends: ``draws_low``, ``draws_high`` over draws of calibration images and
+        ``heads_low``, ``heads_high`` over seeds of heads (Student's, of the means of each; NaN if there is but one),
+        and ``images_low``, ``images_high`` over test images (those of one head and draw, averaged).
+    """
+    import pandas as pd
+
+    if EVALUATED - set(results):
+        return pd.DataFrame()
+    draws = [name for name in results if name.rpartition(".")[2] == "calibration_seed"]
+    of_draw = results[draws].bfill(axis=1).iloc[:, 0] if draws else 0  # each notebook has its own name for it
+    results = results.assign(of_draw=of_draw)
+    by = [name for name in dict.fromkeys([*SETTING, *varied]) if name in results and name not in (*draws, "seed")]
+    rows = []
+    for key, part in results[results["plan"] != ORIGINAL].dropna(subset="lost").groupby(by, sort=False, dropna=False):
+        row = dict(zip(by, key, strict=True)) | {"lost": part["lost"].mean()}
+        for source, column in (("draws", "of_draw"), ("heads", "seed")):
+            means = part.groupby(column)["lost"].mean() / 100
+            _, *ends = paired_difference(means, np.zeros(len(means))) if len(means) > 1 else [np.nan] * 3
+            row |= dict(zip((f"{source}_low", f"{source}_high"), ends, strict=True))
+        rows.append(row | {"images_low": part["lost_low"].mean(), "images_high": part["lost_high"].mean()})
+    return pd.DataFrame(rows)
 
 
 def _one_type_each(frame: "pd.DataFrame") -> "pd.DataFrame":
@@ -118,7 +205,7 @@ def _copy(row: Mapping[str, Any], runs: Path) -> list[str]:
     for path in target.glob("*.ipynb"):
         body, _ = HTMLExporter(template_name="basic").from_notebook_node(nbformat.read(path, 4))
         failure = failure_of(row) if row["state"] == "failed" else ""
-        _write_page(target, "notebook.html", title=row["run"], failure=failure, name=path.name, body=body)
+        _write_page(target, "notebook.html", title=row["label"], failure=failure, name=path.name, body=body)
     return sorted(path.name for path in target.glob("*.png"))
 
 

@@ -4,11 +4,13 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toastlib.errors import FULL
+from toastlib.plugins import VARIABLE
 
 TIMEOUT = 24 * 3600  # seconds for one run
 START_TIMEOUT = 120  # seconds for a kernel to answer
@@ -39,9 +41,17 @@ class RunError(RuntimeError):
 
 
 def execute(
-    notebook: Path, target: Path, parameters: dict[str, Any], *, seconds: float = TIMEOUT, progress: bool = False
+    notebook: Path,
+    target: Path,
+    parameters: dict[str, Any],
+    *,
+    plugins: Iterable[str] = (),
+    seconds: float = TIMEOUT,
+    progress: bool = False,
 ) -> None:
     """Execute a notebook into `target`, up to the cell that fails if one does; `progress` shows a bar over the cells.
+
+    The kernel's toastlib imports the files `plugins` before its first use.
 
     A `RunError` if a cell raises, the time is up, the kernel dies or the disk is full.
     """
@@ -51,7 +61,7 @@ def execute(
     kills, deadline = _memory_kills(), time.monotonic() + seconds
     for start in range(1, MAX_STARTS + 1):
         try:
-            return _papermill(notebook, target, parameters, deadline, progress)
+            return _papermill(notebook, target, parameters, os.pathsep.join(plugins), deadline, progress)
         except Exception as error:
             bad_start = isinstance(error, RuntimeError | ZMQError) and _last_cell(target) is None
             if bad_start and start < MAX_STARTS:  # its port is taken, it died at once, or it does not answer
@@ -59,7 +69,9 @@ def execute(
             raise RunError(notebook, _explain(error, target, seconds, _memory_kills() > kills)) from error
 
 
-def _papermill(notebook: Path, target: Path, parameters: dict[str, Any], deadline: float, progress: bool) -> None:
+def _papermill(
+    notebook: Path, target: Path, parameters: dict[str, Any], plugins: str, deadline: float, progress: bool
+) -> None:
     import papermill
     from jupyter_client.manager import AsyncKernelManager
 
@@ -68,6 +80,7 @@ def _papermill(notebook: Path, target: Path, parameters: dict[str, Any], deadlin
 
         async def _async_launch_kernel(self, kernel_cmd: list[str], **kw: Any) -> None:
             arguments = kernel_cmd[kernel_cmd.index("-f") :]
+            kw["env"][VARIABLE] = plugins
             await super()._async_launch_kernel([sys.executable, "-m", "ipykernel_launcher", *arguments], **kw)
 
         _launch_kernel = _async_launch_kernel

@@ -36,8 +36,8 @@ def fetch_all(names: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, int 
 def _fetch_model(name: str) -> int:
     from huggingface_hub import snapshot_download
 
-    found = find_checkpoint(name)
-    if Path(found).is_dir():
+    found = name if catalog.model_path(name) in catalog.MODELS else find_checkpoint(name)
+    if found == name or Path(found).is_dir():
         return 0
     hub_id, commit = catalog.split_revision(found)
     folder = snapshot_download(hub_id, revision=commit, local_files_only=True)

@@ -10,11 +10,12 @@ import yaml
 
 from toastlib.data.catalog import ROOT
 from toastlib.errors import InputError, unknown
+from toastlib.plugins import plugins_of
 from toastlib.runs.parameters import check_parameters, defaults, find_notebook, full_name
 from toastlib.runs.store import Run
 
 GRIDS = ROOT / "grids"
-KEYS = ("notebook", "parameters", "include", "exclude")
+KEYS = ("notebook", "plugins", "parameters", "include", "exclude")
 
 
 def read_grid(path: str | Path, root: Path = Path("results")) -> list[Run]:
@@ -22,20 +23,23 @@ def read_grid(path: str | Path, root: Path = Path("results")) -> list[Run]:
 
     The file holds one entry or a list of them, each with a ``notebook`` (name, number or path) and
 
+    - ``plugins``: Python files, one or a list, that are imported before the notebook's cells, and before values here
+      are checked; see `plugins_of`;
     - ``parameters``: name -> value. A list gives one run for each of its members, several lists every combination; for
       a parameter that is itself a list, a list of lists does;
     - ``include``: a list of mappings that extend or replace ``parameters``, one for each further run;
     - ``exclude``: a list of mappings; combinations that agree with one of them are left out.
 
-    An `InputError` if the file is not readable as such, a key, notebook, parameter or value is wrong, or two runs are
-    the same; the message names the line.
+    An `InputError` if the file is not readable as such, a key, notebook, plug-in, parameter or value is wrong, or two
+    runs are the same; the message names the line.
     """
     path = Path(path)
     lines: dict[Path, int] = {}
     runs = []
     for entry in _entries(path):
+        plugins = _plugins(entry)
         for line, notebook, overrides in _expand(entry):
-            run = Run(notebook, overrides, root)
+            run = Run(notebook, overrides, root, plugins)
             if run.folder in lines:
                 raise _error(path, line, f"the same run is asked for on line {lines[run.folder]} too.")
             lines[run.folder] = line
@@ -123,6 +127,19 @@ def _notebook(entry: _Mapping) -> Path:
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise _error(entry.path, line, f"{node.value!r} cannot be read as a notebook.") from error
     return notebook
+
+
+def _plugins(entry: _Mapping) -> dict[str, str]:
+    if "plugins" not in entry.values:
+        return plugins_of()
+    line, node = entry.values["plugins"]
+    nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    if not all(isinstance(member, yaml.ScalarNode) for member in nodes):
+        raise _error(entry.path, line, "'plugins' takes a Python file, or a list of them.")
+    try:
+        return plugins_of([member.value for member in nodes])
+    except InputError as error:
+        raise _error(entry.path, line, error) from None
 
 
 def _values(notebook: Path, mapping: _Mapping) -> dict[str, list[Any]]:

@@ -3,15 +3,18 @@
 import ast
 import json
 import re
+import sys
 from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from toastlib.data import catalog
 from toastlib.errors import InputError, unknown
 from toastlib.plan import Plan, parse_plans
+from toastlib.plugins import look_up
 
 NOTEBOOKS = catalog.ROOT / "notebooks"
 KINDS = {"model": "model", "language_model": "model", "text_encoder": "model"}
@@ -58,7 +61,12 @@ def notebook_parameters(notebook: Path) -> dict[str, Parameter]:
     tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     if not tagged:
         raise InputError(f"{notebook.name} has no cell tagged 'parameters'.")
-    source, found = "".join(tagged[0]["source"]), {}
+    return _parameters("".join(tagged[0]["source"]))
+
+
+def _parameters(source: str) -> dict[str, Parameter]:
+    """The literals of a cell."""
+    found: dict[str, Parameter] = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign):
             name, value = node.targets[0].id, ast.literal_eval(node.value)
@@ -107,12 +115,31 @@ def check_parameters(notebook: Path, overrides: dict[str, Any]) -> dict[str, Any
     An `InputError` if a name or a value, such as a model's, is unknown, a name is given twice, or a value has another
     type.
     """
-    parameters = notebook_parameters(notebook)
+    return _checked(notebook.stem, notebook_parameters(notebook), overrides)
+
+
+def check_injected() -> None:
+    """Check what papermill, without `toast`, has set in this kernel; an `InputError` as `check_parameters` raises.
+
+    papermill writes a cell behind the one tagged ``parameters``, and takes any name and any value.
+    """
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    for cell, injected in pairwise(shell.user_ns.get("In", []) if shell else []):
+        if injected.startswith("# Parameters\n"):
+            given = {name: parameter.default for name, parameter in _parameters(injected).items()}
+            checked = _checked("this notebook", parameters := _parameters(cell), given)
+            for name, value in given.items():
+                name = full_name(name, parameters)
+                if checked[name] != value:  # a text that only `toast` reads, such as a list's
+                    raise _wrong_type(name, value, parameters[name].default)
+
+
+def _checked(notebook: str, parameters: dict[str, Parameter], overrides: dict[str, Any]) -> dict[str, Any]:
     checked = {}
     for name, value in overrides.items():
         name = full_name(name, parameters)
         if name not in parameters:
-            raise unknown(f"parameter of {notebook.stem}", name, parameters)
+            raise unknown(f"parameter of {notebook}", name, parameters)
         if name in checked:
             raise InputError(f"Parameter {name} is given twice, by its full name and by its own.")
         checked[name] = _convert(name, value, parameters[name].default)
@@ -134,7 +161,11 @@ def _convert(name: str, value: Any, default: Any) -> Any:
             return _read(name, value, default)
     except (ValueError, KeyError):
         pass
-    raise InputError(f"Parameter {name} takes {TYPE_NAMES[wanted]} such as {default!r}, not {value!r}.")
+    raise _wrong_type(name, value, default)
+
+
+def _wrong_type(name: str, value: Any, default: Any) -> InputError:
+    return InputError(f"Parameter {name} takes {TYPE_NAMES[type(default)]} such as {default!r}, not {value!r}.")
 
 
 def _read(name: str, text: str, default: Any) -> Any:
@@ -173,6 +204,14 @@ def _check_value(name: str, value: Any) -> None:
             from toastlib.translators.base import make_translator
 
             make_translator(value)
+        case "metrics":
+            from toastlib.statistics.similarity import METRICS
+
+            look_up("metric", value, METRICS)
+        case "choice.criterion":
+            from toastlib.selection.criteria import CRITERIA
+
+            look_up("criterion", value, CRITERIA)
         case "templates":
             from toastlib.evaluation.zero_shot import check_templates
 

@@ -12,10 +12,12 @@ from typing import Any
 from uuid import uuid4
 
 from toastlib.errors import InputError, need_packages
+from toastlib.plugins import hash_files, plugins_of
 from toastlib.runs.cluster import worker_pool
 from toastlib.runs.execute import TIMEOUT, Failure, RunError, execute, explain
 from toastlib.runs.gpus import gpu_names, one_gpu
 from toastlib.runs.parameters import check_parameters, find_notebook, notebook_variables
+from toastlib.runs.sizes import check_sizes
 from toastlib.runs.store import LOCK_TIMEOUT, Busy, Run
 
 RUNNERS = ("papermill", "nbconvert", "ipykernel")  # packages of the extra "study"
@@ -63,7 +65,8 @@ def run_notebook(
     Parameters
     ----------
     name, overrides
-        Name, number or path of the notebook, and the parameters that differ from its defaults, or their texts.
+        Name, number or path of the notebook, and the parameters that differ from its defaults, or their texts;
+        ``plugins`` are Python files to import before its cells, see `plugins_of`.
     root, progress, seconds
         Results folder; whether to show a bar over the cells; time limit of the run.
 
@@ -75,14 +78,16 @@ def run_notebook(
     Raises
     ------
     InputError
-        If the notebook, a parameter or its value is not valid, the folder belongs to something else, or another
-        process is executing the same run.
+        If the notebook, a plug-in, a parameter or its value is not valid, the folder belongs to something else, or
+        another process is executing the same run.
     RunError
         If the notebook is not executed to its end.
     """
     need_packages("Running a notebook", RUNNERS, "study")
-    notebook = find_notebook(name)
-    run = Run(notebook, check_parameters(notebook, overrides or {}), Path(root).resolve())
+    notebook, overrides = find_notebook(name), dict(overrides or {})
+    plugins = plugins_of(overrides.pop("plugins", ()))
+    run = Run(notebook, check_parameters(notebook, overrides), Path(root).resolve(), plugins)
+    check_sizes([run])
     with run.locked():
         run.tidy()
         run.check_folder()
@@ -102,7 +107,10 @@ def _execute(run: Run, staging_dir: Path, seconds: float, progress: bool = False
     """Execute a run in a staging folder and publish that; needs the run's lock."""
     started = time.time()
     parameters = notebook_variables(run.notebook, run.overrides) | {"results_dir": str(staging_dir)}
-    execute(run.notebook, staging_dir / run.notebook.name, parameters, seconds=seconds, progress=progress)
+    options = {"plugins": run.plugins, "seconds": seconds, "progress": progress}
+    execute(run.notebook, staging_dir / run.notebook.name, parameters, **options)
+    if hash_files(run.plugins) != run.plugins:
+        raise InputError("A plug-in was changed after the run was asked for: ask for it again.")
     run.write_manifest(staging_dir, started)
     run.publish(staging_dir)
 

@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from hashlib import sha256
@@ -18,8 +18,9 @@ from uuid import uuid4
 from toastlib.data import catalog
 from toastlib.data.catalog import ROOT
 from toastlib.errors import FULL, InputError, need
+from toastlib.plugins import plugins_of
 from toastlib.runs.gpus import gpu_names
-from toastlib.runs.parameters import code_hash, defaults, full_name
+from toastlib.runs.parameters import check_injected, code_hash, defaults, full_name
 from toastlib.runs.versions import installed
 
 STAGING = ".toast"  # in the results folder: locks, and runs that are not complete yet
@@ -34,9 +35,15 @@ class Results:
     ----------
     folder
         The notebook's ``results_dir`` parameter.
+
+    Raises
+    ------
+    InputError
+        If papermill, without `toast`, has set a parameter that the notebook does not have, or to a wrong value.
     """
 
     def __init__(self, folder: str = "") -> None:
+        check_injected()
         self.folder = Path(folder) if folder else None
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -49,12 +56,13 @@ class Results:
             frame.to_csv(self._file(name, "csv"), index=False)
 
     def figure(self, axes: Any, name: str) -> None:
-        """Write the figure of these axes as ``name.png`` and ``name.svg``; an `InputError` if they are none."""
+        """Write the figure of these axes as ``name.png``, ``.svg`` and ``.pdf``; an `InputError` if they are none."""
         first = axes.flat[0] if getattr(axes, "size", 0) else axes
         need(first, "figure", "A matplotlib Axes, or an array of them,")
         if self.folder:
             first.figure.savefig(self._file(name, "png"))
-            first.figure.savefig(self._file(name, "svg"), metadata={"Date": None})  # the same run, the same file
+            for suffix, date in (("svg", "Date"), ("pdf", "CreationDate")):  # without: the same run, the same file
+                first.figure.savefig(self._file(name, suffix), metadata={date: None})
 
     def _file(self, name: str, suffix: str) -> Path:
         if Path(name).name != name:
@@ -89,15 +97,16 @@ class Run:
     notebook: Path
     overrides: dict[str, Any]
     root: Path = Path("results")
+    plugins: dict[str, str] = field(default_factory=plugins_of)  # path -> SHA-256 of its content
 
     @cached_property  # it stays the same while the run is executed
     def folder(self) -> Path:
-        """Folder of the complete run: the notebook's name and, if parameters differ, a hash of its code and of them."""
+        """Folder of the run: the notebook's name, with a hash of code and parameters unless they are default."""
         default = defaults(self.notebook)
         changed = {name: value for name, value in self.overrides.items() if default.get(name, ...) != value}
-        if not changed:
+        if not (changed or self.plugins):
             return self.root / self.notebook.stem
-        content = json.dumps([code_hash(self.notebook), changed], sort_keys=True)
+        content = json.dumps([code_hash(self.notebook), changed, *self.plugins.values()], sort_keys=True)
         return self.root / f"{self.notebook.stem}-{sha256(content.encode()).hexdigest()[:8]}"
 
     @property
@@ -112,8 +121,9 @@ class Run:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Value of every parameter except ``results_dir``."""
+        """Value of every parameter except ``results_dir``; and ``plugins``, their names, if there are any."""
         values = defaults(self.notebook) | self.overrides
+        values |= {"plugins": [Path(file).name for file in self.plugins]} if self.plugins else {}
         return {name: value for name, value in values.items() if name != "results_dir"}
 
     @contextmanager
@@ -221,6 +231,7 @@ class Run:
             "code": code_hash(self.notebook),
             "given": self.overrides,
             "parameters": self.parameters,
+            "plugins": self.plugins,
             "host": platform.node(),
             "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - started, 1),

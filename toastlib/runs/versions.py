@@ -6,6 +6,7 @@ from contextlib import suppress
 from importlib import metadata
 
 from toastlib.data.catalog import ROOT
+from toastlib.plugins import GROUP
 
 PACKAGES = ("toastlib", "torch", "transformers", "datasets", "numpy", "papermill")
 TESTED = ("constraints-lowest.txt", "constraints.txt")
@@ -13,8 +14,9 @@ TESTED = ("constraints-lowest.txt", "constraints.txt")
 
 
 def installed() -> dict[str, str]:
-    """Version of Python and of each of `PACKAGES`; those that an extra brings may be absent."""
+    """Version of Python, of each of `PACKAGES`, which may be absent, and of packages that are plug-ins."""
     found = {"python": platform.python_version()}
+    found |= {entry.dist.name: entry.dist.version for entry in metadata.entry_points(group=GROUP)}
     for package in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)

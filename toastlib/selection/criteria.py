@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable
 
-from toastlib.errors import InputError, unknown
+from toastlib.errors import InputError
 from toastlib.plan import Span, all_spans
+from toastlib.plugins import look_up
 from toastlib.statistics import similarity
 from toastlib.statistics.moments import KFoldMoments, Moments
 from toastlib.translators.least_squares import Sums, held_out_errors, share
@@ -64,8 +65,7 @@ def span_costs(moments: Moments | KFoldMoments, criterion: str = "by-token") -> 
     InputError
         If the criterion is unknown, the moments are not in folds where it needs them, or pairs are missing.
     """
-    if criterion not in CRITERIA:
-        raise unknown("criterion", criterion, CRITERIA)
+    cost = look_up("criterion", criterion, CRITERIA)
     if criterion not in NEED_FOLDS:
         moments = moments.whole
     elif not isinstance(moments, KFoldMoments):
@@ -73,4 +73,4 @@ def span_costs(moments: Moments | KFoldMoments, criterion: str = "by-token") -> 
     spans = all_spans(moments.blocks[-1] + 1)
     if criterion == "by-token":
         return _by_token(moments, spans)
-    return {span: CRITERIA[criterion](moments.restrict(span), span) for span in spans}
+    return {span: cost(moments.restrict(span), span) for span in spans}

@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from toastlib.errors import InputError, need, unknown
+from toastlib.errors import InputError, need
+from toastlib.plugins import look_up
 from toastlib.statistics.moments import KFoldMoments, Moments
 
 
@@ -197,10 +198,9 @@ def similarity(moments: Moments | KFoldMoments, metric: str = "cka") -> pd.DataF
     UserWarning
         If the rows are so few that a CKA is more than 0.05 above its debiased value.
     """
-    if metric not in METRICS:
-        raise unknown("metric", metric, METRICS)
+    compute = look_up("metric", metric, METRICS)
     moments = moments.whole
-    matrix = METRICS[metric](moments)
+    matrix = compute(moments)
     excess = (matrix - debiased_cka(moments)).nan_to_num(0).max() if metric == "cka" and moments.count >= 4 else 0
     if excess > FEW_ROWS:
         warnings.warn(
@@ -234,9 +234,8 @@ def similarity_between(
     InputError
         If the metric is unknown, or rows are too few, or not as many on both sides.
     """
-    if metric not in METRICS_BETWEEN:
-        raise unknown("metric", metric, METRICS_BETWEEN)
+    compare = look_up("metric", metric, METRICS_BETWEEN)
     for blocks in (first, second):
         need(blocks, "items", "A dictionary, block -> rows, such as collect_activations returns,")
-    rows = [(a, b, metric, METRICS_BETWEEN[metric](x, y)) for a, x in first.items() for b, y in second.items()]
+    rows = [(a, b, metric, compare(x, y)) for a, x in first.items() for b, y in second.items()]
     return pd.DataFrame(rows, columns=["first", "second", "metric", "value"])

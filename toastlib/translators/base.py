@@ -13,8 +13,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from toastlib.errors import InputError, unknown
+from toastlib.errors import InputError
 from toastlib.plan import Span
+from toastlib.plugins import look_up
 from toastlib.statistics.moments import KFoldMoments, Moments
 
 Activations = dict[int, Tensor]
@@ -146,10 +147,7 @@ def make_translator(translator: str | Translator) -> Translator:
     An `InputError` if there is no translator of that name, or its class does not extend `Translator`.
     """
     if isinstance(translator, str):
-        name, _ = split_align(translator)
-        if name not in TRANSLATORS:
-            raise unknown("translator", name, TRANSLATORS)
-        kind = TRANSLATORS[name]
+        kind = look_up("translator", split_align(translator)[0], TRANSLATORS)
         translator = (pkgutil.resolve_name(kind) if isinstance(kind, str) else kind)()
     if not isinstance(translator, Translator):
         kind = type(translator).__name__

@@ -1,0 +1,58 @@
+"""Sizes that runs ask of their images, checked before anything runs; a set that would be downloaded is left alone."""
+
+import warnings
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from toastlib.data import catalog
+from toastlib.errors import InputError
+from toastlib.runs.parameters import KINDS
+from toastlib.runs.store import Run
+
+
+def check_sizes(runs: Iterable[Run]) -> list[str]:
+    """Compare the sizes among the parameters of runs with their sets of images; return the sets that are not here yet.
+
+    An `InputError` if a split has fewer images than are asked for, fewer training images are drawn than calibration
+    images, or there are no labels where heads are trained.
+    """
+    absent = {}
+    for run in runs:
+        named = [value for name, value in run.parameters.items() if KINDS.get(name) == "images"]
+        for name in [name for value in named for name in (value if isinstance(value, list) else [value])]:
+            splits = _splits(name)
+            if splits is None:
+                absent[name] = None
+            else:
+                _check(run, name, *splits)
+    return list(absent)
+
+
+def _check(run: Run, name: str, train: int, test: int, is_labelled: bool) -> None:
+    given = {parameter.rpartition(".")[2]: value for parameter, value in run.parameters.items()}
+    where = f"{run.notebook.stem}, {name}"
+    for split, available in (("train", train), ("test", test)):
+        if (size := given.get(f"{split}_size") or 0) > available:
+            raise InputError(f"{where}: {split}_size={size}, and the {split} split has {available} images.")
+    drawn, size = given.get("train_size") or train, given.get("calibration_size") or 0
+    if size > drawn:
+        of = f"train_size={drawn}" if given.get("train_size") else f"the train split has {drawn} images"
+        raise InputError(f"{where}: calibration_size={size}, and {of}: calibration images are training images.")
+    if not is_labelled and any(parameter.startswith("head.") for parameter in run.parameters):
+        raise InputError(f"{where}: the images have no labels, and heads are trained on labels.")
+
+
+@cache
+def _splits(name: str) -> tuple[int, int, bool] | None:
+    """Numbers of training and of test images, and whether they have labels; `None` if that needs a download."""
+    from toastlib.data.builtin import EMBEDDED
+    from toastlib.data.sources import open_table
+
+    entry = catalog.dataset_entry(name)
+    make = EMBEDDED.get(name) or entry.make
+    if not (make or Path(entry.path).is_dir()):
+        return None
+    with warnings.catch_warnings(action="ignore"):  # the run itself says what it skips
+        train, test = make() if make else open_table(entry, None, 0)
+    return len(train), len(test), bool(make) or train.label is not None
