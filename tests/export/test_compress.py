@@ -16,7 +16,7 @@ from toastlib.errors import InputError
 from toastlib.evaluation.heads import answers, choose_head, form, new_confusions
 from toastlib.evaluation.probe import Probe
 from toastlib.export.compress import compress
-from toastlib.export.folder import compare_folders
+from toastlib.export.folder import compare_folders, report
 from toastlib.models.classifier import match_labels, own_classifier
 from toastlib.models.encoder import Encoder
 from toastlib.models.loading import load_encoder
@@ -395,7 +395,11 @@ def test_sublayers_take_a_map_that_is_smaller_than_they_are(tiny_encoder, tiny_i
     large = compress(split_blocks(tiny_encoder), tiny_images, remove="2->3 4->5", translator="context", calibration=40)
     assert large.card.sizes.parameters[1] > 0.99 * large.card.sizes.parameters[0]
     assert "as many parameters" in large.verdict()
-    assert taken.about_maps() == ["linear+align was taken; --prefer accuracy takes context+align."]
+    assert taken.about_maps()[-1] == "linear+align was taken; --prefer accuracy takes context+align."
+    energies = taken.maps["millijoules"]
+    said = "Energy per image: unknown on this machine."
+    assert (said in taken.summary()) == (said in report(taken)) == energies.isna().all()
+    assert said not in replace(taken, maps=taken.maps.assign(millijoules=2.0)).summary()
 
 
 def test_the_verdict_names_what_is_won_and_what_it_costs(taken):

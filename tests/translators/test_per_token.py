@@ -294,6 +294,12 @@ def test_another_image_size_is_refused():
         PerPosition().fit(X, X).predict(torch.zeros(2, 7, 4))
 
 
+def test_an_encoder_for_any_size_keeps_to_the_size_of_its_maps(tiny_model, tiny_images):
+    small = approximate(Encoder(tiny_model("dinov2")), "1->3", tiny_images.train[:10], translator="per-position")
+    with pytest.raises(InputError, match=r"\(2, 3, 48, 48\): The map is for images of 17 tokens, not 37"):
+        small(torch.zeros(2, 3, 48, 48))
+
+
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_texts_are_refused(tiny_model, family):
     ids = torch.randint(1, 50, (10, 6), generator=torch.Generator().manual_seed(0))
