@@ -58,8 +58,8 @@ class PerTokenType(Translator):
 class PerPosition(Translator):
     """One map for each position of a token, fitted on that position's rows alone: one row of each image.
 
-    With `Linear` it is "mode 2" of the authors' released code, which 500 images do not determine where the model is 384
-    wide; hence the ridge. Moments are made position by position, so that memory is that of the activations.
+    With `Linear` it is "mode 2" of the authors' released code; 500 images barely determine matrices of width 384, hence
+    the ridge. Moments are made position by position, so that memory is that of the activations.
 
     Parameters
     ----------
@@ -79,7 +79,13 @@ class PerPosition(Translator):
         self.form = form or Ridge()
 
     def fit(self, X: Rows, Y: Rows, special_tokens: int = 0) -> Self:
-        """Fit the map of each position from X to Y, of shape (images, tokens, width); an `InputError` for others."""
+        """Fit the map of each position from X to Y, of shape (images, tokens, width).
+
+        Raises
+        ------
+        InputError
+            If they have another shape, or hold NaN or infinity.
+        """
         source, target = check_rows(X, Y)
         if source.ndim != 3:
             raise InputError(f"Translator {self.name!r} is fitted on X and Y of shape (images, tokens, width) alone.")
