@@ -35,6 +35,7 @@ TABLES = {
     "16": ("results", "closed_forms", "duels", "draws"),
     "18": ("results", "ways", "gains"),
     "16-confirmed": ("draws",),
+    "16-positions": ("results", "closed_forms", "duels"),
     "16-carried": ("better_maps", "travelling"),
     "17": ("results", "starts", "gains"),
 }

@@ -28,7 +28,7 @@ _HOMES = {
     "statistics.similarity": ["cka_from_samples", "similarity", "similarity_between"],
     "translators.base": ["TRANSLATORS", "Translator"],
     "translators.linear": ["Affine", "Identity", "Linear", "Ridge"],
-    "translators.per_token": ["PerTokenType", "PooledContext"],
+    "translators.per_token": ["PerPosition", "PerTokenType", "PooledContext"],
     "approximation.replace": ["approximate", "fit_spans", "replace_spans"],
     "approximation.fuse": ["fuse_spans"],
     "evaluation.probe": ["HeadConfig", "Probe"],

@@ -282,7 +282,7 @@ class TestCalibration:
             )
 
     @pytest.mark.parametrize(
-        ("translator", "says"), [("context", "needs moments in folds"), ("mlp", "is trained on activations")]
+        ("translator", "says"), [("context", "needs moments in folds"), ("mlp", "is fitted on activations")]
     )
     def test_moments_that_do_not_suit_a_map_are_refused(self, tiny_encoder, tiny_images, translator, says):
         moments = collect_moments(tiny_encoder, tiny_images.train[:20], folds=0)

@@ -85,7 +85,7 @@ def test_costs_add_up_to_those_of_the_whole_plan(encoder, tiny_images, playgroun
 def test_translators_that_need_folds_are_offered_with_folds_and_trained_ones_never(encoder, tiny_images, playground):
     folds = collect_moments(encoder, tiny_images.train, folds=5)
     with_folds = Playground(encoder, tiny_images, folds, head=HEAD)
-    assert set(TRANSLATORS) - set(with_folds.translators) == {"mlp", "res-mlp", "warm-start-mlp"}
+    assert set(TRANSLATORS) - set(with_folds.translators) == {"per-position", "mlp", "res-mlp", "warm-start-mlp"}
     assert set(with_folds.translators) - set(playground.translators) == {"ridge", "separate", "context"}
     for name in with_folds.translators:
         assert len(with_folds.answer("1->3", name).predicted) == 60

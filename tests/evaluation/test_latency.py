@@ -1,15 +1,18 @@
-"""Times of models in turns, in a pipeline, and energy from the machine's counters."""
+"""Times of models in turns, in a pipeline, memory of a fresh process, and energy from the machine's counters."""
 
 import math
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
+from tiny import make_tiny_model
 
 from toastlib.data.images import Images
 from toastlib.evaluation import latency
-from toastlib.evaluation.latency import joules, measure_energy, measure_latency, measure_pipeline
+from toastlib.evaluation.latency import joules, measure_energy, measure_latency, measure_memory, measure_pipeline
+from toastlib.models.encoder import Encoder
 from toastlib.models.saving import saved_form
 
 CPU = torch.device("cpu")
@@ -50,6 +53,24 @@ def test_a_pipeline_leaves_the_model_where_it_is(tiny_encoder, images, monkeypat
     monkeypatch.setattr(transformers, "pipeline", lambda *_, device, **__: placed.append(device) or len)
     measure_pipeline([model], images, "image-classification")
     assert placed == [model.device]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_memory_is_that_of_a_process_with_the_weights(tiny_encoder, tmp_path):
+    large = Encoder(make_tiny_model("vit", intermediate_size=200_000), preprocessing=tiny_encoder.preprocessing)
+    ballast, peaks = torch.ones(250, 2**20), []  # 1 GB of this process, which is not the other's
+    for name, encoder in (("small", tiny_encoder), ("large", large)):
+        encoder.save_pretrained(tmp_path / name)
+        peaks.append(measure_memory(tmp_path / name, torch.zeros(1, 3, 32, 32)))
+    weights = sum(p.nbytes for p in large.parameters()) / 1e6
+    assert 50 < peaks[0] < ballast.nbytes / 1e6
+    assert weights < peaks[1] - peaks[0] < 2.5 * weights  # the file may be in memory too
+
+
+def test_memory_is_unknown_without_counters(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    assert measure_memory(tmp_path, torch.zeros(1, 3, 32, 32)) is None
 
 
 def test_energy_is_read_from_the_counters_of_the_cpu(tmp_path, monkeypatch, images):

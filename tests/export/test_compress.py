@@ -13,11 +13,13 @@ from toastlib.approximation.align import align_features
 from toastlib.approximation.replace import approximate
 from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
+from toastlib.evaluation.costs import map_costs
 from toastlib.evaluation.heads import answers, choose_head, form, new_confusions
 from toastlib.evaluation.probe import Probe
 from toastlib.export.compress import compress
-from toastlib.export.folder import compare_folders
+from toastlib.export.folder import compare_folders, report
 from toastlib.models.classifier import match_labels, own_classifier
+from toastlib.models.costs import parameter_count
 from toastlib.models.encoder import Encoder
 from toastlib.models.loading import load_encoder
 from toastlib.models.saving import saved_form
@@ -394,7 +396,21 @@ def test_sublayers_take_a_map_that_is_smaller_than_they_are(tiny_encoder, tiny_i
     large = compress(split_blocks(tiny_encoder), tiny_images, remove="2->3 4->5", translator="context", calibration=40)
     assert large.card.sizes.parameters[1] > 0.99 * large.card.sizes.parameters[0]
     assert "as many parameters" in large.verdict()
-    assert taken.about_maps() == ["linear+align was taken; --prefer accuracy takes context+align."]
+    assert taken.about_maps()[-1] == "linear+align was taken; --prefer accuracy takes context+align."
+    energies = taken.maps["millijoules"]
+    said = "Energy per image: unknown on this machine."
+    assert (said in taken.summary()) == (said in report(taken)) == energies.isna().all()
+    assert said not in replace(taken, maps=taken.maps.assign(millijoules=2.0)).summary()
+
+
+@pytest.mark.parametrize("translator", ["per-position", "mlp"])
+def test_maps_that_are_fitted_on_activations_are_taken(tiny_encoder, tiny_images, translator):
+    taken = compress(tiny_encoder, tiny_images, remove=2, translator=translator, calibration=40)
+    kept = sum(parameter_count(tiny_encoder.blocks[k]) for k in range(6) if k not in taken.plan.removed)
+    of_maps = len(taken.plan) * map_costs(translator, 32, 17)[0]
+    without_blocks = parameter_count(tiny_encoder) - parameter_count(tiny_encoder.blocks)
+    assert parameter_count(taken.encoder) == without_blocks + kept + of_maps
+    assert len(taken.plan.removed) == 2
 
 
 def test_the_verdict_names_what_is_won_and_what_it_costs(taken):

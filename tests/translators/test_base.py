@@ -209,7 +209,7 @@ def test_an_own_translator_needs_a_name_a_fit_and_a_module(tiny_encoder, tiny_im
 
 
 def test_a_trained_map_says_that_moments_are_not_enough():
-    with pytest.raises(InputError, match="'mlp' is trained on rows, not on moments: use fit"):
+    with pytest.raises(InputError, match="'mlp' is fitted on rows, not on moments: use fit"):
         make_translator("mlp").fit_moments(moments_of(normal(30, 4), normal(30, 4)), SPAN)
 
 

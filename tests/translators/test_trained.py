@@ -199,9 +199,9 @@ def test_approximate_puts_the_trained_map_in_place(tiny_encoder, tiny_images, pi
 
 def test_moments_are_not_enough_for_a_trained_map(tiny_encoder, tiny_images):
     moments = collect_moments(tiny_encoder, tiny_images.train[:10], folds=0)
-    with pytest.raises(InputError, match=r"^Translator 'mlp' is trained on activations.*collect_activations"):
+    with pytest.raises(InputError, match=r"^Translator 'mlp' is fitted on activations.*collect_activations"):
         approximate(tiny_encoder, "1->3", moments, translator="mlp")
-    with pytest.raises(InputError, match="'warm-start-mlp' is trained on activations"):
+    with pytest.raises(InputError, match="'warm-start-mlp' is fitted on activations"):
         evaluate_plans(tiny_encoder, tiny_images, "1->3", translators=["warm-start-mlp"], calibration=moments)
 
 

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from toastlib.models.costs import example_input
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import collect_activations
 from toastlib.models.layers import shorten
+from toastlib.models.walk import check_walk
 from toastlib.plan import Plan, Span
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import KFoldMoments, Moments, plan_pairs
@@ -31,8 +33,9 @@ def fit_spans(
         Which maps are needed; a name, or a translator whose settings are used for every span.
     calibration
         Moments of the original encoder that hold the spans' pairs, from `collect_moments`; or activations of their
-        blocks, from ``collect_activations(..., tokens="all")``. Trained translators need activations. Translators that
-        choose a penalty or separate token types need moments in folds; the other closed forms take any.
+        blocks, from ``collect_activations(..., tokens="all")``. Trained translators need activations, and
+        ``"per-position"`` those of ``tokens="positions"``. Translators that choose a penalty or separate token types
+        need moments in folds; the other closed forms take any.
 
     Returns
     -------
@@ -100,12 +103,16 @@ def collect_calibration(
     """Collect what these translators are fitted on, for the spans of these plans alone.
 
     Moments, in folds if a translator needs them; the activations of all tokens, float32, shape (images * tokens, width)
-    for each block, if a translator is trained; both, from two passes, if some need the one and some the other.
+    or, for maps per position, (images, tokens, width) for each block, if a translator is fitted on them; both, from two
+    passes, if some need the one and some the other.
     """
     plans, kinds, activations = list(plans), [make_translator(one) for one in translators], None
     if any(kind.needs_activations for kind in kinds):
         blocks = sorted({block for plan in plans for span in plan for block in span})
-        activations = collect_activations(encoder, images, blocks, tokens="all", batch_size=batch_size)
+        for inputs, _ in islice(images.batches(2), 1):
+            check_walk(encoder, inputs)
+        tokens = "positions" if any(kind.needs_positions for kind in kinds) else "all"
+        activations = collect_activations(encoder, images, blocks, tokens=tokens, batch_size=batch_size)
     if any(kind.needs_folds for kind in kinds):
         context = any(kind.needs_context for kind in kinds)
         folds = collect_moments(encoder, images, plan_pairs(plans), folds=5, batch_size=batch_size, context=context)
@@ -156,8 +163,8 @@ def _fit(translator: Translator, calibration: Moments | KFoldMoments | Activatio
         calibration = calibration.activations or calibration.whole
     if translator.needs_activations and isinstance(calibration, Moments):
         raise InputError(
-            f"Translator {translator.name!r} is trained on activations, which moments do not hold: pass those of "
-            "collect_activations(..., tokens='all')."
+            f"Translator {translator.name!r} is fitted on activations, which moments do not hold: pass those of "
+            f"collect_activations(..., tokens={'positions' if translator.needs_positions else 'all'!r})."
         )
     if isinstance(calibration, Moments | KFoldMoments):
         return translator.fit_moments(calibration, span)
@@ -166,6 +173,8 @@ def _fit(translator: Translator, calibration: Moments | KFoldMoments | Activatio
     if missing := set(span) - calibration.keys():
         raise InputError(f"Span {span} needs the activations of block {min(missing)}, which are not there.")
     hidden = {block: calibration[block] for block in span}
+    if not translator.needs_positions:
+        hidden = {block: rows.flatten(0, -2) for block, rows in hidden.items()}
     for block, rows in hidden.items():
         if not torch.isfinite(rows.sum()):
             raise InputError(

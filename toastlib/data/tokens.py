@@ -8,7 +8,7 @@ from torch import Tensor
 
 from toastlib.errors import InputError, unknown, whole_number
 
-TOKENS = ("all", "special", "patch", "cls", "last", "mean")
+TOKENS = ("all", "special", "patch", "cls", "last", "mean", "positions")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def select_tokens(hidden: Tensor, tokens: str, special_tokens: int, *, mask: Ten
     `tokens` is ``"all"``: every token is a row; ``"special"``: the first `special_tokens`; ``"patch"``: the others;
     ``"cls"``: the CLS token of each image or text; ``"last"``: its last token; ``"mean"``: the mean of its patch
     tokens. The patches of a text are all tokens but its special ones. Its `mask`, shape (batch, tokens), is 0 for
-    padding.
+    padding. ``"positions"`` are all tokens of images in their places, shape (batch, tokens, width).
     """
     if tokens not in TOKENS:
         raise unknown("tokens", tokens, TOKENS)
@@ -106,6 +106,10 @@ def select_tokens(hidden: Tensor, tokens: str, special_tokens: int, *, mask: Ten
         raise InputError("This encoder has no CLS token: take tokens='mean', 'patch' or 'all'.")
     if tokens == "cls":
         return hidden[:, 0]
+    if tokens == "positions" and mask is not None:
+        raise InputError("Texts have no fixed number of positions: maps for each position are for images alone.")
+    if tokens == "positions":
+        return hidden
     if mask is not None:
         return _of_texts(hidden, tokens, special_tokens, mask)
     if tokens == "last":

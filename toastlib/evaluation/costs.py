@@ -212,5 +212,6 @@ def map_costs(
             translator = make_translator(translator)
             apart = {"special_tokens": special_tokens} if translator.tells_tokens_apart else {}
             apart |= {"is_causal": is_causal} if translator.needs_context else {}
+            apart |= {"tokens": tokens} if translator.needs_positions else {}
             blank = translator.build(width, **apart).to("meta")
     return parameter_count(blank), count_flops(blank, torch.empty(1, tokens, width, device="meta"))

@@ -1,7 +1,9 @@
-"""What a model takes in use: time per batch, time per image in a pipeline, and energy where the machine tells it."""
+"""What a model takes in use: time per batch and in a pipeline, memory, and energy where the machine tells it."""
 
 import json
 import platform
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +25,17 @@ Spread = tuple[float, float, float]
 COUNTERS = Path("/sys/class/powercap")
 """Where Linux counts the energy of CPUs, those of AMD under Intel's name; most machines let only root read it."""
 BATCH = 32
+PEAK = """
+import sys, torch
+from toastlib.models.loading import load_encoder
+encoder = load_encoder(sys.argv[1], device=sys.argv[2])
+encoder(torch.zeros(*map(int, sys.argv[3:]), dtype=encoder.dtype, device=encoder.device))
+if encoder.device.type == "cuda":
+    print(torch.cuda.max_memory_allocated(encoder.device))
+else:  # ru_maxrss would begin with that of the process that started this one
+    print(1024 * int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0]))
+"""
+"""Program of the process whose memory is measured."""
 
 
 def measure_latency(
@@ -68,6 +81,17 @@ def _in_turns(models: Iterable[Callable], inputs: Any, repeats: int) -> list[Spr
     timed = relative_throughput(dict(enumerate(models)), inputs, repeats)
     seconds = (1 / timed["images_per_second"]).groupby(timed["encoder"]).quantile([0.5, 0.25, 0.75])
     return [tuple(seconds[index]) for index in sorted(timed["encoder"].unique())]
+
+
+def measure_memory(folder: str | Path, inputs: torch.Tensor) -> float | None:
+    """Peak memory in MB of a fresh process that opens a saved encoder and runs it on a batch of this shape and device.
+
+    On a GPU what torch allocates; on a CPU all of the process, Python and torch in it. `None` where it is not counted.
+    """
+    if inputs.device.type != "cuda" and not Path("/proc/self/status").exists():
+        return None
+    command = [sys.executable, "-c", PEAK, str(folder), str(inputs.device), *map(str, inputs.shape)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]) / 1e6
 
 
 @torch.inference_mode()

@@ -66,12 +66,12 @@ def collect_activations(
         Blocks to keep, -1 being the input of block 0; all of them and -1 if `None`.
     tokens
         ``"cls"``, ``"last"`` or ``"mean"`` keep one row per image or text, ``"patch"`` and ``"all"`` one per token;
-        see `select_tokens`.
+        see `select_tokens`; ``"positions"`` keeps images apart.
 
     Returns
     -------
     dict
-        Block -> float32 tensor of shape (rows, width) on the encoder's device.
+        Block -> float32 tensor of shape (rows, width), or (images, tokens, width), on the encoder's device.
 
     Raises
     ------

@@ -54,9 +54,20 @@ class SplitByTokenType(nn.Module):
         first, rest = hidden[:, : self.special_tokens], hidden[:, self.special_tokens :]
         return torch.cat([self.special(first), self.patches(rest)], dim=1)
 
-    def extra_repr(self) -> str:
-        """Number of the tokens before the patches."""
-        return f"special_tokens={self.special_tokens}"
+
+class MapPerPosition(nn.Module):
+    """One matrix and one bias for each position of a token; their number is fixed."""
+
+    def __init__(self, tokens: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(tokens, width, width))
+        self.bias = nn.Parameter(torch.zeros(tokens, 1, width))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Hidden states (batch, tokens, width) to the same shape."""
+        if hidden.shape[1] != len(self.weight):
+            raise ValueError(f"The map is for images of {len(self.weight)} tokens, not {hidden.shape[1]}: resize them.")
+        return torch.baddbmm(self.bias, hidden.transpose(0, 1), self.weight).transpose(0, 1)
 
 
 class AddPooledContext(nn.Module):
@@ -81,10 +92,6 @@ class AddPooledContext(nn.Module):
             return mapped + added[:, None]
         first, rest = mapped[:, : self.special_tokens], mapped[:, self.special_tokens :]
         return torch.cat([first + added[:, None], rest], dim=1)
-
-    def extra_repr(self) -> str:
-        """Number of the tokens before the patches."""
-        return f"special_tokens={self.special_tokens}"
 
 
 class AddRunningContext(nn.Module):
@@ -265,6 +272,7 @@ LAYERS = {
     "Sum": (Parallel, lambda layer: (layer.straight, layer.bent)),
     "Scale": (_scale, lambda layer: (len(layer.weight), len(layer.bias))),
     "ByToken": (SplitByTokenType, lambda layer: (layer.special_tokens, layer.special, layer.patches)),
+    "ByPosition": (MapPerPosition, lambda layer: layer.weight.shape[:2]),
     "InContext": (AddPooledContext, lambda layer: (layer.special_tokens, layer.tokens, layer.context)),
     "InRunningContext": (AddRunningContext, lambda layer: (layer.tokens, layer.context)),
 }
@@ -274,8 +282,8 @@ NAMES = {make.__name__: name for name, (make, _) in LAYERS.items()}
 
 
 def acts_by_token(map_: nn.Module) -> bool:
-    """True if a map gives each token an output that depends on no other: of layers in `LAYERS` that pool none."""
-    pooling = AddPooledContext | AddRunningContext
+    """True if a map gives each token an output that depends on no other, and takes any number of tokens."""
+    pooling = AddPooledContext | AddRunningContext | MapPerPosition
     known = {"Scale", *NAMES}
     return all(type(part).__name__ in known and not isinstance(part, pooling) for part in map_.modules())
 

@@ -24,9 +24,10 @@ COLOURS = {
     "orthogonal": "#999933",
     "diagonal": "#aa4499",
     "scalar": "#888888",
+    "per-position": "#6699cc",
 }
 """The palette of Okabe and Ito; after the original Tol's muted palette."""
-MARKERS = dict(zip(COLOURS, "Xo^sPDv*p8<>dh", strict=True))
+MARKERS = dict(zip(COLOURS, "Xo^sPDv*p8<>dhH", strict=True))
 for name in [*COLOURS]:  # with feature alignment: the colour of the map, and letters as a marker
     if name != ORIGINAL:
         COLOURS[name + ALIGN], MARKERS[name + ALIGN] = COLOURS[name], f"${name[:2]}$"

@@ -51,14 +51,19 @@ class Calibrated:
         """The original's features of the calibration images."""
         return self.encoder.encode(self.images)
 
+    def needs_pass(self, kind: str) -> bool:
+        """Whether this map is fitted on more than `moments`, and so takes a pass of its own."""
+        translator = make_translator(kind)
+        return translator.needs_activations or (self.encoder.is_causal and translator.needs_context)
+
     def make(self, plan: Plan, translator: str, head: Head) -> tuple[Encoder, Head]:
         """The smaller encoder, and the original's head with the alignment folded in, if the translator has one."""
         kind, align = split_align(translator)
         if kind == FUSED:
             smaller = fuse_spans(self.encoder, plan, self.images)
         else:
-            needs_pass = self.encoder.is_causal and make_translator(kind).needs_context
-            smaller = approximate(self.encoder, plan, self.images if needs_pass else self.moments, translator=kind)
+            calibration = self.images if self.needs_pass(kind) else self.moments
+            smaller = approximate(self.encoder, plan, calibration, translator=kind)
         if not align:
             return smaller, head
         return smaller, aligned(head, self.encoder, smaller.encode(self.images), self.features)
@@ -95,7 +100,7 @@ def make_selector(calibrated: Calibrated, trying: Images, head: Head, translator
     Candidates are those of `candidate_plans`, and the chosen plan of one block fewer with any block more. They race on
     the images `trying`, without their labels, and without feature alignment, which takes a pass over the calibration
     images for each. Answers are compared, or features if there is no head. A fused span needs a block before it; fused
-    plans, and a decoder's context maps, are tried with linear ones, which need no pass of their own.
+    plans, and maps that need a pass of their own, are tried with linear ones, which need none.
     """
     kind, count = split_align(translator)[0], len(calibrated.encoder.blocks)
     costs = [span_costs(calibrated.moments, criterion) for criterion in POOLED]
@@ -103,7 +108,7 @@ def make_selector(calibrated: Calibrated, trying: Images, head: Head, translator
     layer = first_layer(head, calibrated.encoder)
     if isinstance(layer, nn.Module):  # the checkpoint's own may lie on another device
         layer = copy.deepcopy(layer).to(calibrated.encoder.device)
-    if fused or (calibrated.encoder.is_causal and make_translator(kind).needs_context):
+    if fused or calibrated.needs_pass(kind):
         kind = "linear"
 
     def run(plans: list[Plan], part: Images) -> Tensor:  # a classifier that reads more than the features
@@ -129,7 +134,7 @@ def make_selector(calibrated: Calibrated, trying: Images, head: Head, translator
             table = race_plans(calibrated.encoder, trying, plans, head=layer, measure=measure, **maps)
         last = table[table["images"] == table["images"].max()]["cost"].nsmallest(2)
         how = f" ({last.iloc[0]:.2g}, and {last.iloc[1]:.2g} for the next, {last.index[1]})"
-        return Choice(Plan.parse(last.index[0]), len(plans), len(trying), how)
+        return Choice(Plan.parse(last.index[0]), len(plans), int(table["images"].max()), how)
 
     return choose
 

@@ -32,9 +32,10 @@ class Translator:
     ----------
     name
         Name in tables and on the command line.
-    needs_folds, needs_context, needs_activations, tells_tokens_apart
+    needs_folds, needs_context, needs_activations, needs_positions, tells_tokens_apart
         True where `fit_moments` reads `KFoldMoments` alone; where it reads the context of a decoder's tokens; where the
-        map is trained on rows; and where special tokens have a map of their own, so that `build` takes their number.
+        map is fitted on rows; on those of whole images, (images, tokens, width), so that `build` takes the number of
+        tokens; and where special tokens have a map of their own, so that `build` takes their number.
     residual_
         Of the translators here, ``|H[e] - map(H[s])|^2 / |H[e]|^2`` on the calibration rows.
     """
@@ -43,6 +44,7 @@ class Translator:
     needs_folds = False
     needs_context = False
     needs_activations = False
+    needs_positions = False
     tells_tokens_apart = False
 
     def fit(self, X: Rows, Y: Rows, special_tokens: int = 0) -> Self:
@@ -64,9 +66,9 @@ class Translator:
         Raises
         ------
         InputError
-            If the translator is trained on rows.
+            If the translator is fitted on rows.
         """
-        raise InputError(f"Translator {self.name!r} is trained on rows, not on moments: use fit(X, Y).")
+        raise InputError(f"Translator {self.name!r} is fitted on rows, not on moments: use fit(X, Y).")
 
     def module(self) -> nn.Module:
         """The fitted map, float32, from (batch, tokens, width) to the same shape."""
@@ -86,7 +88,7 @@ class Translator:
             rows = torch.as_tensor(X)
             with torch.no_grad():
                 mapped = self.module().to(rows)(rows)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise InputError(f"The map does not take rows of shape {np.shape(X)}: {error}") from error
         return mapped if isinstance(X, Tensor) else mapped.numpy()
 
@@ -117,6 +119,7 @@ TRANSLATORS: dict[str, str | type[Translator]] = {
     "ridge": "toastlib.translators.linear:Ridge",
     "separate": "toastlib.translators.per_token:PerTokenType",
     "context": "toastlib.translators.per_token:PooledContext",
+    "per-position": "toastlib.translators.per_token:PerPosition",
     "low-rank": "toastlib.translators.linear:LowRank",
     "orthogonal": "toastlib.translators.linear:Orthogonal",
     "diagonal": "toastlib.translators.linear:Diagonal",

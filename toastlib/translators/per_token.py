@@ -1,4 +1,4 @@
-"""Maps by type of token: CLS, one token of many, decides the classes, and one map for all tokens hardly sees it."""
+"""Maps by type or position of a token: CLS, one of many, decides the classes, and one map for all hardly sees it."""
 
 import copy
 from typing import Self
@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from toastlib.errors import InputError
-from toastlib.models.layers import AddPooledContext, AddRunningContext, SplitByTokenType
+from toastlib.models.layers import AddPooledContext, AddRunningContext, MapPerPosition, SplitByTokenType
 from toastlib.plan import Span
 from toastlib.statistics.moments import MEAN, SPREAD, KFoldMoments, Moments
-from toastlib.translators.base import Translator
+from toastlib.translators.base import Rows, Translator, check_rows
 from toastlib.translators.least_squares import Sums, fit_ridge, share
 from toastlib.translators.linear import Affine, Ridge, linear_module
 
@@ -53,6 +53,61 @@ class PerTokenType(Translator):
     def build(self, width: int, special_tokens: int = 1) -> nn.Module:
         """Two maps: twice the parameters of one, and the same work; one map where there are no special tokens."""
         return _split({kind: self.form.build(width) for kind in ("special", "patch")}, special_tokens)
+
+
+class PerPosition(Translator):
+    """One map for each position of a token, fitted on that position's rows alone: one row of each image.
+
+    With `Linear` it is "mode 2" of the authors' released code; 500 images barely determine matrices of width 384, hence
+    the ridge. Moments are made position by position, so that memory is that of the activations.
+
+    Parameters
+    ----------
+    form
+        Each map; a `Ridge` shrunk to the identity if `None`, whose penalty each position chooses for itself.
+
+    Attributes
+    ----------
+    fits_
+        The fitted map of each position.
+    """
+
+    name = "per-position"
+    needs_activations = needs_positions = True
+
+    def __init__(self, form: Affine | None = None) -> None:
+        self.form = form or Ridge()
+
+    def fit(self, X: Rows, Y: Rows, special_tokens: int = 0) -> Self:
+        """Fit the map of each position from X to Y, of shape (images, tokens, width).
+
+        Raises
+        ------
+        InputError
+            If they have another shape, or hold NaN or infinity.
+        """
+        source, target = check_rows(X, Y)
+        if source.ndim != 3:
+            raise InputError(f"Translator {self.name!r} is fitted on X and Y of shape (images, tokens, width) alone.")
+        pairs = zip(source.unbind(1), target.unbind(1), strict=True)
+        self.fits_ = [copy.copy(self.form).fit(x, y) for x, y in pairs]
+        squares = target.double().square().sum((0, 2))
+        errors = sum(fit.residual_ * square for fit, square in zip(self.fits_, squares, strict=True))
+        self.residual_ = share(errors, squares.sum())
+        return self
+
+    def module(self) -> nn.Module:
+        """`MapPerPosition`, float32."""
+        weights = torch.stack([fit.weight_ for fit in self.fits_]).float()
+        module = MapPerPosition(*weights.shape[:2]).requires_grad_(False)
+        module.weight.data = weights
+        if self.fits_[0].bias_ is not None:
+            module.bias.data = torch.stack([fit.bias_ for fit in self.fits_]).float()[:, None]
+        return module
+
+    def build(self, width: int, tokens: int = 1) -> nn.Module:
+        """A matrix and a bias for each position: as many times the parameters of one map, and the same work."""
+        return MapPerPosition(tokens, width)
 
 
 class PooledContext(Translator):
