@@ -128,6 +128,7 @@ def test_a_map_of_the_last_block_gets_the_token_that_is_read(tiny_encoder, tiny_
         torch.testing.assert_close(features[variant], whole[variant], rtol=1e-4, atol=1e-5)
     assert not acts_by_token(nn.MultiheadAttention(8, 2))
     assert acts_by_token(make_translator("mlp").build(8))
+    assert not acts_by_token(make_translator("per-position").build(8, tokens=5))  # of CLS alone it would be the first
 
 
 def states(variants: list[Variant], block_count: int) -> Counter:
