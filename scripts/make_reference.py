@@ -29,6 +29,7 @@ TABLES = {
     "07": ("results", "variance"),
     "08": ("results", "timings", "fronts", "duels"),
     "12": ("results", "predicted", "correlations", "choices", "controls", "distances"),
+    "12-selectors": ("selectors", "budgets"),
     "13": ("results", "gains", "more"),
     "14": ("results", "unknown", "duels", "block_0"),
     "15": ("results", "patches_and_class"),
