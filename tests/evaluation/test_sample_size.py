@@ -20,6 +20,7 @@ from toastlib.evaluation.sample_size import (
 )
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import collect_activations
+from toastlib.models.walk import check_walk
 from toastlib.plan import Span, parse_plans
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import plan_pairs
@@ -53,7 +54,8 @@ def test_nested_moments_are_those_of_each_draw_by_itself(tiny_encoder, tiny_imag
 
 
 def test_each_image_passes_the_encoder_once_per_draw(tiny_encoder, tiny_images):
-    seen, tiny_encoder.walk_is_checked = [], True
+    seen = []
+    check_walk(tiny_encoder, next(tiny_images.train.batches(2))[0])
     tiny_encoder.blocks[0].register_forward_hook(lambda module, args, output: seen.append(len(output)))
     nested_moments(tiny_encoder, tiny_images.train, SIZES, 0, [(1, 1), (1, 3)])
     assert sum(seen) == max(SIZES)

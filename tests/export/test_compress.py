@@ -398,7 +398,7 @@ def test_sublayers_take_a_map_that_is_smaller_than_they_are(tiny_encoder, tiny_i
     assert "as many parameters" in large.verdict()
     assert taken.about_maps()[-1] == "linear+align was taken; --prefer accuracy takes context+align."
     energies = taken.maps["millijoules"]
-    said = "Energy per image: unknown on this machine."
+    said = "Energy: unknown on this machine."
     assert (said in taken.summary()) == (said in report(taken)) == energies.isna().all()
     assert said not in replace(taken, maps=taken.maps.assign(millijoules=2.0)).summary()
 

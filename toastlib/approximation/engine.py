@@ -88,7 +88,7 @@ def forward_plans(
     that it does not read are left out, see `run_last`. `start` is a block and its output ``h[block]`` that all variants
     share, computed before; -1 and ``h[-1]`` if `None`.
     """
-    last, reads_all = len(encoder.blocks) - 1, pool is not None or encoder.last_split is None
+    last, reads_all = len(encoder.blocks) - 1, pool is not None or not encoder.reads_cls_alone
     pool = pool or encoder.pool
     shared = encoder.embed(inputs)
     features: dict[Variant, Tensor] = {}

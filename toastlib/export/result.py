@@ -175,7 +175,7 @@ class CompressionResult:
         rows = self.maps[self.maps["why"] != ""]
         said = [f"{row.translator} is not to be had: {row.why}" for row in rows.itertuples()]
         in_torch = self.maps[self.maps["opens"].str.startswith("transformers", na=False)]
-        said += ["Energy per image: unknown on this machine."] * bool(self.maps["millijoules"].isna().all())
+        said += ["Energy: unknown on this machine."] * bool(self.maps["millijoules"].isna().all())
         others = list(in_torch["translator"][2 + self.tuned :])
         if others:
             wish = "size (or speed)" if split_align(self.translator)[0] == RECOMMENDED else "accuracy"

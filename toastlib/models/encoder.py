@@ -206,6 +206,11 @@ class Encoder(nn.Module):
         with self.replayed(inputs, hidden):
             return self._pool(self.run(self.model, inputs[:1]), hidden, token_mask(inputs))
 
+    @property
+    def reads_cls_alone(self) -> bool:
+        """Whether features read no token of the last block but CLS, and `run_last` computes no other."""
+        return self.last_split is not None and self.feature_kind == "cls"
+
     @contextlib.contextmanager
     def replayed(self, inputs: Inputs, hidden: Tensor | None = None, first: int = 0) -> Iterator[list["ReplayBlock"]]:
         """Inside the context the model runs a `ReplayBlock` for each block from `first` on, and they are yielded."""

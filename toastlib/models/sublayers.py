@@ -83,7 +83,7 @@ def run_last(encoder: Encoder, hidden: Tensor, shared: BlockInput) -> Tensor:
     then the MLP, and the queries of torch's attention, are computed for no other token.
     """
     last = len(encoder.blocks) - 1
-    if encoder.last_split is None:
+    if not encoder.reads_cls_alone:
         return encoder.run_block(last, hidden, shared)
     args, kwargs = shared.calls[last]
     attention, mlp = split_block(encoder.blocks[last], encoder.last_split)
