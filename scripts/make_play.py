@@ -1,7 +1,7 @@
 """Compute the numbers of the page to play with: docs/play/play.json, and its card docs/play/card.md.
 
-    python scripts/make_play.py                                   # vit-mini on three embedded sets: minutes on one core
-    python scripts/make_play.py --encoder vit-s14-focus --image-size 112 --dtype fastest --data mnist cifar10 --images 100
+    python scripts/make_play.py                             # vit-mini on three embedded sets: minutes on one core
+    python scripts/make_play.py --encoder vit-s14-focus --image-size 112 --data cifar10 --images 100
 
 All plans that remove one block, two, or neighbours, and those of the paper, are run with each map. What is kept is the
 class that one frozen head gives each test image, so that the page counts for itself. Other runs in the file stay.
@@ -20,7 +20,6 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 from scipy.stats import t as student
 
@@ -29,7 +28,7 @@ from toastlib.data.catalog import ROOT
 from toastlib.evaluation.metrics import CONFIDENCE
 from toastlib.evaluation.result import Evaluation
 from toastlib.paper import plan_list
-from toastlib.plan import ORIGINAL, Plan, Span, all_spans, plan_of
+from toastlib.plan import ORIGINAL, Plan, all_spans, plan_of
 from toastlib.runs.store import _commit
 from toastlib.runs.versions import installed
 
@@ -38,13 +37,14 @@ SETS, MAPS = ("digits", "mnist-mini", "fashion-mnist-mini"), ("identity", "linea
 COLUMNS = 20  # of the sheet of test images
 CARD = """# A page to play with
 
-<a href="index.html">Click blocks away</a> and see what it costs: accuracy, changed answers, size and time. The page is one file
-and needs no Python, no kernel and no network.
+<a href="index.html">Click blocks away</a> and see what it costs: accuracy, changed answers, size and compute. The page
+is one file, `build/site/docs/play/index.html` after `make site`, and needs no Python, no kernel and no network.
 
-It has no model inside: its numbers are computed beforehand, for all plans that remove one block, two blocks, or
-neighbours, and for the paper's. Kept is the class that the head gives each test image; the page counts from these. The
-head is frozen: a linear classifier of the CLS token, trained once on the original's features with seed {seed}. Maps are
-fitted on training images without labels, drawn with seed {seed}. Compute is counted, not timed; sizes are those of float32.
+The page has no model inside. Its numbers are computed beforehand, for all plans that remove one block, two blocks, or
+neighbours, and for the paper's. The file holds the class that the head gives each test image, and the page counts from
+these classes. The head is frozen: a linear classifier of the CLS token, trained once on the original's features with
+seed {seed}. Maps are fitted on training images without labels, drawn with seed {seed}. FLOPs are counted, not timed;
+sizes are those of float32.
 
 | encoder | data set | test images | calibration images | plans | maps |
 |---|---|---|---|---|---|
@@ -164,7 +164,8 @@ def main(words: list[str] | None = None) -> None:
         run = as_run(encoder, data, result) | {"calibration": asked.calibration, "made": about}
         runs = [one for one in runs if (one["encoder"], one["dataset"]) != (encoder.name, name)] + [run]
         paper = [mask(plan) for plan in plan_list(len(encoder.blocks))]
-        file.write_text(json.dumps({"paper": paper, "runs": runs}, separators=(",", ":")), encoding="utf-8")
+        text = json.dumps({"paper": paper, "runs": runs}, separators=(",", ":"))
+        file.write_text(text.replace("</", "<\\/"), encoding="utf-8")  # no end of a script inside a page
         (asked.out / "card.md").write_text(card(runs), encoding="utf-8")
 
 
