@@ -1,4 +1,4 @@
-"""The page to play with: its numbers are those of a fresh evaluation, its arithmetic is the library's, and it is small."""
+"""The page to play with: it is small, its numbers are those of a fresh evaluation, it counts as the library does."""
 
 import base64
 import io
@@ -95,7 +95,7 @@ def compare_with_fresh(name: str, chosen: list[tuple[str, int]]) -> None:
     for (name, number), plan in zip(chosen, asked):
         parameters, flops, answers = run["maps"][name][str(number)]
         [fresh] = result.predicted(translator=name, plan=str(plan))
-        # Another processor adds in another order: where two classes are as likely to seven digits, the answer may differ.
+        # Another processor adds in another order: where two classes are equally likely to seven digits, one may differ.
         assert (fresh != classes(answers)).sum() <= 1, (name, str(plan))
         assert tuple(costs.loc[name, str(plan)]) == pytest.approx((parameters, flops / 1e6), abs=1e-6)
 
@@ -198,10 +198,8 @@ def test_the_card_is_that_of_the_numbers():
 
 
 def test_a_file_is_made_from_few_plans(tmp_path):
-    make_play.main(
-        ["--data", "digits", "--images", "20", "--train", "60", "--calibration", "60", "--plans", "2"]
-        + ["--maps", "identity", "--out", str(tmp_path)]
-    )
+    few = "--data digits --images 20 --train 60 --calibration 60 --plans 2 --maps identity --out"
+    make_play.main([*few.split(), str(tmp_path)])
     [run] = json.loads((tmp_path / "play.json").read_text(encoding="utf-8"))["runs"]
     assert list(run["maps"]) == ["identity"]
     assert list(run["maps"]["identity"]) == ["1", "2"]

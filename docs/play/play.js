@@ -150,9 +150,9 @@ function start() {
     const gone = `block${bits(plan) > 1 ? "s" : ""} ${words(removed(plan))} removed`;
     const maps = `${map} map${planText(plan).includes(" ") ? "s" : ""}`;
     const instead = `${map === "identity" ? "nothing" : maps} in place`;
-    const clear = low > 0 ? "" : high < 0 ? " That is a gain." : " The interval holds zero: these images do not tell a loss.";
+    const unclear = low <= 0 && high >= 0 ? " The interval holds zero: these images do not tell a loss." : "";
     return `${where}, ${gone}, ${instead}: ${right}, instead of ${fixed(original.accuracy)} %. ` +
-      `${fixed(lost)} points are lost, 95 % interval ${between([low, high])}.${clear}`;
+      `${fixed(lost)} points are lost, 95 % interval ${between([low, high])}.${unclear}`;
   }
 
   function tile(name, value, note, percent) {
