@@ -6,7 +6,7 @@ const NORMAL = 1.959963985; // half the width of a 95 % interval, in standard er
 const MAPS = {
   identity: "nothing: dropped (identity)",
   linear: "one matrix (linear)",
-  context: "one matrix for CLS, one for patches, and statistics of the patches (context)",
+  context: "a matrix for CLS, one for patches (context)",
 };
 const SHOWN = 12; // pictures of each kind
 const FIRST = 0b111000; // the plan 2->5
@@ -147,11 +147,12 @@ function start() {
     const { run, plan, map } = state, [lost, low, high] = found.points, where = `${run.encoder} on ${run.dataset}`;
     const right = `${fixed(found.accuracy)} % of ${run.images} test images right`;
     if (!plan) return `${where}, the original: ${right}, 95 % interval ${between(found.interval)}.`;
-    const gone = `block${bits(plan) > 1 ? "s" : ""} ${words(removed(plan))} removed`;
-    const maps = `${map} map${planText(plan).includes(" ") ? "s" : ""}`;
-    const instead = `${map === "identity" ? "nothing" : maps} in place`;
+    const gone = `without block${bits(plan) > 1 ? "s" : ""} ${words(removed(plan))}`;
+    const spans = planText(plan).split(" ").length, maps = `${spans} ${map} map${spans > 1 ? "s" : ""}`;
+    const place = bits(plan) > 1 ? "their place" : "its place";
+    const instead = `${map === "identity" ? "and nothing" : `with ${maps}`} in ${place}`;
     const unclear = low <= 0 && high >= 0 ? " The interval holds zero: these images do not tell a loss." : "";
-    return `${where}, ${gone}, ${instead}: ${right}, instead of ${fixed(original.accuracy)} %. ` +
+    return `${where} ${gone}, ${instead}: ${right}, instead of ${fixed(original.accuracy)} %. ` +
       `${fixed(lost)} points are lost, 95 % interval ${between([low, high])}.${unclear}`;
   }
 
