@@ -86,7 +86,7 @@ def compare_with_fresh(name: str, chosen: list[tuple[str, int]]) -> None:
         encoder,
         data,
         asked,
-        translators=dict.fromkeys(name for name, _ in chosen),
+        translators=sorted({name for name, _ in chosen}),
         calibration=data.train.sample(run["calibration"], seed=0),
         head=toast.HeadConfig("frozen", seeds=1),
     )
@@ -198,7 +198,7 @@ def test_the_card_is_that_of_the_numbers():
 
 
 def test_a_file_is_made_from_few_plans(tmp_path):
-    few = "--data digits --images 20 --train 60 --calibration 60 --plans 2 --maps identity --out"
+    few = "--data digits --images 20 --train 200 --calibration 60 --plans 2 --maps identity --out"
     make_play.main([*few.split(), str(tmp_path)])
     [run] = json.loads((tmp_path / "play.json").read_text(encoding="utf-8"))["runs"]
     assert list(run["maps"]) == ["identity"]
