@@ -157,10 +157,10 @@ def main(words: list[str] | None = None) -> None:
     plans = small_plans(len(encoder.blocks))[: asked.plans]
     versions = ", ".join(f"{name} {version}" for name, version in installed().items())
     command = shlex.join(["python", "scripts/make_play.py", *(sys.argv[1:] if words is None else words)])
+    about = {"Command": f"`{command}`", "Date": str(date.today()), "Versions": versions, "Commit": _commit()}
     for name in asked.data:
         data = small_set(toast.load_images(name, encoder), asked.train, asked.images)
         result = evaluate(encoder, data, plans, maps=asked.maps, calibration=asked.calibration)
-        about = {"Command": f"`{command}`", "Date": str(date.today()), "Versions": versions, "Commit": _commit()}
         run = as_run(encoder, data, result) | {"calibration": asked.calibration, "made": about}
         runs = [one for one in runs if (one["encoder"], one["dataset"]) != (encoder.name, name)] + [run]
         paper = [mask(plan) for plan in plan_list(len(encoder.blocks))]
