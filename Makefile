@@ -34,7 +34,7 @@ test-slow: $(STAMP)  ## what takes long: the other notebooks, every command of e
 	$(NBVAL) notebooks/0[236-9]*.ipynb notebooks/1*.ipynb
 	.venv/bin/python -m pytest -n 2 -m slow tests
 
-test-browser: $(STAMP)  ## look at notebooks and site in headless Chromium; pictures go to build/screenshots/
+test-browser: site  ## look at notebooks and site in headless Chromium; pictures go to build/screenshots/
 	.venv/bin/python -m pytest -rs -p no:cacheprovider tests/browser
 
 notebooks: export TQDM_DISABLE = 1

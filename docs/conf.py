@@ -73,3 +73,14 @@ def setup(app):
         return True if field or isinstance(member, GenericAlias) else None
 
     app.connect("autodoc-skip-member", is_bare)
+    app.connect("build-finished", write_play)
+
+
+def write_play(app, error):
+    """Put the page to play with together: one file with the look of the report, and its numbers inside."""
+    folder, target = ROOT / "docs" / "play", Path(app.outdir) / "docs" / "play" / "index.html"
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    for file in (ROOT / "toastlib/export/report.css", *(folder / f"play.{kind}" for kind in ("css", "js", "json"))):
+        page = page.replace(f"{{{{ {file.name} }}}}", file.read_text(encoding="utf-8"))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page, encoding="utf-8")
