@@ -5,7 +5,7 @@ import os
 
 import torch
 
-from benchmarks import memory, moments, real, rerun, sweep
+from benchmarks import memory, moments, race, real, rerun, sweep
 from benchmarks.table import HEADER, show
 
 
@@ -23,6 +23,7 @@ def main() -> None:
         lambda: sweep.against_hardware(512, 64, options.dataset),
         lambda: moments.against_a_forward_pass(500),
         lambda: real.against_reference(500, 300),
+        race.against_all,
         memory.peaks,
         lambda: rerun.against_the_first("02", []),
     ):
