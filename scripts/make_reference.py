@@ -28,6 +28,7 @@ TABLES = {
     "06": ("accuracy_lost", "gains", "fits", "cost"),
     "07": ("results", "variance"),
     "08": ("results", "timings", "fronts", "duels"),
+    "08-resources": ("resources",),
     "12": ("results", "predicted", "correlations", "choices", "controls", "distances"),
     "12-selectors": ("selectors", "budgets"),
     "13": ("results", "gains", "more"),

@@ -152,7 +152,7 @@ class CompressionResult:
             changed = {"accuracy": ("worse", "better", "changed"), "agreement": ("changed",), "similarity": ()}
             counts = {name: int(row[name]) for name in changed[self.head.measure]}
             cells = {"map": row["translator"], self.loses: lost} | counts | {"MB": short(row["megabytes"])}
-            energy = {} if pd.isna(row["millijoules"]) else {"mJ per image": short(row["millijoules"], 2)}
+            energy = {} if pd.isna(row["millijoules"]) else {f"mJ per {self.inputs[:-1]}": short(row["millijoules"], 2)}
             rows.append(cells | times | energy | {"opens with": row["opens"]})
         return pd.DataFrame(rows)
 
