@@ -55,7 +55,7 @@ def test_what_is_there_is_enough(notebook):
 
 def test_heads_need_labels_and_maps_do_not(notebook, unlabelled, tmp_path):
     given = {"dataset": unlabelled, "calibration_size": 5}
-    with pytest.raises(InputError, match="the images have no labels, and heads are trained on labels"):
+    with pytest.raises(InputError, match="has no labels: accuracies need them"):
         check_sizes([Run(notebook, given)])
     without = PARAMETERS.replace('head = {"seeds": 1}\n', "")
     assert check_sizes([Run(write_notebook(tmp_path / "08.ipynb", parameters=without), given)]) == []

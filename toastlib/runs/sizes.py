@@ -40,7 +40,7 @@ def _check(run: Run, name: str, train: int, test: int, is_labelled: bool) -> Non
         of = f"train_size={drawn}" if given.get("train_size") else f"the train split has {drawn} images"
         raise InputError(f"{where}: calibration_size={size}, and {of}: calibration images are training images.")
     if not is_labelled and any(parameter.startswith("head.") for parameter in run.parameters):
-        raise InputError(f"{where}: the images have no labels, and heads are trained on labels.")
+        raise InputError(f"{where} has no labels: accuracies need them, similarities and maps do not.")
 
 
 @cache
