@@ -11,13 +11,19 @@ from tiny import FAMILIES
 from torch import nn
 
 from toastlib.approximation import engine
-from toastlib.approximation.engine import THE_ORIGINAL, Variant, collect_features, forward_plans, variants_of
+from toastlib.approximation.engine import (
+    THE_ORIGINAL,
+    Variant,
+    acts_by_token,
+    collect_features,
+    forward_plans,
+    variants_of,
+)
 from toastlib.approximation.prepare import fit_maps, name_translators
 from toastlib.approximation.replace import approximate
 from toastlib.data.tokens import Tokens
 from toastlib.errors import InputError
 from toastlib.models.encoder import Encoder
-from toastlib.models.layers import acts_by_token
 from toastlib.models.sublayers import run_last, split_blocks
 from toastlib.models.walk import check_walk
 from toastlib.paper import plan_list
@@ -129,6 +135,17 @@ def test_a_map_of_the_last_block_gets_the_token_that_is_read(tiny_encoder, tiny_
     assert not acts_by_token(nn.MultiheadAttention(8, 2))
     assert acts_by_token(make_translator("mlp").build(8))
     assert not acts_by_token(make_translator("per-position").build(8, tokens=5))  # of CLS alone it would be the first
+
+
+@pytest.mark.parametrize("translator", ["identity", "linear", "context"])
+@pytest.mark.parametrize("plan", ["4->5", "2->5", "1->2"])
+def test_features_of_a_smaller_encoder_are_those_of_its_own_forward(tiny_encoder, tiny_images, plan, translator):
+    """What was found about the original's last block does not hold for a map in its place."""
+    collect_features(tiny_encoder, tiny_images.test, [THE_ORIGINAL], {})
+    assert tiny_encoder.reads_cls_alone
+    smaller = approximate(tiny_encoder, plan, tiny_images.train[:40], translator=translator)
+    found = collect_features(smaller, tiny_images.test, [THE_ORIGINAL], {})[0]
+    torch.testing.assert_close(found, smaller.encode(tiny_images.test), rtol=1e-4, atol=1e-5)
 
 
 def states(variants: list[Variant], block_count: int) -> Counter:

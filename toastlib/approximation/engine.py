@@ -14,7 +14,7 @@ from toastlib.data.images import Images
 from toastlib.data.tokens import Inputs, token_mask
 from toastlib.errors import InputError, need_batches, need_encoder
 from toastlib.models.encoder import Encoder
-from toastlib.models.layers import acts_by_token, padding_known
+from toastlib.models.layers import NAMES, AddPooledContext, AddRunningContext, MapPerPosition, padding_known
 from toastlib.models.sublayers import run_last
 from toastlib.models.walk import check_walk
 from toastlib.plan import ORIGINAL, Plan, Span
@@ -154,6 +154,13 @@ def collect_features(
         if variant.aligned:
             features[row] = maps[variant](features[row])
     return features
+
+
+def acts_by_token(map_: nn.Module) -> bool:
+    """True if a map gives each token an output that depends on no other, and takes any number of tokens."""
+    pooling = AddPooledContext | AddRunningContext | MapPerPosition
+    known = {"Scale", *NAMES}
+    return all(type(part).__name__ in known and not isinstance(part, pooling) for part in map_.modules())
 
 
 def in_halves(run: Callable[[Inputs], dict], inputs: Inputs) -> dict:

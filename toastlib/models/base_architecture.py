@@ -79,8 +79,10 @@ def base_config(encoder: Encoder, model: nn.Module) -> Any:
 def renumber(encoder: Encoder, kept: Sequence[int]) -> None:
     """Let configuration and cache of a decoder follow its block list: each member stands where block k of `kept` was.
 
-    Some decoders run as many blocks as their configuration counts, and look up there how each of them attends.
+    Some decoders run as many blocks as their configuration counts, and look up there how each of them attends. What was
+    found about the last block holds no more.
     """
+    encoder.last_split = None
     if encoder.is_causal:
         config = encoder.model.config
         encoder.original_config = encoder.original_config or copy.deepcopy(config)

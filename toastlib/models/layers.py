@@ -281,13 +281,6 @@ NAMES = {make.__name__: name for name, (make, _) in LAYERS.items()}
 """Class -> its name in `LAYERS`; another class has its own name there."""
 
 
-def acts_by_token(map_: nn.Module) -> bool:
-    """True if a map gives each token an output that depends on no other, and takes any number of tokens."""
-    pooling = AddPooledContext | AddRunningContext | MapPerPosition
-    known = {"Scale", *NAMES}
-    return all(type(part).__name__ in known and not isinstance(part, pooling) for part in map_.modules())
-
-
 def describe_map(module: Any) -> Any:
     """Description of a map without its weights: ``["Linear", 96, 96, false]``; `ValueError` for unknown layers."""
     if isinstance(module, nn.Module):

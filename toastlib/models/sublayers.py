@@ -54,7 +54,7 @@ def split_blocks(encoder: Encoder) -> Encoder:
     with encoder.block_list(sublayers):
         whole = copy.deepcopy(encoder, shared | {id(encoder.tokenizer): encoder.tokenizer})
     renumber(whole, [block // 2 for block in range(len(sublayers))])
-    whole.sublayer_split, whole.last_split = split, None
+    whole.sublayer_split = split
     whole.name = encoder.name + IN_SUBLAYERS
     return whole
 
