@@ -13,13 +13,20 @@ def load(
     encoder = toast.load_encoder(model, device="cpu", dtype=dtype)
     if dataset:
         return encoder, toast.load_images(dataset, encoder, train_size=train_size, test_size=test_size)
+    return encoder, shapes(train_size, test_size, encoder)
+
+
+def shapes(train_size: int, test_size: int, encoder: toast.Encoder) -> toast.ImageSet:
+    """As many coloured shapes as asked for, ready for an encoder."""
     splits = [
         toast.Images(
             torch.from_numpy(table.images).permute(0, 3, 1, 2).contiguous(),
             torch.from_numpy(table.labels),
             table.class_names,
             encoder.preprocessing,
+            encoder.device,
+            encoder.dtype,
         )
         for table in coloured_shapes(train_size, test_size)
     ]
-    return encoder, toast.ImageSet("coloured-shapes", *splits)
+    return toast.ImageSet("coloured-shapes", *splits)

@@ -1,6 +1,7 @@
 """Image sets: what is drawn, in which order, and how it reaches the encoder."""
 
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from toastlib.data.builtin import ArrayTable, digits
-from toastlib.data.images import Images, ImageSet, catalog, load_images, load_split
+from toastlib.data.images import Images, ImageSet, catalog, load_images, load_split, one_ahead
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
 
@@ -52,6 +53,31 @@ class TestBatches:
 
     def test_without_labels_there_are_none(self):
         assert [labels for _, labels in replace(numbered(3), labels=None).batches(2)] == [None, None]
+
+
+class TestOneAhead:
+    def test_all_come_in_order(self):
+        assert list(one_ahead(lambda item: item**2, range(5))) == [0, 1, 4, 9, 16]
+
+    def test_of_nothing_there_is_nothing(self):
+        assert list(one_ahead(str, [])) == []
+
+    def test_the_next_is_made_while_one_is_used(self):
+        made = {item: threading.Event() for item in range(3)}
+        for item in one_ahead(lambda item: made[item].set() or item, range(3)):
+            assert made[min(item + 1, 2)].wait(10)
+
+    def test_an_error_comes_where_its_item_would(self):
+        found = one_ahead(lambda item: 1 / item, [1, 2, 0, 4])
+        assert [next(found), next(found)] == [1, 0.5]
+        with pytest.raises(ZeroDivisionError):
+            next(found)
+
+    def test_one_who_stops_early_waits_for_no_more_than_one(self):
+        made = []
+        next(batches := one_ahead(lambda item: made.append(item) or item, range(100)))
+        batches.close()
+        assert made == [0, 1]
 
 
 class TestSample:

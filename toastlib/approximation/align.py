@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from toastlib.errors import InputError
+from toastlib.models.batch import BatchSize
 from toastlib.models.encoder import Encoder
 from toastlib.translators.linear import Ridge
 
@@ -20,7 +21,7 @@ def fit_alignment(features: Tensor, target: Tensor) -> Ridge:
 
 
 @torch.inference_mode()
-def align_features(smaller: Encoder, original: Encoder, images, *, batch_size: int = 32) -> Ridge:
+def align_features(smaller: Encoder, original: Encoder, images, *, batch_size: BatchSize = "auto") -> Ridge:
     """The map that takes the features of a smaller encoder to the original's, fitted on images without labels.
 
     `smaller` is from `approximate`; calibration images are `Images`, or anything with ``batches(size)``, five at least.

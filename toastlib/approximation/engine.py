@@ -13,6 +13,7 @@ from toastlib.cache import default_cache, fingerprint
 from toastlib.data.images import Images
 from toastlib.data.tokens import Inputs, token_mask
 from toastlib.errors import InputError, need_batches, need_encoder
+from toastlib.models.batch import BatchSize, batch_of
 from toastlib.models.encoder import Encoder
 from toastlib.models.layers import NAMES, AddPooledContext, AddRunningContext, MapPerPosition, padding_known
 from toastlib.models.sublayers import run_last
@@ -116,7 +117,7 @@ def forward_plans(
 
 
 def collect_features(
-    encoder: Encoder, images: Images, variants: Sequence[Variant], maps: Maps, batch_size: int = 32
+    encoder: Encoder, images: Images, variants: Sequence[Variant], maps: Maps, batch_size: BatchSize = "auto"
 ) -> Tensor:
     """Compute the features of every variant for all images, or read them from the cache.
 
@@ -125,6 +126,7 @@ def collect_features(
     """
     need_encoder(encoder)
     need_batches(images)
+    batch_size = batch_of(encoder, batch_size)
     features = torch.empty(len(variants), len(images), encoder.width, device=encoder.device)
     cache = default_cache()
     prefix = None  # of the keys of features before alignment; nothing is cached without one

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from toastlib.errors import InputError, need_batches, need_encoder, need_original
+from toastlib.models.batch import BatchSize, batch_of
 from toastlib.models.costs import example_input, flops_of_example, parameter_count
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import capture_modules, capture_outputs
@@ -38,7 +39,7 @@ class FusedEncoder(Encoder):
     original: tuple[int, int | None]
 
 
-def fuse_spans(encoder: Encoder, plan: str | Plan, images, *, batch_size: int = 32) -> FusedEncoder:
+def fuse_spans(encoder: Encoder, plan: str | Plan, images, *, batch_size: BatchSize = "auto") -> FusedEncoder:
     """A copy of the encoder without the blocks of a plan, the block before each span fitted to stand in for them.
 
     Shopkhoev et al., "ReplaceMe" (2025), arXiv 2505.02819.
@@ -146,7 +147,7 @@ def _fit(encoder: Encoder, plan: Plan, images, batch_size: int) -> dict[Span, Af
     totals = {}
     ends = {block for span in plan for block in span}
     with capture_modules(layers) as branch, capture_outputs(encoder, ends) as h:
-        for pixel_values, _ in images.batches(batch_size):
+        for pixel_values, _ in images.batches(batch_of(encoder, batch_size)):
             encoder(pixel_values)
             for span in plan:
                 m = branch[span].double().reshape(-1, encoder.width)

@@ -11,6 +11,7 @@ from toastlib.approximation.align import fit_alignment
 from toastlib.approximation.engine import THE_ORIGINAL, Maps, Variant, collect_features, variants_of
 from toastlib.approximation.replace import collect_calibration, fit_spans
 from toastlib.errors import InputError, need_encoder, whole_number
+from toastlib.models.batch import BatchSize
 from toastlib.models.encoder import Encoder
 from toastlib.plan import ORIGINAL, Plan, Span, parse_plans
 from toastlib.statistics.moments import KFoldMoments, Moments
@@ -114,7 +115,7 @@ def fit_maps(
 
 
 def fit_alignments(
-    encoder: Encoder, images: Any, variants: Iterable[Variant], maps: Maps, batch_size: int = 32
+    encoder: Encoder, images: Any, variants: Iterable[Variant], maps: Maps, batch_size: BatchSize = "auto"
 ) -> Maps:
     """Fit the feature alignment of every aligned variant on calibration images; an `InputError` if there are none."""
     aligned = [variant for variant in variants if variant.aligned]

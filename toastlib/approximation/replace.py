@@ -11,6 +11,7 @@ from torch import nn
 
 from toastlib.errors import InputError, need, need_encoder
 from toastlib.models.base_architecture import renumber
+from toastlib.models.batch import BatchSize
 from toastlib.models.costs import example_input
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import collect_activations
@@ -62,7 +63,7 @@ def approximate(
     calibration: Any = None,
     *,
     translator: str | Translator = RECOMMENDED,
-    batch_size: int = 32,
+    batch_size: BatchSize = "auto",
 ) -> Encoder:
     """Copy the encoder, with one map in place of each span of a plan.
 
@@ -98,7 +99,11 @@ def approximate(
 
 
 def collect_calibration(
-    encoder: Encoder, images: Any, plans: Iterable[Plan], translators: Iterable[str | Translator], batch_size: int = 32
+    encoder: Encoder,
+    images: Any,
+    plans: Iterable[Plan],
+    translators: Iterable[str | Translator],
+    batch_size: BatchSize = "auto",
 ) -> Moments | KFoldMoments | Activations:
     """Collect what these translators are fitted on, for the spans of these plans alone.
 

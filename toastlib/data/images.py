@@ -3,9 +3,10 @@
 import base64
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from PIL import Image
@@ -18,6 +19,7 @@ from toastlib.data.transforms import Preprocessing, stack_chunks
 from toastlib.errors import InputError, need, unknown, whole_number
 
 Table = ArrayTable | DatasetTable | StreamedTable
+T, R = TypeVar("T"), TypeVar("R")
 Shard = tuple[int, int]  # (k, n): every n-th image, from the k-th on
 
 
@@ -83,10 +85,26 @@ class Images:
     def batches(self, size: int = 32) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield (pixel values, labels) on the device: shapes (batch, 3, height, width) and (batch,)."""
         whole_number("batch_size", size, least=1)
-        for start in range(0, len(self), size):
-            batch = self[start : start + size]
-            pixel_values = self.preprocessing(batch.pixels, self.dtype, self.device)
-            yield pixel_values, None if batch.labels is None else batch.labels.to(self.device)
+
+        def batch(start: int) -> tuple[Tensor, Tensor | None]:
+            part = self[start : start + size]
+            pixel_values = self.preprocessing(part.pixels, self.dtype, self.device)
+            return pixel_values, None if part.labels is None else part.labels.to(self.device)
+
+        starts = range(0, len(self), size)
+        return one_ahead(batch, starts) if self.device.type == "cuda" else map(batch, starts)
+
+
+def one_ahead(make: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """What `make` gives for each item, in order; a thread makes the next while the one before is used."""
+    with ThreadPoolExecutor(1) as thread:
+        ahead = None
+        for item in items:
+            ahead, ready = thread.submit(make, item), ahead
+            if ready is not None:
+                yield ready.result()
+        if ahead is not None:
+            yield ahead.result()
 
 
 def _is(value: Any, dtype: torch.dtype, dimensions: int) -> bool:

@@ -141,7 +141,10 @@ class Preprocessing:
         The images are resized on the CPU: elsewhere PyTorch resizes floats alone, which gives other pixels.
         """
         mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (self.mean, self.std))
-        return ((self.resized(images).to(device).float() * self.scale - mean) / std).to(dtype)
+        pixels = self.resized(images)
+        if torch.device(device).type == "cuda":
+            pixels = pixels.pin_memory()  # so that the copy waits for nothing
+        return ((pixels.to(device, non_blocking=True).float() * self.scale - mean) / std).to(dtype)
 
 
 def image_size(preprocessing: Preprocessing | None, config: Any) -> tuple[int, int]:

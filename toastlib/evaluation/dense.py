@@ -16,6 +16,7 @@ from toastlib.data.images import Images, ImageSet
 from toastlib.data.tokens import Inputs
 from toastlib.errors import InputError, need_set
 from toastlib.evaluation.metrics import paired_difference
+from toastlib.models.batch import BatchSize, batch_of
 from toastlib.models.encoder import Encoder
 from toastlib.plan import Plan
 from toastlib.statistics.collect import split_folds
@@ -66,7 +67,7 @@ def join_patches(patches: Tensor, height: int, width: int) -> Tensor:
 
 
 @torch.inference_mode()
-def fit_pixel_probe(encoder: Encoder, images: Images, *, batch_size: int = 32) -> RidgeFit:
+def fit_pixel_probe(encoder: Encoder, images: Images, *, batch_size: BatchSize = "auto") -> RidgeFit:
     """Fit a linear map from each final patch token to the pixels under it: a dense head in closed form, without labels.
 
     Parameters
@@ -86,7 +87,9 @@ def fit_pixel_probe(encoder: Encoder, images: Images, *, batch_size: int = 32) -
         return Sums.of_rows(tokens.flatten(0, 1), pixel_patches(inputs, tokens.shape[1]).flatten(0, 1))
 
     parts = split_folds(images, 5)
-    sums = [reduce(add, (sums_of(inputs) for inputs, _ in part.batches(batch_size))) for part in parts]
+    sums = [
+        reduce(add, (sums_of(inputs) for inputs, _ in part.batches(batch_of(encoder, batch_size)))) for part in parts
+    ]
     return fit_ridge(sums, shrink_to="zero")
 
 
@@ -117,7 +120,7 @@ def evaluate_dense(
     translators: Iterable[str] | Mapping[str, Source] = ("identity", "linear"),
     calibration: Any = 500,
     pixel_probe: RidgeFit | None = None,
-    batch_size: int = 32,
+    batch_size: BatchSize = "auto",
 ) -> pd.DataFrame:
     """Measure how far plans move the final patch tokens, and what that costs a linear probe of the pixels.
 
@@ -171,7 +174,7 @@ def _patch_errors(
     def patches_of(hidden: Tensor, inputs: Inputs) -> Tensor:
         return final_patches(encoder, inputs, hidden).double()
 
-    for inputs in visible_batches(images, batch_size, "patches"):
+    for inputs in visible_batches(images, batch_of(encoder, batch_size), "patches"):
         batch = forward_plans(encoder, inputs, ready.variants, ready.maps, patches_of)
         original, rows = batch[THE_ORIGINAL], slice(done, done + len(inputs))
         target = pixel_patches(inputs, original.shape[1]).double()

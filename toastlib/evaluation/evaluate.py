@@ -15,6 +15,7 @@ from toastlib.evaluation.costs import plan_costs
 from toastlib.evaluation.heads import predict_by_own
 from toastlib.evaluation.probe import HeadConfig, Probe
 from toastlib.evaluation.result import Evaluation
+from toastlib.models.batch import BatchSize
 from toastlib.models.encoder import Encoder
 from toastlib.plan import Plan
 
@@ -27,7 +28,7 @@ def evaluate_plans(
     translators: Iterable[str] | Mapping[str, Source] = ("identity", "linear"),
     calibration: Any = 500,
     head: HeadConfig | None = None,
-    batch_size: int = 32,
+    batch_size: BatchSize = "auto",
 ) -> Evaluation:
     """Classify the test images with the original encoder and with every plan, translator, calibration set and head.
 
@@ -45,7 +46,8 @@ def evaluate_plans(
         activations of them. A mapping from names to any of these fits every map on each calibration set (paper,
         Tables 3, 14, 15: maps from other data sets).
     head, batch_size
-        Protocol, seeds and training of the heads, frozen ones with seeds 0, 1 and 2 if `None`; images per forward pass.
+        Protocol, seeds and training of the heads, frozen ones with seeds 0, 1 and 2 if `None`; images per forward pass,
+        ``"auto"`` for what suits the device: 32 on a CPU, up to 256 on a GPU.
 
     Returns
     -------

@@ -16,6 +16,7 @@ from toastlib.evaluation.costs import plan_costs
 from toastlib.evaluation.evaluate import require_labels
 from toastlib.evaluation.metrics import changes, paired_difference
 from toastlib.evaluation.probe import HeadConfig, Probe
+from toastlib.models.batch import BatchSize, batch_of
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import capture_outputs
 from toastlib.plan import ORIGINAL, Plan, Span
@@ -71,7 +72,7 @@ class Playground:
         *,
         head: HeadConfig | None = None,
         images: int = 200,
-        batch_size: int = 32,
+        batch_size: BatchSize = "auto",
         memory: int = 2**30,
     ) -> None:
         require_labels(data)
@@ -79,6 +80,7 @@ class Playground:
         closed = {name: kind for name in TRANSLATORS if not (kind := make_translator(name)).needs_activations}
         has_folds = isinstance(calibration, KFoldMoments)
         self.translators = [name for name, kind in closed.items() if has_folds or not kind.needs_folds]
+        batch_size = batch_of(encoder, batch_size)
         train = collect_features(encoder, data.train, [THE_ORIGINAL], {}, batch_size)
         self._probe = Probe(len(data.class_names), head).fit(train[0], data.train.labels)
         self.images, self._batch_size = data.test[: min(images, _room_for(encoder, data, memory))], batch_size

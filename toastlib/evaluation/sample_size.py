@@ -11,6 +11,7 @@ from toastlib.data.images import Images, ImageSet
 from toastlib.errors import InputError, need_encoder, whole_number
 from toastlib.evaluation.evaluate import evaluate_plans, require_labels
 from toastlib.evaluation.probe import HeadConfig
+from toastlib.models.batch import BatchSize
 from toastlib.models.encoder import Encoder
 from toastlib.plan import ORIGINAL, Plan, parse_plans
 from toastlib.statistics.collect import collect_moments
@@ -29,7 +30,7 @@ def sample_size_curve(
     sizes: Iterable[int] = SIZES,
     draws: Iterable[int] = range(5),
     head: HeadConfig | None = None,
-    batch_size: int = 32,
+    batch_size: BatchSize = "auto",
 ) -> pd.DataFrame:
     """Measure accuracy against the number of calibration images, with several draws of each size (paper, Figure 5).
 
@@ -98,7 +99,13 @@ def cap_sizes(sizes: Iterable[int], available: int) -> list[int]:
 
 
 def nested_moments(
-    encoder: Encoder, images: Images, sizes: Iterable[int], seed: int, pairs: Iterable[Pair], *, batch_size: int = 32
+    encoder: Encoder,
+    images: Images,
+    sizes: Iterable[int],
+    seed: int,
+    pairs: Iterable[Pair],
+    *,
+    batch_size: BatchSize = "auto",
 ) -> dict[int, Moments]:
     """Moments of calibration sets ``images.sample(size, seed)`` in one pass: each holds the smaller ones."""
     sizes, pairs = sorted(set(sizes)), list(pairs)

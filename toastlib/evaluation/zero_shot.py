@@ -18,6 +18,7 @@ from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
 from toastlib.evaluation.evaluate import as_evaluation, require_labels
 from toastlib.evaluation.result import Evaluation
+from toastlib.models.batch import BatchSize
 from toastlib.models.encoder import Encoder
 from toastlib.models.loading import load_checkpoint, load_tokenizer
 from toastlib.models.quiet import find_checkpoint
@@ -155,7 +156,7 @@ def evaluate_zero_shot(
     translators: Iterable[str] | Mapping[str, Source] = ("identity", "linear"),
     calibration: Any = 500,
     templates: Sequence[str] = TEMPLATES,
-    batch_size: int = 32,
+    batch_size: BatchSize = "auto",
 ) -> Evaluation:
     """Classify the test images by their class names, with the original vision encoder and with every plan (Table 2).
 

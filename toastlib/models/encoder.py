@@ -12,6 +12,7 @@ from toastlib.data.tokens import Inputs, Tokens, select_tokens, token_mask
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError, need_batches, unknown
 from toastlib.models import structure
+from toastlib.models.batch import BatchSize, batch_of
 from toastlib.models.hooks import capture_outputs
 from toastlib.models.layers import as_output, padding_known
 from toastlib.models.saving import save_pretrained
@@ -136,10 +137,10 @@ class Encoder(nn.Module):
         return next(self.parameters()).dtype
 
     @torch.inference_mode()
-    def encode(self, images: Any, batch_size: int = 32) -> Tensor:
+    def encode(self, images: Any, batch_size: BatchSize = "auto") -> Tensor:
         """Features of all images or texts, shape (images, width), from anything with ``batches(size)``."""
         need_batches(images)
-        return torch.cat([self.features(inputs) for inputs, _ in images.batches(batch_size)])
+        return torch.cat([self.features(inputs) for inputs, _ in images.batches(batch_of(self, batch_size))])
 
     def features(self, inputs: Inputs) -> Tensor:
         """Features of shape (batch, width) from pixel values of shape (batch, 3, height, width), or from `Tokens`.

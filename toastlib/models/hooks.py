@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from toastlib.data.tokens import select_tokens, token_mask
 from toastlib.errors import InputError, need_batches, need_encoder
+from toastlib.models.batch import BatchSize, batch_of
 
 if TYPE_CHECKING:
     from toastlib.models.encoder import Encoder
@@ -54,7 +55,12 @@ def capture_outputs(encoder: Encoder, blocks: Iterable[int]) -> Iterator[dict[in
 
 @torch.inference_mode()
 def collect_activations(
-    encoder: Encoder, images, blocks: Iterable[int] | None = None, *, tokens: str = "cls", batch_size: int = 32
+    encoder: Encoder,
+    images,
+    blocks: Iterable[int] | None = None,
+    *,
+    tokens: str = "cls",
+    batch_size: BatchSize = "auto",
 ) -> dict[int, Tensor]:
     """Activations of the blocks on a set of images or texts, all of them in memory.
 
@@ -83,7 +89,7 @@ def collect_activations(
     blocks = list(range(-1, len(encoder.blocks)) if blocks is None else blocks)
     kept: dict[int, list[Tensor]] = {block: [] for block in blocks}
     with capture_outputs(encoder, blocks) as h:
-        for inputs, _ in images.batches(batch_size):
+        for inputs, _ in images.batches(batch_of(encoder, batch_size)):
             encoder(inputs)
             for block in blocks:
                 rows = select_tokens(h[block], tokens, encoder.special_tokens, mask=token_mask(inputs))

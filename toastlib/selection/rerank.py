@@ -13,6 +13,7 @@ from toastlib.approximation.prepare import Prepared, prepare
 from toastlib.data.images import Images
 from toastlib.errors import InputError, need_encoder, unknown, whole_number
 from toastlib.evaluation.probe import Probe
+from toastlib.models.batch import BatchSize
 from toastlib.models.encoder import Encoder
 from toastlib.plan import Plan, plan_of
 
@@ -33,7 +34,7 @@ def run_plans(
     translator: str = "linear",
     head: Probe | nn.Module | None = None,
     measures: Iterable[str] = ("features",),
-    batch_size: int = 32,
+    batch_size: BatchSize = "auto",
 ) -> pd.DataFrame:
     """Run plans, and measure how far each is from the original encoder.
 
@@ -80,7 +81,7 @@ def race_plans(
     translator: str = "linear",
     head: Probe | nn.Module | None = None,
     measure: str = "divergence",
-    batch_size: int = 32,
+    batch_size: BatchSize = "auto",
 ) -> pd.DataFrame:
     """Run plans on more and more images, the best third of them each time: about a third of the work of all.
 

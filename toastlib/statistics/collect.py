@@ -10,6 +10,7 @@ from torch import Tensor
 from toastlib.cache import cached
 from toastlib.data.tokens import TokenSample, select_tokens, token_mask
 from toastlib.errors import InputError, need_batches, need_encoder
+from toastlib.models.batch import BatchSize, batch_of
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import capture_outputs
 from toastlib.models.walk import check_walk
@@ -26,7 +27,7 @@ def collect_moments(
     *,
     folds: int | None = None,
     tokens: str | TokenSample = "all",
-    batch_size: int = 32,
+    batch_size: BatchSize = "auto",
     augmentation: Callable[[Any, int], Any] | None = None,
     context: bool = True,
 ) -> KFoldMoments | Moments:
@@ -36,7 +37,7 @@ def collect_moments(
     ----------
     encoder, images, batch_size
         The original; `Images`, `Texts`, or anything with ``batches(size)`` (folds need slicing and a length as well);
-        and their number per forward pass.
+        and their number per forward pass, see `evaluate_plans`.
     pairs
         Products to keep, all if `None`. `plan_pairs` gives those that a list of plans needs.
     folds
@@ -67,6 +68,7 @@ def collect_moments(
     """
     need_encoder(encoder)
     need_batches(images)
+    batch_size = batch_of(encoder, batch_size)
     pairs = all_pairs(len(encoder.blocks)) if pairs is None else list(pairs)
     if not pairs:
         raise InputError("There are no pairs of blocks to collect moments of.")
