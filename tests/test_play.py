@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 import toastlib as toast
+from toastlib.data.catalog import MODELS
 from toastlib.evaluation.metrics import accuracy_interval, changes, paired_difference
 from toastlib.paper import plan_list
 
@@ -48,10 +49,10 @@ def plans(key: tuple[str, str], name: str) -> dict[str, list]:
 
 
 @cache
-def loaded(name: str):
+def loaded(name: str, model: str = "vit-mini", **options):
     """The encoder, and the images that the file is about."""
-    encoder = toast.load_encoder("vit-mini")
-    return encoder, make_play.small_set(toast.load_images(name, encoder), 1500, RUNS["vit-mini", name]["images"])
+    encoder = toast.load_encoder(model, **options)
+    return encoder, make_play.small_set(toast.load_images(name, encoder), 1500, RUNS[model, name]["images"])
 
 
 def test_the_embedded_sets_are_there():
@@ -77,10 +78,10 @@ def test_every_image_has_an_answer(key):
         assert classes(answers).max() < len(run["classes"])
 
 
-def compare_with_fresh(name: str, chosen: list[tuple[str, int]]) -> None:
+def compare_with_fresh(name: str, chosen: list[tuple[str, int]], model: str = "vit-mini", **options) -> None:
     """Plans of one data set, computed anew by another way to the maps: from images, not from moments of all blocks."""
-    encoder, data = loaded(name)
-    run = RUNS["vit-mini", name]
+    encoder, data = loaded(name, model, **options)
+    run = RUNS[model, name]
     asked = [make_play.unmask(number) for _, number in chosen]
     result = toast.evaluate_plans(
         encoder,
@@ -110,6 +111,15 @@ def test_fifty_plans_are_those_of_a_fresh_evaluation(name):
     drawn = [(one, number) for (_, data), one, number in draw(50, 1, EMBEDDED) if data == name]
     assert len(drawn) > 9
     compare_with_fresh(name, drawn)
+
+
+@pytest.mark.slow
+def test_plans_of_the_vit_s_are_those_of_a_fresh_evaluation():
+    if not Path(MODELS["vit-s14-focus"]).is_dir():
+        pytest.skip("vit-s14-focus is not there: toast fetch vit-s14-focus")
+    key = ("vit-s14-focus", "fashion-mnist-mini")
+    drawn = [(name, number) for _, name, number in draw(4, 2, [key])]
+    compare_with_fresh(key[1], drawn, key[0], image_size=112)
 
 
 @pytest.mark.parametrize("name", [data for _, data in EMBEDDED])

@@ -54,14 +54,19 @@ def test_a_grid_has_two_encoders_and_three_data_sets(grid):
 
 
 @pytest.mark.parametrize(
-    ("grid", "table"), [("08-resources", "resources"), ("12-selectors", "selectors"), ("17", "results")]
+    ("grid", "table", "sets", "told"),
+    [
+        ("08-resources", "resources", {"cifar10"}, "CIFAR-10 alone"),
+        ("12-selectors", "selectors", {"cifar10", "fashion-mnist"}, "CIFAR-10 and Fashion-MNIST"),
+        ("17", "results", {"cifar10"}, "CIFAR-10 alone"),
+    ],
 )
-def test_a_grid_of_one_data_set_has_two_encoders_and_says_it(grid, table):
+def test_a_grid_of_fewer_data_sets_has_two_encoders_and_says_it(grid, table, sets, told):
     read = toast.reference(grid, table)
     assert set(read["model"]) == {"vit-mini", "vit-s14-focus"}
-    assert set(read["dataset"]) == {"cifar10"}
+    assert set(read["dataset"]) == sets
     row = next(line for line in (REFERENCE / "README.md").read_text().splitlines() if line.startswith(f"| [{grid}]"))
-    assert "CIFAR-10 alone" in row
+    assert told in row
 
 
 def test_text_has_two_decoders():
