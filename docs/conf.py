@@ -69,7 +69,7 @@ logging.getLogger("sphinx.sphinx.directives.other").addFilter(lambda record: "to
 
 
 def setup(app):
-    """Leave out what has no docstring of its own (fields of named tuples, names for types); make the generated pages."""
+    """Leave out what has no docstring of its own (fields of named tuples, names for types); make generated pages."""
 
     def is_bare(app, kind, name, member, skip, options):
         field = (getattr(member, "__doc__", "") or "").startswith("Alias for field number")

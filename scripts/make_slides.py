@@ -2,9 +2,9 @@
 
     python scripts/make_slides.py slides.html
 
-The text is `docs/slides/slides.md`, a slide between two lines of ``---``. A link to a notebook that stands alone in its
-paragraph becomes the output of one of its cells: ``05_skipat.ipynb#accuracy_lost`` is the figure that the notebook keeps
-as ``"accuracy_lost"``, and ``#pooled`` the table of the cell whose last line begins with ``pooled``. So no number and no
+The text is `docs/slides/slides.md`, a slide between two lines of ``---``. A link to a notebook that stands alone in
+its paragraph becomes the output of a cell: ``05_skipat.ipynb#accuracy_lost`` is the figure that is kept by the name
+``"accuracy_lost"``, and ``#pooled`` the table of the cell whose last line begins with ``pooled``. So no number and no
 picture of a slide differs from the notebook's. The site's build calls `slides`, and MathJax lies in the site.
 """
 
@@ -20,6 +20,7 @@ from nbformat import NotebookNode
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "slides"
 OUTPUT = re.compile(r'<p><a href="([^"#]+\.ipynb)#([^"]+)">(.*?)</a></p>', re.S)
+SOURCE = re.compile(r'<a href="([^":]+)\.(?:ipynb|md)([#"])')  # on the site it is a page
 TABLE = re.compile(r"<table.*</table>", re.S)
 
 
@@ -29,7 +30,8 @@ def slides() -> str:
     markdown.use(dollarmath_plugin, renderer=as_tex)
     text = (FOLDER / "slides.md").read_text(encoding="utf-8")
     pages = [markdown.render(slide) for slide in re.split(r"^---$", text, flags=re.M)]
-    shown = [f"<section>\n{OUTPUT.sub(as_figure, page)}</section>" for page in pages]
+    pages = [SOURCE.sub(r'<a href="\1.html\2', OUTPUT.sub(as_figure, page)) for page in pages]
+    shown = [f"<section>\n{page}</section>" for page in pages]
     template = (FOLDER / "template.html").read_text(encoding="utf-8")
     return template.replace("<!-- slides -->", "\n".join(shown))
 
@@ -45,7 +47,7 @@ def as_figure(link: re.Match) -> str:
     data = output_of(FOLDER / path, name)
     picture = f'<img alt="{re.sub("<.*?>", "", caption)}" src="data:image/png;base64,{data.get("image/png", "")}">'
     shown = picture if "image/png" in data else TABLE.search(data["text/html"])[0]
-    source = f'<a href="../../notebooks/{Path(path).stem}.html">{Path(path).stem[:2]}</a>'
+    source = f'<a href="{path}">{Path(path).stem[:2]}</a>'
     return f"<figure>{shown}<figcaption>{caption} ({source})</figcaption></figure>"
 
 
