@@ -4,13 +4,16 @@ The source folder is the repository, so that links between guides and notebooks 
 Nothing is executed, and the built pages ask no other machine for anything.
 """
 
+import json
 import logging
 import os
+import sys
 import tomllib
 from pathlib import Path
 from types import GenericAlias
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "scripts"))
 os.environ["TOAST_CACHE"] = "off"  # importing the library for its docstrings leaves nothing behind
 
 project = "toastlib"
@@ -28,7 +31,7 @@ extensions = [
 ]
 root_doc = "docs/index"
 exclude_patterns = [path.name for path in ROOT.iterdir() if path.name not in ("docs", "notebooks")]
-exclude_patterns += ["**/.ipynb_checkpoints", "docs/_site"]
+exclude_patterns += ["**/.ipynb_checkpoints", "docs/_site", "docs/slides"]
 
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}  # it would be fetched; a widget shows the static table that its cell leaves as well
@@ -66,14 +69,31 @@ logging.getLogger("sphinx.sphinx.directives.other").addFilter(lambda record: "to
 
 
 def setup(app):
-    """Leave out what has no docstring of its own: the fields of named tuples, and names for types."""
+    """Leave out what has no docstring of its own (fields of named tuples, names for types); make generated pages."""
 
     def is_bare(app, kind, name, member, skip, options):
         field = (getattr(member, "__doc__", "") or "").startswith("Alias for field number")
         return True if field or isinstance(member, GenericAlias) else None
 
     app.connect("autodoc-skip-member", is_bare)
+    app.connect("source-read", complete)
     app.connect("build-finished", write_play)
+    app.connect("build-finished", write_slides)
+
+
+def complete(app, docname, source):
+    """Write the commands into their page, and fold the parameters of the notebooks."""
+    if docname == "docs/commands":
+        from command_page import command_page
+
+        source[0] = source[0].replace("<!-- commands -->", command_page())
+    elif app.env.doc2path(docname).suffix == ".ipynb":
+        notebook = json.loads(source[0])
+        for cell in notebook["cells"]:
+            if "parameters" in cell["metadata"].get("tags", []):
+                cell["metadata"]["tags"].append("hide-input")
+                cell["metadata"]["mystnb"] = {"code_prompt_show": "Parameters", "code_prompt_hide": "Parameters"}
+        source[0] = json.dumps(notebook)
 
 
 def write_play(app, error):
@@ -84,3 +104,12 @@ def write_play(app, error):
         page = page.replace(f"{{{{ {file.name} }}}}", file.read_text(encoding="utf-8"))
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page, encoding="utf-8")
+
+
+def write_slides(app, error):
+    """Make the slides of the session from their text and the figures of the executed notebooks."""
+    from make_slides import slides
+
+    target = Path(app.outdir) / "docs" / "slides" / "index.html"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(slides(), encoding="utf-8")

@@ -12,6 +12,7 @@ import pytest
 
 import toastlib
 from toastlib import plots
+from toastlib.cli import _parser
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,6 +79,38 @@ def test_every_notebook_is_there_with_its_figures(site, notebook):
     figures = sum("image/png" in output.get("data", {}) for output in outputs)
     assert len(re.findall(r'<img [^>]*src="[^"]*_images/', page)) >= figures
     assert len(re.findall(r'class="cell [^"]*docutils', page)) == sum(cell["cell_type"] == "code" for cell in cells)
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")), ids=lambda path: path.stem)
+def test_the_parameters_of_a_notebook_are_folded(site, notebook):
+    page = (site / notebook.relative_to(ROOT).with_suffix(".html")).read_text()
+    [folded] = re.findall(r'<details class="[^"]*hide.*?</details>', page, re.S)
+    assert "Parameters" in folded
+    assert "results_dir" in folded
+
+
+def test_the_sidebar_has_captions_and_shows_solutions_only_when_asked(site):
+    bar = re.search(r'<div class="sidebar-tree">.*?</div>', (site / "docs/index.html").read_text(), re.S)[0]
+    captions = re.findall(r'class="caption-text">([^<]+)<', bar)
+    assert captions[:4] == ["Start", "Notebooks: the paper", "Notebooks: beyond the paper", "Exercises"]
+    first = re.findall(r'<li class="toctree-l1[^"]*"><a class="reference internal" href="([^"]+)"', bar)
+    assert {"install.html", "howto/smaller.html", "commands.html", "cite.html", "solutions.html"} <= set(first)
+    assert sum("notebooks/exercises/" in link for link in first) == 10
+    assert [link for link in first if "notebooks/solutions/" in link] == []
+
+
+def test_the_page_of_commands_is_written_by_the_build(site):
+    page = (site / "docs/commands.html").read_text()
+    for name, sub in _parser()._subparsers._group_actions[0].choices.items():
+        assert f'id="toast-{name}"' in page
+        assert [o for action in sub._actions for o in action.option_strings if o not in page] == []
+
+
+def test_the_slides_lie_in_the_site_with_their_formulas(site):
+    page = site / "docs/slides/index.html"
+    script = re.search(r'src="([^"]*tex-chtml.js)"', page.read_text())[1]
+    assert (page.parent / script).is_file()
+    assert "slides/index.html" in (site / "docs/teach.html").read_text()
 
 
 def test_every_public_name_is_in_the_reference(site):

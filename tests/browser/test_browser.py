@@ -146,6 +146,24 @@ def test_a_page_of_the_site_opens_from_its_file_alone(browser, site, scheme, nam
     context.close()
 
 
+def test_no_slide_is_cut_and_arrow_keys_turn_them(browser, site):
+    page = browser.new_page(viewport={"width": 1280, "height": 720})
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((site / "docs" / "slides" / "index.html").as_uri())
+    page.locator("mjx-container").first.wait_for(state="attached")
+    page.screenshot(path=_screenshot("slides_first"))
+    slides = page.locator("section")
+    cut = "all => all.filter((one) => one.scrollHeight > one.clientHeight || one.scrollWidth > one.clientWidth).length"
+    assert slides.count() > 10
+    assert slides.evaluate_all(cut) == 0
+    assert _broken_images(page) == []
+    page.keyboard.press("ArrowRight")
+    _wait_until(lambda: abs(slides.nth(1).bounding_box()["y"]) < 2, seconds=5)
+    assert [url for url in asked if not re.match(r"(file|data|blob):", url)] == []
+    page.close()
+
+
 @pytest.fixture(params=[("light", 1280), ("dark", 1280), ("light", 400), ("dark", 400)], ids=lambda p: f"{p[0]}-{p[1]}")
 def play(request, browser, site):
     """The page to play with, in both schemes, wide and narrow; it ends without an error, a request or a wide line."""

@@ -1,6 +1,6 @@
 """Checks of the exercises on ``02_approximation``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ H_E = torch.tensor([[2.0, 2.0], [1.0, 1.0], [2.0, -1.0]])
 """Exercise 1: three tokens before and after a span."""
 TRANSPOSED = "This is the transpose: with tokens in rows the map multiplies from the right, h[e] = h[s] W."
 CENTRED = "This is the map of centred activations, which needs a bias; the paper's map has none."
+MILLIONS = "in millions, where the number itself is asked for, to the last parameter."
 BACKWARDS = "That is the map from `h[e]` to `h[s]`: it is the output that is to be predicted."
 
 
@@ -56,6 +57,7 @@ def linear_map(answer: Tensor, moments: Moments) -> str:
         "You divided one of the two sums by the number of tokens: both or none.": right / moments.count,
         CENTRED: Affine().fit_moments(moments, span).weight_,
         BACKWARDS: torch.linalg.solve(yy, xy.mT),
+        "`xy` is transposed: H[s]'H[e] is the right-hand side as it is.": torch.linalg.solve(xx, xy.mT),
         "That is entry by entry: to divide by a matrix is to solve a linear system.": xy / xx,
     }
     return verdict(answer, right, mistakes, "Two sums of shape (96, 96) are all that the fit needs.")
@@ -78,6 +80,11 @@ def order(answer: Sequence[str], moments: Moments) -> str:
     return verdict(answer, tuple(right), mistakes, praise)
 
 
+def in_millions(count: int) -> Callable[[float], bool]:
+    """Whether an answer is the number in millions, rounded or not."""
+    return lambda answer: abs(answer - count / 1e6) < 0.01
+
+
 def parameters(answer: Mapping[str, float]) -> str:
     """Exercise 4: parameters of a ViT-S block, and those that the plan ``1->5`` saves."""
     square, width = 384**2, 384
@@ -88,6 +95,7 @@ def parameters(answer: Mapping[str, float]) -> str:
         "saved as the paper counts": 4 * block - 4 * square,
     }
     of_a_block = {
+        MILLIONS: in_millions(block),
         "these are the matrices of a block without their biases and norms.": 12 * square,
         "the two LayerNorms are missing, a weight and a bias of the width each.": block - 4 * width,
         "an MLP of d -> 4d -> d has two matrices of 4 d^2.": block - 4 * square,
@@ -98,11 +106,11 @@ def parameters(answer: Mapping[str, float]) -> str:
         "the map has no bias.": 4 * block - square - width,
         "one map stands in for the whole span, not one for each block.": 4 * block - 4 * square,
         "the map's own parameters come back in: take them off.": 4 * block,
-        "give the number itself, not in millions.": (4 * block - square) / 1e6,
+        MILLIONS: in_millions(4 * block - square),
     }
     as_the_paper = {
         "the paper's tables take off a map for each removed block.": 4 * block - square,
-        "give the number itself, not in millions.": (4 * block - 4 * square) / 1e6,
+        MILLIONS: in_millions(4 * block - 4 * square),
     }
     praise = "One map for a span of four blocks: the longer the span, the less its map matters."
     return steps(answer, right, (of_a_block, saved, as_the_paper), praise, 1e-6)

@@ -10,7 +10,7 @@ from toastlib.plan import Span
 from toastlib.statistics.moments import Moments
 from toastlib.translators.linear import Affine
 
-from .verdicts import ROUNDED, numbers, steps, verdict
+from .verdicts import ROUNDED, numbers, same, steps, verdict
 
 TRANSPOSED = "It is transposed: tokens are rows, and the map multiplies from the right."
 
@@ -42,6 +42,7 @@ def affine(answer: tuple[Tensor, Tensor], moments: Moments) -> str:
     x, y = moments.restrict(Span(2, 5)).sums
     plain = torch.linalg.solve(xx, xy)
     uncentred = plain, y / n - x / n @ plain
+    as_means = torch.linalg.solve(xx - n * torch.outer(x, x), xy - n * torch.outer(x, y))
     of_sums = torch.linalg.solve(xx - torch.outer(x, x), xy - torch.outer(x, y))
     undivided = of_sums, y / n - x / n @ of_sums
     mistakes = {
@@ -49,6 +50,12 @@ def affine(answer: tuple[Tensor, Tensor], moments: Moments) -> str:
         "The bias has to take mean to mean: the output's mean less the mapped mean of the input.": (weight, y / n),
         "The bias is made of sums, not means: divide both by n.": (weight, y - x @ weight),
         "The outer product of the two sums is not divided by n.": undivided,
+        "`x_sum` and `y_sum` are sums: divide both by n before they serve as means.": lambda a: any(
+            same(a, (w, y - x @ w)) for w in (as_means, of_sums, plain)
+        ),
+        "Weight and bias are swapped: the answer is (W, b), of shapes (96, 96) and (96,).": lambda a: (
+            np.ndim(a[0]) < np.ndim(a[1])
+        ),
         TRANSPOSED: (weight.mT, bias),
     }
     return verdict(answer, (weight, bias), mistakes, "Centring costs no second pass: the sums are enough.")
