@@ -137,4 +137,42 @@ def test_the_sentence_on_retrained_heads_is_that_of_the_reference_runs():
         "{:.1f} [{:.1f}, {:.1f}]".format(*row) for row in ends.itertuples(index=False, name=None)
     )
     sentence = f"dropping loses {dropped_least} to {dropped_most} points, the map {least} to {most} (1,000 test images"
-    assert sentence in " ".join((ROOT / "README.md").read_text().split())
+    assert in_readme(sentence)
+
+
+def in_readme(words: str) -> bool:
+    return words in " ".join((ROOT / "README.md").read_text().split())
+
+
+def intervals(rows) -> list[str]:
+    """Gains with their intervals, as the README writes them."""
+    columns = ["gain", "low", "high"] if "low" in rows else ["gain", "gain_low", "gain_high"]
+    ends = rows[columns].abs() if (rows["gain"] < 0).all() else rows[columns]  # a loss is written without its sign
+    return ["{:.1f} [{:.1f}, {:.1f}]".format(row[0], *sorted(row[1:])) for row in ends.itertuples(index=False)]
+
+
+def test_the_sentence_on_stopping_early_is_that_of_the_reference_runs():
+    gains = toast.reference("18", "gains").query("way == 'stop, mapped' and removed == 4").sort_values("gain")
+    real, mini = (intervals(gains[gains["model"] == model].iloc[[0, -1]]) for model in ("vit-s14-focus", "vit-mini"))
+    assert in_readme(
+        f"a map gains {real[0]} to {real[1]} points on nothing on the ViT-S, {mini[0]} to {mini[1]} on `vit"
+    )
+
+
+def test_the_sentence_on_the_race_is_that_of_the_reference_runs():
+    tried = toast.reference("12-selectors", "selectors").query("translator == 'context'").set_index("selector")
+    real, mini = (tried[tried["model"] == model] for model in ("vit-s14-focus", "vit-mini"))
+    (race, other), by_token = (intervals(real.loc[name].sort_values("dataset")) for name in ("race", "by-token"))
+    assert list(real.loc["race"].sort_values("dataset")["dataset"]) == ["cifar10", "fashion-mnist"]
+    assert in_readme(f"on the ViT-S {race.replace(' [', ' points [')} better on CIFAR-10 and {other} on Fashion-MNIST")
+    assert in_readme(f"by the criterion `by-token` alone {by_token[0]} and {by_token[1]} worse")
+    of_mini = mini.loc[["race", "by-token"]]
+    assert ((of_mini["gain_low"] <= 0) & (of_mini["gain_high"] >= 0)).all()
+
+
+def test_the_sentence_on_starts_is_that_of_the_reference_runs():
+    starts = toast.reference("17", "starts").query("equal == 'seconds' and identity_step == 80")
+    real, mini = (starts[starts["model"] == model].iloc[[0]] for model in ("vit-s14-focus", "vit-mini"))
+    [of_real], [of_mini] = intervals(real), intervals(mini)
+    assert in_readme(f"at equal seconds, {of_real.replace(' [', ' points [')} ahead of a start at the identity")
+    assert in_readme(f"on `vit-mini` {of_mini} (CIFAR-10, three seeds")
