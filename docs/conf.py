@@ -7,6 +7,7 @@ Nothing is executed, and the built pages ask no other machine for anything.
 import json
 import logging
 import os
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -82,8 +83,13 @@ def setup(app):
 
 
 def complete(app, docname, source):
-    """Write the commands into their page, and fold the parameters of the notebooks."""
-    if docname == "docs/commands":
+    """Write results into the front page and commands into theirs, and fold the parameters of the notebooks."""
+    if docname == "docs/index":
+        readme = (ROOT / "README.md").read_text(encoding="utf-8")
+        results = readme[readme.index("## What it costs") : readme.index("## The notebooks")]
+        results = re.sub(r"\[([^]]+)\]\((data/[^)]+)\)", r"\1: `\2`", results)  # these are no pages of the site
+        source[0] = source[0].replace("<!-- results -->", re.sub(r"\]\((?!http)", "](../", results))
+    elif docname == "docs/commands":
         from command_page import command_page
 
         source[0] = source[0].replace("<!-- commands -->", command_page())
