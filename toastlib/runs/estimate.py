@@ -20,10 +20,10 @@ from toastlib.runs.store import Run, read_json
 PRICES = catalog.DATA / "prices.json"  # `python -m benchmarks.estimate --measure` writes it
 OF_ENCODER = ("blocks", "moments", "choice", "timing", "training")
 """Kinds of work that take as long as the encoder's blocks do; the others are Python's."""
-COUNTED = (
-    "dataset datasets others train_size test_size images calibration_size calibration_sizes calibration_seeds plan"
+COUNTED = "model image_size dtype device dataset datasets others train_size test_size images calibration_size rerank"
+COUNTED += (
+    " calibration_sizes calibration_seeds plan plans translators protocol seeds min_steps steps repeats batch_size"
 )
-COUNTED += " plans translators protocol seeds min_steps steps rerank repeats batch_size model image_size dtype device"
 FREE = "results_dir runs_dir features learning_rate seed calibration_seed prompt templates"
 """Parameters that `amounts` or a speed depends on, and those that change nothing that takes time."""
 
