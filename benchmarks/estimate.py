@@ -29,6 +29,7 @@ from toastlib.runs.estimate import PRICES, estimate
 from toastlib.runs.grid import read_grid
 from toastlib.runs.parameters import find_notebook, notebook_names
 from toastlib.runs.run import SweepOptions, run_all
+from toastlib.runs.sizes import check_sizes
 from toastlib.runs.speed import STANDARD, measure_encoders
 from toastlib.runs.store import Run
 
@@ -41,7 +42,8 @@ KINDS = {
     "trained maps": {"translators/trained:fit"},
     "maps": {"fit_spans", "fit_maps", "fit_alignments", "span_costs"},
     "images": {"load_images"},
-    "blocks": {"collect_features", "forward_plans", "check_walk", "encode", "features", "run", "evaluate_dense"},
+    "plans": {"collect_features", "forward_plans", "evaluate_dense"},
+    "encoding": {"encode", "features", "run", "final_patches", "fit_pixel_probe"},
 }
 """Kind of work -> functions, the first kind that has one on the stack."""
 GRIDS = ("grids/demo.yaml", "benchmarks/estimate.yaml")
@@ -60,6 +62,7 @@ def main() -> None:
             write_prices(Path(folder).resolve())
             return
         runs = [run for grid in options.grids for run in read_grid(grid)]
+        check_sizes(runs)
         print(HEADER)
         show(against_runs(runs, Path(folder).resolve()))
 

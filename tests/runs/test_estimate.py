@@ -11,14 +11,14 @@ from hub import Hub
 from small_notebook import write_notebook
 
 from toastlib.approximation.engine import forward_plans, variants_of
-from toastlib.cli import main
+from toastlib.cli import commands, main
 from toastlib.models.costs import example_input
 from toastlib.models.loading import load_encoder
 from toastlib.plan import parse_plans
 from toastlib.runs import estimate as estimating
 from toastlib.runs.estimate import PRICES, TimeLeft, amounts, block_runs, downloads, duration, estimate, shared
 from toastlib.runs.parameters import find_notebook, notebook_names
-from toastlib.runs.run import given_run
+from toastlib.runs.run import Outcome, given_run
 from toastlib.runs.speed import Speed, hub_path, measure
 from toastlib.runs.store import Run
 
@@ -73,7 +73,7 @@ def test_every_notebook_of_the_study_has_a_price():
         ("15", {"translators": "linear"}, {"translators": "identity, linear"}),
         ("00", {"head.seeds": 1}, {"head.seeds": 5}),
         ("05", {"head.protocol": "frozen"}, {"head.protocol": "frozen, retrained"}),
-        ("01", {"datasets": "digits"}, {"datasets": "digits, mnist-mini"}),
+        ("03", {"datasets": "digits"}, {"datasets": "digits, mnist-mini"}),
         ("07", {"calibration_seeds": "0, 1"}, {"calibration_seeds": "0, 1, 2"}),
         ("17", {"steps": "0, 5"}, {"steps": "0, 50"}),
         ("08", {"repeats": 1}, {"repeats": 9}),
@@ -87,7 +87,7 @@ def test_more_of_anything_takes_longer(measured, name, less, more):
 def test_forwards_grow_with_the_images_that_each_protocol_needs():
     """A frozen head is trained on the original's features alone, so that plans run on test images only."""
     given = {"dataset": "digits", "plans": "1->5", "train_size": 100, "test_size": 10, "head.protocol": "frozen"}
-    frozen, retrained = (amounts(given | {"head.protocol": p}, 12, 96)["blocks"] for p in ("frozen", "retrained"))
+    frozen, retrained = (amounts(given | {"head.protocol": p}, 12, 96)["plans"] for p in ("frozen", "retrained"))
     with_plan = 12 + 2 * (12 - 6)  # the original, and six more blocks behind each of two translators' maps
     assert frozen == 100 * 12 + 10 * with_plan
     assert retrained == 110 * with_plan
@@ -222,3 +222,15 @@ def test_an_own_notebook_has_no_estimate(tmp_path, capsys):
     notebook = write_notebook(tmp_path / "mine.ipynb", "size", parameters="size = 4")
     assert main(["estimate", str(notebook)]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "mine: not estimated, as no run of this notebook was measured"
+
+
+def test_a_sweep_prints_the_time_that_is_left(measured, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("grid.yaml").write_text("notebook: '02'\nparameters: {train_size: [600, 700, 800]}\n")
+    monkeypatch.setattr(commands, "run_all", lambda runs, *_: iter([Outcome(run, 1000.0) for run in runs]))
+    assert main(["sweep", "grid.yaml", "--jobs", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    each = [seconds("02", train_size=size) for size in (600, 700, 800)]
+    assert lines[0] == f"3 notebook runs; 1 at a time; about {duration(sum(each))} left"
+    assert lines[1].endswith(f" 1000 s; about {duration(1000 / each[0] * sum(each[1:]))} left")
+    assert lines[3].endswith("1000 s")

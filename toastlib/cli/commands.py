@@ -216,7 +216,7 @@ def _check_sizes(runs: list[Run]) -> None:
 
 def _reported(outcomes: Iterator[Outcome], labels: dict[Path, str], left: estimating.TimeLeft) -> Iterator[Outcome]:
     """Print each outcome when it comes, and the time that is left; yield those that are final."""
-    number, count = 0, len(left.waiting)
+    number, count = 0, len(left.left)
     for outcome in outcomes:
         name = labels[outcome.run.folder]
         if outcome.busy:

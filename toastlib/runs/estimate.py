@@ -18,7 +18,7 @@ from toastlib.runs.speed import HUB_TIMEOUT, STANDARD, Speed, hub_path, measure_
 from toastlib.runs.store import Run, read_json
 
 PRICES = catalog.DATA / "prices.json"  # `python -m benchmarks.estimate --measure` writes it
-OF_ENCODER = ("blocks", "moments", "choice", "timing", "training")
+OF_ENCODER = ("plans", "encoding", "moments", "choice", "timing", "training")
 """Kinds of work that take as long as the encoder's blocks do; the others are Python's."""
 COUNTED = "model image_size dtype device dataset datasets others train_size test_size images calibration_size rerank"
 COUNTED += (
@@ -56,21 +56,24 @@ def amounts(parameters: dict[str, Any], depth: int, width: int) -> dict[str, flo
     from toastlib.paper import read_plans
 
     given = {name.rpartition(".")[2]: value for name, value in parameters.items()}
-    sets = sets_of(parameters)
+    sets = sets_of(parameters)[
+        : None if "plans" in given or "dataset" in given else 1
+    ]  # 01 has accuracies of the first
     train, test = (_images(given, split, sets) for split in ("train", "test"))
     text = given.get("plans", given.get("plan", ""))
     plans = read_plans(text, depth) if text else [Plan((Span(k, k + 1),)) for k in range(depth - 1)]
     draws, sizes = len(given.get("calibration_seeds", "1")), given.get("calibration_sizes", [])
     drawn = max([*sizes, given.get("calibration_size", given.get("images", 0))]) * draws * max(1, len(sets))
     # Maps of each size and draw, or of each set, run on all images.
-    kinds = len(given.get("translators", ())) or 1 + draws * len(sizes or given.get("datasets", "1"))
+    kinds = len(given.get("translators", ())) or 1 + draws * len(sizes or (sets if "datasets" in given else "1"))
     runs = depth + (block_runs(plans, depth) - depth) * kinds
     retrained = "retrained" in listed(given.get("protocol"))
     seeds, maps = given.get("seeds", 1), len({span for plan in plans for span in plan}) * kinds
     seeds = len(seeds) if isinstance(seeds, list) else seeds
     features = (1 + len(plans) * kinds) * (train * retrained + test) + train * (not retrained)
     return {
-        "blocks": train * (runs if retrained else depth) + test * runs,
+        "plans": train * (runs if retrained else depth) + test * runs,
+        "encoding": (train + test) * depth,
         "moments": drawn * depth,
         "choice": given.get("rerank", train) * depth,
         "timing": len(plans) * given.get("repeats", 1) * given.get("batch_size", 1) * depth,
@@ -95,6 +98,7 @@ def sets_of(parameters: dict[str, Any]) -> list[str]:
 
 
 def listed(value: Any) -> list:
+    """A value as a list: itself if it is one, none for `None`."""
     return value if isinstance(value, list) else [] if value is None else [value]
 
 

@@ -28,15 +28,16 @@ class Speed:
 
 
 def measure_encoders(encoders: dict, jobs: int) -> dict[Any, Speed]:
-    """Measure each encoder in as many processes at once as there will be runs, with as many threads."""
+    """Measure each encoder in as many processes at once as there will be runs, four at most, with as many threads."""
     from joblib import Parallel, delayed
     from joblib.externals.loky import get_reusable_executor
 
     if not encoders:
         return {}
-    tasks = [key for key in encoders for _ in range(jobs)]
+    beside = min(jobs, 4)
+    tasks = [key for key in encoders for _ in range(beside)]
     with worker_pool(jobs):
-        found = Parallel(max(2, jobs))(delayed(measure)(key[0], dict(key[1]), list(encoders[key])) for key in tasks)
+        found = Parallel(max(2, beside))(delayed(measure)(key[0], dict(key[1]), list(encoders[key])) for key in tasks)
         get_reusable_executor().shutdown()  # their memory, on a GPU too, is for the runs
     speeds: dict[Any, Speed] = {}
     for key, speed in zip(tasks, found, strict=True):
