@@ -142,6 +142,12 @@ def test_the_machine_is_measured_on_the_encoder():
     assert large.block > 3 * small.block > 0  # 257 tokens against 17
 
 
+def test_an_encoder_that_fails_does_not_keep_others_from_being_estimated():
+    found = measure("vit-mini", {"image_size": 33, "device": "cpu"})
+    assert found.source.startswith("a guess: vit-mini cannot be measured: ")
+    assert found.block > 0
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """A Hub with vit-mini's twin of twice the width, which has weights to fetch, and a process that reaches it."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toastlib.data import catalog
+from toastlib.errors import InputError
 from toastlib.plugins import plugins_of
 from toastlib.runs.cluster import worker_pool
 from toastlib.runs.store import read_json
@@ -46,21 +47,27 @@ def measure_encoders(encoders: dict, jobs: int) -> dict[Any, Speed]:
 
 
 def measure(model: str, options: dict[str, Any], plugins: Sequence[str] = ()) -> Speed:
-    """Measure this machine on an encoder; one that is not here is guessed from its configuration, or as `STANDARD`.
+    """Measure this machine on an encoder; where that cannot be, guess from its configuration, or as `STANDARD`.
 
     Processor time is taken, of the shortest of several rounds: what else this machine does now is left out.
     """
+    plugins_of(plugins)
+    if hub_path("model", model):
+        return _guess(_measure(STANDARD), model, options.get("image_size") or 0)
+    try:
+        return _measure(model, **options)
+    except (InputError, RuntimeError) as error:  # the run itself will fail, and others will not
+        return replace(_measure(STANDARD), source=f"a guess: {model} cannot be measured: {error}")
+
+
+def _measure(model: str, **options: Any) -> Speed:
     import torch
 
     from toastlib.models.costs import example_input, parameter_count
     from toastlib.models.loading import load_encoder
 
-    plugins_of(plugins)
-    if hub_path("model", model):
-        return _guess(measure(STANDARD, options | {"image_size": 0}), model, options.get("image_size") or 0)
-    encoder = load_encoder(model, **options)
+    encoder, rounds = load_encoder(model, **options), []
     inputs = torch.cat([example_input(encoder)] * BATCH)
-    rounds = []
     with torch.inference_mode():
         while len(rounds) < 3 or (sum(rounds) < 1 and len(rounds) < 20):
             rounds.append(_seconds(lambda: encoder.features(inputs).sum().item()))  # .item() waits for a GPU
@@ -118,5 +125,6 @@ def hub_path(kind: str, name: str) -> str | None:
         path = catalog.dataset_entry(name, catalog.TEXTS if kind == "texts" else catalog.DATASETS).path
     if not path or Path(path).is_dir():
         return None
-    folder = f"{'models' if kind == 'model' else 'datasets'}--{catalog.split_revision(path)[0].replace('/', '--')}"
+    hub_id = catalog.split_revision(path)[0].replace("/", "--")
+    folder = f"models--{hub_id}" if kind == "model" else f"datasets--{hub_id}"
     return None if (Path(HF_HUB_CACHE) / folder / "snapshots").is_dir() else path
