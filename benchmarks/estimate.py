@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -24,12 +25,11 @@ import torch
 
 from benchmarks.table import HEADER, Row, show
 from toastlib.plugins import plugins_of
-from toastlib.runs.collect import run_labels
-from toastlib.runs.estimate import PRICES, estimate
+from toastlib.runs.estimate import PRICES, estimate, listed, sets_of
 from toastlib.runs.grid import read_grid
 from toastlib.runs.parameters import find_notebook, notebook_names
 from toastlib.runs.run import SweepOptions, run_all
-from toastlib.runs.sizes import check_sizes
+from toastlib.runs.sizes import check_sizes, splits_of
 from toastlib.runs.speed import STANDARD, measure_encoders
 from toastlib.runs.store import Run
 
@@ -88,8 +88,10 @@ def against_runs(runs: list[Run], folder: Path) -> list[Row]:
     estimates = estimate(runs, JOBS)
     watched = run_watched(runs, folder)
     rows = []
-    for label, one, cost in zip(run_labels(runs), estimates, watched, strict=True):
-        rows.append(Within(f"{label}: {one.seconds:.0f} s of {total(cost):.0f} s", one.seconds / total(cost)))
+    for run, one, cost in zip(runs, estimates, watched, strict=True):
+        given = ", ".join(f"{name.rpartition('.')[2]}={value}" for name, value in run.overrides.items())
+        label = f"{run.notebook.stem[:2]} {given}"
+        rows.append(Within(f"{label}: time, {one.seconds:.0f} s / {total(cost):.0f} s", one.seconds / total(cost)))
         rows.append(Within(f"{label}: memory", one.memory / cost["memory"]))
     share = sum(one.seconds for one in estimates) / sum(map(total, watched))
     return [*rows, Within(f"all {len(runs)} runs", share)]
@@ -105,6 +107,9 @@ class Within(Row):
     def met(self) -> bool:
         """Whether the figure is in the range."""
         return 0.75 <= self.value <= 1.25
+
+    def __str__(self) -> str:
+        return super().__str__().replace("<= 1.25", "0.75 to 1.25")
 
 
 def run_watched(runs: list[Run], folder: Path) -> list[dict]:
@@ -122,8 +127,11 @@ def cost_of(run: Run, file: Path) -> dict:
     """What a run took; the start of its kernel is counted by the clock, all else by the processor."""
     watched, manifest = json.loads(file.read_text()), json.loads((run.folder / "manifest.json").read_text())
     seconds = Counter({"rest": max(0, manifest["seconds"] - watched["lived"])})
+    sizes = [splits_of(name)[:2] for name in sets_of(run.parameters)]
+    sizes += [listed(value) for name, value in run.parameters.items() if name.endswith(("size", "sizes", ".images"))]
+    sizes = {str(size) for some in sizes for size in some}
     for stack, spent in watched["seconds"].items():
-        seconds[kind_of(stack)] += spent
+        seconds[kind_of(stack, sizes)] += spent
     size = sum(path.stat().st_size for path in run.folder.iterdir())
     rounded = {kind: round(spent, 2) for kind, spent in seconds.most_common()}
     return {"seconds": rounded, "memory": watched["memory"], "disk": size}
@@ -134,9 +142,12 @@ def total(cost: dict) -> float:
     return sum(cost["seconds"].values())
 
 
-def kind_of(stack: str) -> str:
-    """Kind of the work that a stack of functions is for."""
+def kind_of(stack: str, sizes: set[str]) -> str:
+    """Kind of the work that a stack of functions is for; sizes are the numbers of images that a run asks for."""
     names = {name for function in stack.split() for name in (function, function.partition(":")[2])}
+    counts = set(re.findall(r"images:(\d+)", stack))
+    if counts and not counts & sizes and "collect_features" not in names:
+        return "few images"
     return next((kind for kind, functions in KINDS.items() if functions & names), "rest")
 
 

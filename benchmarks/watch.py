@@ -19,6 +19,8 @@ from pathlib import Path
 import psutil
 
 INTERVAL, WRITE = 0.005, 0.5  # seconds
+OF_IMAGES = {"encode", "collect_activations", "collect_moments"}
+"""Functions whose number of images is noted: a notebook may call them for a few images, however many a run has."""
 
 
 def watch(folder: Path) -> None:
@@ -33,6 +35,9 @@ def watch(folder: Path) -> None:
         while frame is not None:
             _, inside, file = frame.f_code.co_filename.rpartition("/toastlib/")
             functions += [f"{file.removesuffix('.py')}:{frame.f_code.co_name}"] * bool(inside)
+            if inside and frame.f_code.co_name in OF_IMAGES:
+                images = frame.f_locals.get("images")
+                functions += [f"images:{len(images)}"] * hasattr(images, "__len__")
             frame = frame.f_back
         now = time.clock_gettime(clock)
         seconds[" ".join(reversed(functions))] += now - last

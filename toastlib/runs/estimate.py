@@ -18,7 +18,7 @@ from toastlib.runs.speed import HUB_TIMEOUT, STANDARD, Speed, hub_path, measure_
 from toastlib.runs.store import Run, read_json
 
 PRICES = catalog.DATA / "prices.json"  # `python -m benchmarks.estimate --measure` writes it
-OF_ENCODER = ("plans", "encoding", "moments", "choice", "timing", "training")
+OF_ENCODER = ("plans", "encoding", "few images", "moments", "choice", "timing", "training")
 """Kinds of work that take as long as the encoder's blocks do; the others are Python's."""
 COUNTED = "model image_size dtype device dataset datasets others train_size test_size images calibration_size rerank"
 COUNTED += (
@@ -74,6 +74,7 @@ def amounts(parameters: dict[str, Any], depth: int, width: int) -> dict[str, flo
     return {
         "plans": train * (runs if retrained else depth) + test * runs,
         "encoding": (train + test) * depth,
+        "few images": depth,  # which a notebook takes however many are asked for
         "moments": drawn * depth,
         "choice": given.get("rerank", train) * depth,
         "timing": len(plans) * given.get("repeats", 1) * given.get("batch_size", 1) * depth,
@@ -83,6 +84,11 @@ def amounts(parameters: dict[str, Any], depth: int, width: int) -> dict[str, flo
         "heads": (1 + len(plans) * kinds * retrained) * seeds * max(given.get("min_steps", 1), train // 51) * width,
         "images": train + test,
         "features": features * width * 4,  # bytes
+        "sums": 15
+        * depth**2
+        / 2
+        * width**2
+        * 8,  # bytes: of all pairs of blocks, in five folds of three kinds of tokens
     }
 
 
@@ -151,15 +157,14 @@ def duration(seconds: float) -> str:
 
 def report(runs: Sequence[Run], jobs: int) -> list[str]:
     """Lines about each run, about all of them side by side, and about downloads."""
-    lines, known = [], []
+    lines, known = [] if runs else ["Nothing is to be run: every run is done."], []
     for label, one in zip(run_labels(runs), estimate(runs, jobs), strict=True):
         if one is None:
             lines.append(f"{label}: not estimated, as no run of this notebook was measured")
-            continue
-        known.append(one)
-        lines.append(
-            "; ".join([f"{label}: {duration(one.seconds)}, {_sizes(one.memory, one.disk, one.cache)}", *one.notes])
-        )
+        else:
+            known.append(one)
+            sizes = _sizes(one.memory, one.disk, one.cache)
+            lines.append("; ".join([f"{label}: {duration(one.seconds)}, {sizes}", *one.notes]))
     if known:
         memory = sum(sorted(one.memory for one in known)[-jobs:])
         sizes = _sizes(memory, sum(one.disk for one in known), sum(one.cache for one in known))
@@ -192,7 +197,7 @@ def _estimate(run: Run, price: dict[str, Any], speed: Speed, standard: Speed) ->
         share = asked[kind] / before[kind] if before.get(kind) else 1
         slower = speed.block / standard.block if kind in OF_ENCODER else speed.python / standard.python
         seconds += took * share * slower
-    more = asked["features"] - before["features"] + 2 * (speed.weights - standard.weights)
+    more = sum(asked[kind] - before[kind] for kind in ("features", "sums")) + 2 * (speed.weights - standard.weights)
     notes = [f"not counted: {', '.join(odd)}"] if (odd := _uncounted(run)) else []
     notes += [speed.source] * (speed.source != "measured")
     return Estimate(seconds, price["memory"] + max(more, 0), price["disk"], asked["features"], tuple(notes))

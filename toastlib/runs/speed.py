@@ -84,28 +84,20 @@ def _seconds(work: Any) -> float:
 
 def _guess(standard: Speed, model: str, image_size: int) -> Speed:
     """The speed of an encoder that is not on this machine, from the multiplications of a block of its size."""
-    config = _config_on_hub(model)
-    try:
-        share = _products(config, image_size) / _products(read_json(Path(catalog.MODELS[STANDARD]) / "config.json"))
-        width, depth = config["hidden_size"], config["num_hidden_layers"]
-    except KeyError:  # the Hub is out of reach, or the family has other names
-        return replace(standard, source=f"a guess: {model} is not on this machine, {STANDARD} is taken instead")
-    size = {"block": standard.block * share, "depth": depth, "width": width, "weights": depth * 12 * width**2 * 4}
-    return replace(standard, **size, source=f"a guess: {model} is not on this machine, its speed follows from its size")
-
-
-def _config_on_hub(model: str) -> dict[str, Any]:
-    """The configuration of an encoder of images; empty if the Hub does not give it at once."""
     from huggingface_hub import get_session, hf_hub_url
     from huggingface_hub.utils import build_hf_headers
 
     name, revision = catalog.split_revision(catalog.model_path(model))
-    url = hf_hub_url(name, "config.json", revision=revision)
+    url, headers = hf_hub_url(name, "config.json", revision=revision), build_hf_headers()
     try:
-        config = get_session().get(url, headers=build_hf_headers(), timeout=HUB_TIMEOUT, follow_redirects=True).json()
-    except Exception:  # of a dozen kinds
-        return {}
-    return config.get("vision_config", config)
+        config = get_session().get(url, headers=headers, timeout=HUB_TIMEOUT, follow_redirects=True).json()
+        config = config.get("vision_config", config)
+        share = _products(config, image_size) / _products(read_json(Path(catalog.MODELS[STANDARD]) / "config.json"))
+        width, depth = config["hidden_size"], config["num_hidden_layers"]
+    except Exception:  # the Hub is out of reach, or the family has other names: of a dozen kinds
+        return replace(standard, source=f"a guess: {model} is not on this machine, {STANDARD} is taken instead")
+    size = {"block": standard.block * share, "depth": depth, "width": width, "weights": depth * 12 * width**2 * 4}
+    return replace(standard, **size, source=f"a guess: {model} is not on this machine, its speed follows from its size")
 
 
 def _products(config: dict[str, Any], image_size: int = 0) -> float:
