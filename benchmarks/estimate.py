@@ -120,6 +120,8 @@ def run_watched(runs: list[Run], folder: Path) -> list[dict]:
     runs = [replace(run, root=folder, plugins=plugins_of()) for run in runs]
     for outcome in run_all([run for run in runs if not run.is_done()], SweepOptions(JOBS)):
         print(f"{outcome.run.folder.name} {outcome.seconds:.0f} s {outcome.failure or ''}", file=sys.stderr, flush=True)
+    if failed := [run.folder.name for run in runs if not run.is_done()]:
+        sys.exit(f"{', '.join(failed)} failed: give the same command and --folder again.")
     return [cost_of(run, folder / "watched" / f"{run.folder.name}.json") for run in runs]
 
 
