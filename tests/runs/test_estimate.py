@@ -105,9 +105,9 @@ def test_what_is_not_counted_is_named(measured):
     assert one.notes in ((), ("not counted: the images of cifar10",))  # no note where the set is on this machine
 
 
-def test_the_time_of_many_is_shared_and_no_less_than_the_longest():
-    assert shared([10, 20, 30], 2) == 30
-    assert shared([10, 20, 31], 2) == 31
+def test_the_time_of_many_is_that_of_jobs_that_take_one_after_the_other():
+    assert shared([10, 20, 30], 2) == 40
+    assert shared([30, 10, 10, 5], 2) == 30
     assert shared([10, 20, 30], 1) == 60
     assert [duration(t) for t in (3.2, 119, 600, 9000)] == ["3 s", "119 s", "10 min", "2.5 h"]
 

@@ -140,12 +140,15 @@ class TimeLeft:
     def __str__(self) -> str:
         if not self.left or self.pace is None:
             return ""
-        return f"; about {duration(self.pace * shared([*self.left.values()], self.jobs))} left"
+        return f"; about {duration(self.pace * shared(self.left.values(), self.jobs))} left"
 
 
-def shared(seconds: Sequence[float], jobs: int) -> float:
-    """Seconds until runs are done: their sum shared among jobs, and no less than the longest of them."""
-    return max(sum(seconds) / jobs, max(seconds))
+def shared(seconds: Iterable[float], jobs: int) -> float:
+    """Seconds until runs are done: in their order, each begins as soon as one of the jobs is free."""
+    ends = [0.0] * jobs
+    for one in seconds:
+        ends[ends.index(min(ends))] += one
+    return max(ends)
 
 
 def duration(seconds: float) -> str:
@@ -168,7 +171,7 @@ def report(runs: Sequence[Run], jobs: int) -> list[str]:
     if known:
         memory = sum(sorted(one.memory for one in known)[-jobs:])
         sizes = _sizes(memory, sum(one.disk for one in known), sum(one.cache for one in known))
-        seconds = duration(shared([one.seconds for one in known], jobs))
+        seconds = duration(shared((one.seconds for one in known), jobs))
         lines.append(f"In all {seconds}, {min(jobs, len(known))} at a time: {sizes}")
     missing = [f"{name} ({_size(size) if size else 'size unknown'})" for name, size in downloads(runs).items()]
     return [*lines, f"To download: {', '.join(missing) or 'nothing'}"]
