@@ -40,6 +40,7 @@ def against_all(
     import toastlib as toast
     from toastlib.approximation.engine import collect_features
     from toastlib.approximation.prepare import prepare
+    from toastlib.runs.estimate import block_runs
     from toastlib.selection.plans import POOLED
     from toastlib.selection.rerank import divergence, race
 
@@ -73,18 +74,6 @@ def against_all(
         Row(f"block runs of a race / of all ({name})", sum(shares) / draws, 0.33),
         Row("draws in which the race's plan is the best, or within its interval", as_good / draws, 1, at_least=True),
     ]
-
-
-def block_runs(plans, depth: int) -> int:
-    """Blocks that run for one image: plans, and the original, share a block that comes behind the same spans."""
-    return len(
-        {
-            (block, tuple(span for span in plan if span.end < block))
-            for plan in [(), *plans]
-            for block in range(depth)
-            if not any(block in span.blocks for span in plan)
-        }
-    )
 
 
 if __name__ == "__main__":

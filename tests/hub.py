@@ -165,7 +165,12 @@ class Handler(BaseHTTPRequestHandler):
     def info(self, kind: str, id: str, revision: str) -> None:
         if found := self.find(kind, id, revision):
             commit, folder = found
-            files = [{"rfilename": str(f.relative_to(folder))} for f in sorted(folder.rglob("*")) if f.is_file()]
+            paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+            sized = self.query.get("blobs", ["false"])[0].lower() in ("true", "1")
+            files = [
+                {"rfilename": str(path.relative_to(folder))} | ({"size": path.stat().st_size} if sized else {})
+                for path in paths
+            ]
             facts = {"private": False, "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0}
             self.send(200, {"_id": id, "id": id, "modelId": id, "sha": commit, "siblings": files} | facts)
 

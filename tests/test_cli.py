@@ -189,7 +189,8 @@ def test_a_sweep_with_a_failing_run_does_the_others_and_is_exit_code_1(study, ca
     assert main(["sweep", "grid.yaml", "--dry-run"]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert lines[0] == "Sizes are checked when a set is fetched, which these are not: mnist."
-    assert sorted(lines[1:]) == ["done     00_first size=2", "failed   00_first size=1"]
+    assert sorted(lines[1:3]) == ["done     00_first size=2", "failed   00_first size=1"]
+    assert lines[4].startswith("00_first: not estimated")
 
 
 def test_a_full_disk_is_told_with_what_to_do(study, capfd, monkeypatch):

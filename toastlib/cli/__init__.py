@@ -52,6 +52,7 @@ def blocks(text: str) -> list[int]:
 COUNT = {"type": positive, "metavar": "N"}
 ARGUMENTS = {
     "grid": {"help": "a YAML file, for example grids/demo.yaml"},
+    "work": {"nargs": "+", "metavar": "GRID|NOTEBOOK", "help": "YAML files, and names, numbers or paths of notebooks"},
     "run notebook": {"help": "name, number or path: 02, 02_approximation, my.ipynb"},
     "params notebook": {"nargs": "?", "help": "one notebook; all of them by default"},
     "folder": {"type": Path, "help": "a new folder"},
@@ -63,6 +64,7 @@ ARGUMENTS = {
     "--data": {"required": True, "help": "alias, Hub id or folder of images; labels are optional"},
     "--parameter": {"action": "append", "default": [], "metavar": "NAME=VALUE", "help": "a notebook parameter; repeat"},
     "run --device": {"help": "the same as -p device=..."},
+    "estimate --device": {"help": "the same as -p device=..."},
     "study --device": {"help": "the same as -p device=..."},
     "--device": {"default": "auto", "help": "auto, cpu or cuda (auto)"},
     "--full": {"action": "store_true", "help": "the paper's grid: every table; what is done is skipped"},
@@ -121,6 +123,7 @@ COMMANDS = {
     commands.run: "notebook --parameter --device --timeout --results-dir",
     commands.study: "--full|--table --jobs --dask --parameter --device --timeout --results-dir",
     commands.sweep: "grid --jobs --dask --dry-run --timeout --results-dir",
+    commands.estimate: "work --parameter --device --jobs --results-dir",
     commands.status: "grid --results-dir",
     commands.collect: "grid --results-dir --out --sort --force",
     commands.notebooks: "folder",

@@ -16,6 +16,7 @@ from toastlib.errors import InputError, unknown
 from toastlib.output import check_output
 from toastlib.plugins import plugins_of
 from toastlib.runs import collect as collecting
+from toastlib.runs import estimate as estimating
 from toastlib.runs.cluster import connect, sbatch_script, worker_pool
 from toastlib.runs.grid import paper_grid, read_grid
 from toastlib.runs.parameters import (
@@ -26,7 +27,7 @@ from toastlib.runs.parameters import (
     notebook_names,
     notebook_parameters,
 )
-from toastlib.runs.run import Outcome, SweepOptions, default_jobs, run_all, run_notebook
+from toastlib.runs.run import Outcome, SweepOptions, default_jobs, given_run, run_all, run_notebook
 from toastlib.runs.sizes import check_sizes
 from toastlib.runs.store import Run
 
@@ -71,8 +72,25 @@ def sweep(options: argparse.Namespace) -> int:
     _check_sizes(runs)
     for _, row in collecting.run_states(runs).iterrows():
         print(f"{row['state']:8} {row['label']}")
+    waiting = [run for run in runs if not run.is_done()]
+    print("", *estimating.report(waiting, options.jobs or default_jobs()), sep="\n")
     if options.dask == "slurm":
         print(f"\nEach worker is submitted with\n\n{sbatch_script()}")
+    return 0
+
+
+def estimate(options: argparse.Namespace) -> int:
+    """Say what a grid's runs, or a notebook's, will take: time, memory, disk and downloads; nothing is run."""
+    runs, overrides = [], _overrides(options)
+    for name in options.work:
+        if not name.endswith((".yaml", ".yml")):
+            runs.append(given_run(name, overrides, options.results_dir))
+        elif overrides:
+            raise InputError("A grid names its own parameters: -p is for a notebook.")
+        else:
+            runs += [run for run in read_grid(name, options.results_dir) if not run.is_done()]
+    _check_sizes(runs)
+    print("\n".join(estimating.report(runs, options.jobs or max(1, min(default_jobs(), len(runs))))))
     return 0
 
 
@@ -176,9 +194,11 @@ def _execute(runs: list[Run], options: argparse.Namespace, force: bool) -> int:
     sweep_options = SweepOptions(jobs, options.timeout, force, runs_per_gpu)
     with _sigterm_as_interrupt(), connect(options.dask, jobs, root) if options.dask else nullcontext() as cluster:
         parallel = f"on {len(cluster.nthreads())} Dask workers" if cluster else f"{jobs} at a time"
-        print(f"{len(runs)} notebook runs{done}; {parallel}", flush=True)
+        jobs = len(cluster.nthreads()) if cluster else jobs
+        left = estimating.TimeLeft(waiting, jobs)
+        print(f"{len(runs)} notebook runs{done}; {parallel}{left}", flush=True)
         labels = dict(zip((run.folder for run in runs), collecting.run_labels(list(runs)), strict=True))
-        outcomes = list(_reported(run_all(waiting, sweep_options, cluster), len(waiting), labels))
+        outcomes = list(_reported(run_all(waiting, sweep_options, cluster), labels, left))
     failed = [outcome for outcome in outcomes if outcome.failure]
     if failed:
         print(f"toast: {len(failed)} of {len(outcomes)} runs failed; the others are kept.", file=sys.stderr)
@@ -194,17 +214,18 @@ def _check_sizes(runs: list[Run]) -> None:
         print(f"Sizes are checked when a set is fetched, which these are not: {', '.join(absent)}.")
 
 
-def _reported(outcomes: Iterator[Outcome], count: int, labels: dict[Path, str]) -> Iterator[Outcome]:
-    """Print each outcome when it comes; yield those that are final."""
-    number = 0
+def _reported(outcomes: Iterator[Outcome], labels: dict[Path, str], left: estimating.TimeLeft) -> Iterator[Outcome]:
+    """Print each outcome when it comes, and the time that is left; yield those that are final."""
+    number, count = 0, len(left.left)
     for outcome in outcomes:
         name = labels[outcome.run.folder]
         if outcome.busy:
             print(f"{name} is being made by another process: waiting for it", flush=True)
             continue
         number += 1
+        left.finish(outcome.run, outcome.seconds)
         failure = f", failed: {outcome.failure}" if outcome.failure else ""
-        print(f"[{number}/{count}] {name} {outcome.seconds:.0f} s{failure}", flush=True)
+        print(f"[{number}/{count}] {name} {outcome.seconds:.0f} s{failure}{left}", flush=True)
         yield outcome
 
 

@@ -52,6 +52,13 @@ def default_jobs() -> int:
     return len(gpu_names()) or min(2, os.cpu_count() or 1)
 
 
+def given_run(name: str, overrides: dict[str, Any], root: str | Path) -> Run:
+    """The run of a notebook with parameters, or their texts, checked; `plugins` are imported."""
+    notebook, overrides = find_notebook(name), dict(overrides)
+    plugins = plugins_of(overrides.pop("plugins", ()))
+    return Run(notebook, check_parameters(notebook, overrides), Path(root).resolve(), plugins)
+
+
 def run_notebook(
     name: str,
     overrides: dict[str, Any] | None = None,
@@ -84,9 +91,7 @@ def run_notebook(
         If the notebook is not executed to its end.
     """
     need_packages("Running a notebook", RUNNERS, "study")
-    notebook, overrides = find_notebook(name), dict(overrides or {})
-    plugins = plugins_of(overrides.pop("plugins", ()))
-    run = Run(notebook, check_parameters(notebook, overrides), Path(root).resolve(), plugins)
+    run = given_run(name, overrides or {}, root)
     check_sizes([run])
     with run.locked():
         run.tidy()

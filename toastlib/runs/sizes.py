@@ -21,7 +21,7 @@ def check_sizes(runs: Iterable[Run]) -> list[str]:
     for run in runs:
         named = [value for name, value in run.parameters.items() if KINDS.get(name) == "images"]
         for name in [name for value in named for name in (value if isinstance(value, list) else [value])]:
-            splits = _splits(name)
+            splits = splits_of(name)
             if splits is None:
                 absent[name] = None
             else:
@@ -44,7 +44,7 @@ def _check(run: Run, name: str, train: int, test: int, is_labelled: bool) -> Non
 
 
 @cache
-def _splits(name: str) -> tuple[int, int, bool] | None:
+def splits_of(name: str) -> tuple[int, int, bool] | None:
     """Numbers of training and of test images, and whether they have labels; `None` if that needs a download."""
     from toastlib.data.builtin import EMBEDDED
     from toastlib.data.sources import open_table
