@@ -102,6 +102,34 @@ def test_claims_about_the_default_run_were_checked_when_it_was_executed(cells):
     assert tagged(printed, "nbval-check-output"), "nbval compares no printed sentence"
 
 
+NOT_IN_CLAIMS = {"results_dir", "runs_dir", "prompt", "device"}
+"""Parameters that no claim depends on."""
+OF_GUARDS = {"is_default", "default", "given", "defaults", "sizes_given", "sizes", "config"}
+"""Variables that hold parameters, or what is told by them."""
+
+
+def names_in(tree):
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def test_claims_about_the_default_run_are_kept_to_it_by_every_parameter(cells):
+    """A run with another value of any parameter asserts none of them."""
+    [parameters] = tagged(cells, "parameters")
+    named = {target.id for node in ast.parse(parameters.source).body for target in node.targets}
+    trees = [ast.parse(cell.source) for cell in code(cells) if cell is not parameters]
+    made = {}  # variable -> the names that its values are made of
+    for node in (node for tree in trees for node in tree.body if isinstance(node, ast.Assign)):
+        for target in node.targets:
+            for name in names_in(target):
+                made.setdefault(name, set()).update(names_in(node.value))
+    conditions = [node.test for tree in trees for node in tree.body if isinstance(node, ast.If)]
+    guarding, seen = set().union(*map(names_in, conditions)), set()
+    while guarding := guarding - seen:
+        seen |= guarding
+        guarding = set().union(*(made.get(name, set()) for name in guarding & OF_GUARDS))
+    assert named - NOT_IN_CLAIMS <= seen
+
+
 def test_the_table_of_the_paper_s_numbers_is_written_by_its_helper_alone(cells):
     """10 reads the table `beside` of every run: under this name nothing else may lie."""
     assert not any('"beside"' in cell.source for cell in code(cells))
