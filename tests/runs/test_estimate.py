@@ -124,6 +124,11 @@ def test_the_time_left_is_the_estimates_at_the_pace_of_what_has_ended(measured):
     assert str(left) == ""
 
 
+def test_one_run_alone_is_not_measured_for_and_is_counted():
+    left = TimeLeft([given_run("00", {}, "results")], 1)
+    assert (len(left.left), str(left)) == (1, "")
+
+
 def test_runs_of_unknown_notebooks_are_timed_by_those_that_have_ended(tmp_path):
     notebook = write_notebook(tmp_path / "00_mine.ipynb", "size")
     runs = [Run(notebook, {"size": size}) for size in (1, 2, 3)]

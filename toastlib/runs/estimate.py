@@ -124,11 +124,11 @@ class TimeLeft:
     """Time that is left of runs: their estimates, at the pace of those that have ended."""
 
     def __init__(self, waiting: Sequence[Run], jobs: int) -> None:
-        estimates = estimate(waiting, jobs) if len(waiting) > 1 else []
+        estimates = estimate(waiting, jobs) if len(waiting) > 1 else [None] * len(waiting)
         known = [one.seconds for one in estimates if one]
         usual = sum(known) / len(known) if known else 1.0
         self.jobs, self.pace = jobs, 1.0 if known else None  # no pace: nothing is known before a run has ended
-        self.left = {run.folder: one.seconds if one else usual for run, one in zip(waiting, estimates, strict=False)}
+        self.left = {run.folder: one.seconds if one else usual for run, one in zip(waiting, estimates, strict=True)}
         self._ended = self._took = 0.0
 
     def finish(self, run: Run, seconds: float) -> None:
