@@ -80,8 +80,7 @@ TEXTS = {
 }
 """Alias -> Hub id and columns of sets of texts; the embedded sets have no path."""
 
-TIMM = "timm:"
-"""Before the name of one of timm's models."""
+TIMM = "timm:"  # before the name of one of timm's models
 BROKEN = ("RemoteProtocolError", "ReadError", "ReadTimeout")  # of httpx: an answer that ends too early
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 ADVICE = {
@@ -96,11 +95,7 @@ COMMITS: set[str] = set()
 
 
 def model_path(name: str) -> str:
-    """Folder or Hub id of a model, which keeps the ``@revision`` behind its name.
-
-    The name itself of one that a function makes. An `InputError` if it is no alias, no folder, not ``owner/name`` or
-    ``timm:name``, or a folder at a revision.
-    """
+    """Folder or Hub id of a model, with the ``@revision`` behind its name; of one that a function makes, the name."""
     name, revision = split_revision(name)
     if is_known(name, MODELS) and callable(MODELS[name]):
         return _at_revision(None, name, revision) or name

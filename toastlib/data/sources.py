@@ -1,5 +1,6 @@
 """Data sets from the Hub and from local folders: their splits, their columns, and the rows drawn from them, decoded."""
 
+import contextlib
 import glob
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -97,8 +98,7 @@ def open_table(
 ) -> tuple[DatasetTable | StreamedTable, ...]:
     """Training and test rows of a set of images, from the Hub or a local folder; nothing is decoded yet.
 
-    A set without a test split gives a fifth of its rows to it, by class. Sets above `STREAM_FROM` are streamed. Images
-    that do not decode are refused when they are read, or left out.
+    A set without a test split gives a fifth of its rows to it, by class. Sets above `STREAM_FROM` are streamed.
     """
     train, test = _open_splits(entry, read_image_folder)
     image = _find_column(image or entry.image, "image", train.features, entry.path)
@@ -243,9 +243,12 @@ def _undecoded(rows: Any, image: str, label: str | None) -> Any:
 
 
 def _read(columns: dict[str, list], rows: list[int], table: DatasetTable | StreamedTable) -> Chunk:
-    decoding = _decode_or_none if table.skip_broken else decode
+    def decoded(cell: dict[str, Any] | None, row: int) -> np.ndarray | None:
+        with contextlib.suppress(InputError) if table.skip_broken else contextlib.nullcontext():
+            return decode(cell, row)
+
     with ThreadPoolExecutor() as threads:  # Pillow decodes without the interpreter's lock
-        images = list(threads.map(decoding, columns[table.image], rows))
+        images = list(threads.map(decoded, columns[table.image], rows))
     whole = [k for k, image in enumerate(images) if image is not None]
     labels = None if table.label is None else _number_labels(list(columns[table.label]), rows, table.class_names)[whole]
     return [images[k] for k in whole], labels
@@ -266,13 +269,6 @@ def _check_labelled(labels: list[Any], rows: Iterable[int]) -> None:
     missing = [row for row, label in zip(rows, labels, strict=True) if label is None or label == -1]
     if missing:
         raise InputError(f"{len(missing)} images have no label, row {missing[0]} among them.")
-
-
-def _decode_or_none(cell: dict[str, Any] | None, row: int) -> np.ndarray | None:
-    try:
-        return decode(cell, row)
-    except InputError:
-        return None
 
 
 def decode(cell: dict[str, Any] | None, row: int) -> np.ndarray:

@@ -49,10 +49,7 @@ def final_patches(encoder: Encoder, inputs: Inputs, hidden: Tensor | None = None
 
 
 def pixel_patches(pixel_values: Tensor, count: int) -> Tensor:
-    """The pixels under each of `count` square patches, in the order of the tokens; shape (batch, count, 3 size^2).
-
-    An `InputError` if so many squares do not fill the image.
-    """
+    """The pixels under each of `count` square patches, in the order of the tokens; shape (batch, count, 3 size^2)."""
     height, width = pixel_values.shape[2:]
     size = round((height * width / count) ** 0.5)
     if (height // size) * (width // size) != count:
@@ -81,16 +78,14 @@ def fit_pixel_probe(encoder: Encoder, images: Images, *, batch_size: BatchSize =
         ``weight`` of shape (width, 3 size^2) and ``bias`` of shape (3 size^2,), float64. An `InputError` if there are
         fewer than five images, or the patches do not fill an image.
     """
-
-    def sums_of(inputs: Tensor) -> Sums:
-        tokens = final_patches(encoder, inputs)
-        return Sums.of_rows(tokens.flatten(0, 1), pixel_patches(inputs, tokens.shape[1]).flatten(0, 1))
-
-    parts = split_folds(images, 5)
-    sums = [
-        reduce(add, (sums_of(inputs) for inputs, _ in part.batches(batch_of(encoder, batch_size)))) for part in parts
-    ]
-    return fit_ridge(sums, shrink_to="zero")
+    folds = []
+    for part in split_folds(images, 5):
+        sums = []
+        for inputs, _ in part.batches(batch_of(encoder, batch_size)):
+            tokens = final_patches(encoder, inputs)
+            sums.append(Sums.of_rows(tokens.flatten(0, 1), pixel_patches(inputs, tokens.shape[1]).flatten(0, 1)))
+        folds.append(reduce(add, sums))
+    return fit_ridge(folds, shrink_to="zero")
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from transformers import AutoConfig
 
 from toastlib.approximation.engine import forward_plans, visible_batches
 from toastlib.approximation.prepare import Source, name_translators, prepare
@@ -37,8 +38,7 @@ from toastlib.models.saving import as_stored, save_pretrained, saved_form
 from toastlib.plan import ORIGINAL, Plan, Span
 from toastlib.translators.base import split_align
 
-RESAMPLES = 1000
-"""Resamples of the texts behind an interval."""
+RESAMPLES = 1000  # resamples of the texts behind an interval
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,7 @@ class LanguageModel:
 
     @torch.inference_mode()
     def _of_base_architecture(self) -> nn.Module | None:
-        """The model with fewer blocks as its configuration makes it; `None` if that is another one, or has no place.
-
-        A block may compute by its number, as with GPT-2's ``scale_attn_by_inverse_layer_idx``.
-        """
+        """The model with fewer blocks as its configuration makes it; `None` if that is another one, or has no place."""
         blocks = self.encoder.blocks
         if self.encoder.sublayer_split is not None or any(_is_map(one) and [*one.parameters()] for one in blocks):
             return None
@@ -130,7 +127,7 @@ class LanguageModel:
             return None
         made = made.to(self.encoder.device, self.encoder.dtype)
         example = arguments_of(example_input(self.encoder))
-        expected, found = (model(**example).logits for model in (self.form(), made))
+        expected, found = (model(**example).logits for model in (self.form(), made))  # a block may know its number
         made.generation_config = self.model.generation_config
         return made if torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())) else None
 
@@ -141,8 +138,6 @@ def _is_map(block: nn.Module) -> bool:
 
 def has_language_head(name: str, trust_remote_code: bool = False) -> bool:
     """Whether a checkpoint predicts tokens: its configuration names an architecture with that head."""
-    from transformers import AutoConfig
-
     where = catalog.at_revision(find_checkpoint(name))
     kinds = AutoConfig.from_pretrained(**where, trust_remote_code=trust_remote_code).architectures
     return any("CausalLM" in kind or "LMHeadModel" in kind for kind in kinds or [])

@@ -195,13 +195,7 @@ class Probe:
 
     @torch.inference_mode()
     def logits(self, features: Tensor) -> Tensor:
-        """Logits of every head, float32, shape (sets, seeds, n, classes), from features as for `predict`.
-
-        Raises
-        ------
-        InputError
-            If the heads were not trained.
-        """
+        """Logits of every head, float32, shape (sets, seeds, n, classes), from features as for `predict`."""
         heads, features = self._trained, _as_sets(features)[:, None]
         if "hidden" in heads:
             features = _hidden(heads, features)
@@ -211,12 +205,7 @@ class Probe:
     def predict(self, features: Tensor) -> Tensor:
         """Predict classes, int64, shape (sets, seeds, n), or (seeds, n) from features of shape (n, width).
 
-        Heads fitted on one set apply to every set: the paper's frozen head.
-
-        Raises
-        ------
-        InputError
-            If the heads were not trained.
+        Heads fitted on one set apply to every set: the paper's frozen head. An `InputError` if there are none yet.
         """
         predicted = self.logits(features).argmax(-1)
         return predicted if np.ndim(features) == 3 else predicted[0]

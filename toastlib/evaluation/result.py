@@ -12,8 +12,7 @@ from toastlib.errors import InputError
 from toastlib.evaluation.metrics import CONFIDENCE, accuracy_interval, changes, exact_mcnemar, holm, paired_difference
 from toastlib.plan import ORIGINAL
 
-ALL_PLANS = "all plans"
-"""Stands in the column ``plan`` where all plans are pooled."""
+ALL_PLANS = "all plans"  # stands in the column plan where all plans are pooled
 
 
 @dataclass(frozen=True)

@@ -86,10 +86,7 @@ def sample_size_curve(
 
 
 def cap_sizes(sizes: Iterable[int], available: int) -> list[int]:
-    """The sizes in order, those beyond the available images replaced by all of them, without repetitions.
-
-    An `InputError` if there is no size, or one is not positive.
-    """
+    """The sizes in order, those beyond the available images replaced by all of them, without repetitions."""
     sizes = list(sizes)
     if not sizes:
         raise InputError("Calibration sizes are numbers of images from 1 on, such as [16, 64, 256].")

@@ -8,6 +8,8 @@ from string import Formatter
 from typing import Any
 
 import torch
+import transformers
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -92,23 +94,20 @@ def load_dual_encoder(encoder: Encoder, model: str) -> DualEncoder:
 
 def read_text_encoder(encoder: Encoder, folder: Path) -> DualEncoder:
     """Read a text encoder that ``scripts/train_text_encoder.py`` wrote, for the encoder that it was trained with."""
-    from safetensors.torch import load_file
-    from transformers import CLIPTextConfig, PreTrainedTokenizerFast
-
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    model = build_dual_model(encoder, CLIPTextConfig(**settings["text"]), settings["projection_dim"])
+    model = build_dual_model(encoder, transformers.CLIPTextConfig(**settings["text"]), settings["projection_dim"])
     model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     model.eval().requires_grad_(False).to(encoder.device)
-    return DualEncoder(encoder, model, PreTrainedTokenizerFast.from_pretrained(folder), tuple(settings["held_out"]))
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    return DualEncoder(encoder, model, tokenizer, tuple(settings["held_out"]))
 
 
 def build_dual_model(encoder: Encoder, text: Any, projection_dim: int) -> nn.Module:
     """A `VisionTextDualEncoderModel` around the encoder's own model, its text encoder and projections not trained."""
-    from transformers import CLIPTextModel, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
-
     own = encoder.model.config
-    config = VisionTextDualEncoderConfig.from_vision_text_configs(own, text, projection_dim=projection_dim)
-    model = VisionTextDualEncoderModel(config, vision_model=encoder.model, text_model=CLIPTextModel(text))
+    kind = transformers.VisionTextDualEncoderModel
+    config = kind.config_class.from_vision_text_configs(own, text, projection_dim=projection_dim)
+    model = kind(config, vision_model=encoder.model, text_model=transformers.CLIPTextModel(text))
     encoder.model.config = own  # the pair has put a copy in its place
     return model
 

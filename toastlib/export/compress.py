@@ -3,20 +3,29 @@
 import math
 from dataclasses import replace
 from numbers import Real
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
+from transformers import PreTrainedModel
 
 from toastlib.approximation.fuse import FUSED, can_fuse
 from toastlib.data.images import ImageSet
-from toastlib.errors import InputError, need, need_encoder, need_original, need_set, unknown, whole_number
+from toastlib.errors import (
+    InputError,
+    need,
+    need_encoder,
+    need_original,
+    need_packages,
+    need_set,
+    unknown,
+    whole_number,
+)
 from toastlib.evaluation import heads
 from toastlib.evaluation.heads import MEASURES, Head
 from toastlib.evaluation.latency import device_name, measure_energy, measure_latency, measure_pipeline
-from toastlib.export.onnx import in_onnxruntime, need_onnx
+from toastlib.export.onnx import NEEDED, in_onnxruntime
 from toastlib.export.result import TUNED, CompressionResult, Contender, maps_table
-from toastlib.models.classifier import own_classifier
+from toastlib.models.base_architecture import own_classifier
 from toastlib.models.costs import example_input, flops_of_example, input_of, parameter_count
 from toastlib.models.encoder import Encoder
 from toastlib.models.model_card import ModelCardData, Sizes, task_of
@@ -35,14 +44,9 @@ from toastlib.selection.search import (
 from toastlib.statistics.similarity import similarity
 from toastlib.translators.base import ALIGN, RECOMMENDED, TRANSLATORS, split_align
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-
 TRIED_ON = 200
 """Training images on which candidate plans are compared, reserved before the calibration images are drawn."""
-LADDER = 500
-"""Training images at most on which fewer blocks than asked for are tested, to show where to stop."""
+LADDER = 500  # training images at most on which fewer blocks than asked for are tested, to show where to stop
 MAX_DROP = 1.0  # points
 REMOVES_NOTHING = "The plan removes nothing: name spans such as '2->5', or a number of blocks."
 PREFERENCES = ("accuracy", "size", "speed")
@@ -55,7 +59,7 @@ def compress(
     remove: int | str | Plan | None = None,
     max_drop: float | None = None,
     translator: str | None = None,
-    head: "PreTrainedModel | str | None" = None,
+    head: PreTrainedModel | str | None = None,
     calibration: int = 500,
     seed: int = 0,
     onnx: bool = False,
@@ -103,7 +107,7 @@ def compress(
         fine-tuning goes with `max_drop` or without accelerate.
     """
     if onnx:
-        need_onnx()
+        need_packages("ONNX", NEEDED, "onnx")
         if encoder.reads_text:
             raise InputError("Models of texts are not measured in onnxruntime: `toast export` writes the saved folder.")
         if encoder.device.type != "cpu":

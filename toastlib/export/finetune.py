@@ -4,6 +4,7 @@ import random
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -95,7 +96,8 @@ def finetune(
         )
         settings._n_gpu = min(settings.n_gpu, 1)  # no DataParallel: a model has one device
         targets = None if teacher is None else teacher.encode(images).clone()  # (images, width)
-        trainer = _Finetuner(model, settings, train_dataset=range(len(images)), data_collator=_Batch(images, targets))
+        collate = partial(_batch, images, targets)
+        trainer = _Finetuner(model, settings, train_dataset=range(len(images)), data_collator=collate)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(record := _Record(measured, trainer, test))
         try:
@@ -129,15 +131,10 @@ def parameters_of(model: PreTrainedModel, parts: str) -> list[nn.Parameter]:
     return list({id(p): p for part in parts.split("+") for p in found[part]}.values())
 
 
-class _Batch:
+def _batch(images: Images, targets: Tensor | None, rows: list[int]) -> dict[str, Tensor]:
     """Rows of images as the arguments of a model, with their labels or the features that are wanted."""
-
-    def __init__(self, images: Images, targets: Tensor | None) -> None:
-        self.images, self.targets = images, targets
-
-    def __call__(self, rows: list[int]) -> dict[str, Tensor]:
-        inputs, labels = next(self.images[torch.tensor(rows)].batches(len(rows)))
-        return arguments_of(inputs) | ({"labels": labels} if self.targets is None else {"target": self.targets[rows]})
+    inputs, labels = next(images[torch.tensor(rows)].batches(len(rows)))
+    return arguments_of(inputs) | ({"labels": labels} if targets is None else {"target": targets[rows]})
 
 
 class _Finetuner(Trainer):

@@ -21,8 +21,7 @@ from toastlib.statistics.collect import collect_moments
 from toastlib.translators.base import RECOMMENDED
 
 CANDIDATES = 10
-TRIED_ON = 50
-"""Training texts at most on which candidate plans are compared; maps are fitted on others."""
+TRIED_ON = 50  # training texts at most on which candidate plans are compared; maps are fitted on others
 PROMPTS, PROMPT, WRITTEN = 3, 32, 48
 """Test texts that are continued; tokens that are read of each, and that are written."""
 

@@ -9,46 +9,14 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from .layers import shorten_config
 
-FORMAT = 3
-"""Version of the format; raised when older code could not read new folders."""
+FORMAT = 3  # version of the format; raised when older code could not read new folders
 
 
 class ToastConfig(PreTrainedConfig):
     """Configuration of the model that is built before the weights are read.
 
-    Parameters
-    ----------
-    base
-        Configuration of the original model, or its dictionary; ``model_type`` decides the architecture.
-    tower
-        Dotted path of the encoder in the base model; ``""`` if the two are one.
-    blocks
-        Dotted path of the block list in the encoder.
-    parting
-        Arguments of `SublayerSplit` if the blocks were split into sublayers.
-    without
-        Names of the architecture's parts that the encoder lacks, such as a pooler without weights.
-    spans
-        ``{"start": s, "end": e, "map": description}`` for each span, see `describe_map`.
-    features
-        Kind of ``pooler_output``: ``"cls"``, ``"mean"`` (of the patches), ``"last"`` (of a decoder) or ``"pooler"``.
-    special_tokens
-        Number of tokens before the patches, or before the other tokens of a text.
-    feature_norm
-        Norm of the encoder that is applied to the features alone (CLIP's), or `None`.
-    head
-        ``"linear"``: a linear layer on the features; ``"base"``, ``"sequence"`` and ``"causal"``: that of the base
-        model, which classifies images or texts, or predicts tokens; `None`: no head.
-    hidden_size
-        Length of the features.
-    reads
-        Main input: ``"pixel_values"``, or ``"input_ids"`` of a text.
-    is_causal
-        True of a decoder.
-    block_outputs
-        Length of the tuple that a block returns; 0 if it returns hidden states alone.
-    format
-        Version of this configuration's format.
+    Its `head` is ``"linear"``, a linear layer on the features; or the base model's own: ``"base"`` classifies images,
+    ``"sequence"`` texts, and ``"causal"`` predicts tokens. `None`: no head.
     """
 
     model_type = "toast"
@@ -56,21 +24,21 @@ class ToastConfig(PreTrainedConfig):
 
     def __init__(
         self,
-        base=None,
-        tower="",
-        blocks="",
-        parting=None,
-        without=(),
-        spans=(),
-        features="cls",
-        special_tokens=1,
-        feature_norm=None,
+        base=None,  # configuration of the original model, or its dictionary; `model_type` decides the architecture
+        tower="",  # dotted path of the encoder in the base model; "" if the two are one
+        blocks="",  # dotted path of the block list in the encoder
+        parting=None,  # arguments of `SublayerSplit` if the blocks were split into sublayers
+        without=(),  # names of the architecture's parts that the encoder lacks, such as a pooler without weights
+        spans=(),  # {"start": s, "end": e, "map": description} for each span, see `describe_map`
+        features="cls",  # kind of `pooler_output`: "cls", "mean" (of the patches), "last" (of a decoder) or "pooler"
+        special_tokens=1,  # number of tokens before the patches, or before the other tokens of a text
+        feature_norm=None,  # norm of the encoder that is applied to the features alone (CLIP's)
         head=None,
-        hidden_size=0,
-        reads="pixel_values",
-        is_causal=False,
-        block_outputs=0,
-        format=FORMAT,
+        hidden_size=0,  # length of the features
+        reads="pixel_values",  # the main input, or "input_ids" of a text
+        is_causal=False,  # true of a decoder
+        block_outputs=0,  # length of the tuple that a block returns; 0 if it returns hidden states alone
+        format=FORMAT,  # version of this configuration's format
         **kwargs,
     ):
         if format > FORMAT:

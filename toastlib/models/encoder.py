@@ -191,10 +191,11 @@ class Encoder(nn.Module):
         hidden = self._checked(captures[0].input, inputs)
         return BlockInput(hidden, [capture.further for capture in captures])
 
-    def run_block(self, block: int, hidden: Tensor, shared: BlockInput) -> Tensor:
-        """Output ``h[block]`` of a block from ``h[block-1]``, both (batch, tokens, width)."""
+    def run_block(self, block: int, hidden: Tensor, shared: BlockInput, *, module: nn.Module | None = None) -> Tensor:
+        """Output ``h[block]`` of a block, or a `module` in its place, from ``h[block-1]``: (batch, tokens, width)."""
         args, kwargs = shared.calls[block]
-        return self.hidden_of(self.blocks[block](hidden, *args, **kwargs))
+        module = self.blocks[block] if module is None else module
+        return self.hidden_of(module(hidden, *args, **kwargs))
 
     def hidden_of(self, output: Any) -> Any:
         """The hidden states that a block returns, alone or first in a tuple."""
@@ -274,8 +275,7 @@ class Encoder(nn.Module):
 class ReplayBlock(nn.Module):
     """Stands for a block: it returns the hidden states given here, or its input if `None`, and keeps its arguments.
 
-    They come first in a tuple of so many `outputs`, if the block returns one. Attributes that a model reads come from
-    the block that was there.
+    Attributes that a model reads come from the block that was there.
     """
 
     input: Tensor | None = None

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
+from transformers.image_processing_base import ImageProcessingMixin
 
 from toastlib.data import catalog
 from toastlib.data.transforms import Preprocessing
@@ -145,8 +147,6 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 def load_checkpoint(path: str, trust_remote_code: bool, auto: str = "AutoModel") -> tuple[nn.Module, list[str]]:
     """The model of a folder or Hub id, float32, by a class of transformers; and the names of weights that it lacks."""
-    import transformers
-
     with catalog.loading("model", path), quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # weights that the checkpoint lacks are drawn, and drawn alike every time
         model, info = getattr(transformers, auto).from_pretrained(
@@ -180,19 +180,17 @@ def _of_a_list(left_over: Iterable[str], model: nn.Module) -> list[str]:
 
 def stored_dtype_of(path: str, trust_remote_code: bool) -> torch.dtype:
     """The dtype that a checkpoint's configuration names; float32 if it names none."""
-    from transformers import AutoConfig
-
-    dtype = AutoConfig.from_pretrained(**catalog.at_revision(path), trust_remote_code=trust_remote_code).dtype
+    dtype = transformers.AutoConfig.from_pretrained(
+        **catalog.at_revision(path), trust_remote_code=trust_remote_code
+    ).dtype
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
 def load_tokenizer(path: str, name: str) -> Any:
     """The tokenizer of a checkpoint; without a token for padding it pads with another one, which is masked."""
-    from transformers import AutoTokenizer
-
     try:
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(**catalog.at_revision(path))
+            tokenizer = transformers.AutoTokenizer.from_pretrained(**catalog.at_revision(path))
         if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what comes back where there is no file
             raise OSError("it knows no words")
     except Exception as error:  # each file of a tokenizer that can be missing or broken raises another kind
@@ -234,12 +232,10 @@ def _preprocessing(path: str, config: Any, trust_remote_code: bool) -> Preproces
 
 def _processor_settings(path: str, trust_remote_code: bool) -> dict[str, Any]:
     """Settings of the checkpoint's file, completed by the defaults of the processor's class."""
-    from transformers import AutoImageProcessor
-    from transformers.image_processing_base import ImageProcessingMixin
-
     where = catalog.at_revision(path)
     try:
-        return AutoImageProcessor.from_pretrained(**where, backend="pil", trust_remote_code=trust_remote_code).to_dict()
+        settings = {"backend": "pil", "trust_remote_code": trust_remote_code}
+        return transformers.AutoImageProcessor.from_pretrained(**where, **settings).to_dict()
     except (ImportError, ValueError):  # a class that needs torchvision, or that nobody knows
         return ImageProcessingMixin.get_image_processor_dict(**where)[0]
 

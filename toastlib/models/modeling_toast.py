@@ -42,8 +42,7 @@ BASES = {
     "causal": AutoModelForCausalLM,
 }
 """Head that belongs to the base model -> the class that builds both."""
-COMPANIONS = ("README.md", "preprocessor_config.json")
-"""Files that are copied wherever the model is saved or pushed to."""
+COMPANIONS = ("README.md", "preprocessor_config.json")  # files that are copied wherever the model is saved or pushed to
 
 
 def split_blocks(blocks, split):
@@ -188,14 +187,13 @@ class ToastModel(ToastPreTrainedModel):
     def run(self, module, mask, output_hidden_states, **kwargs):
         """Output of the tower, or of the base around it; and the hidden states before and after every block and map."""
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        states, hooks = [], []
-        if wanted:
-            hooks = [block.register_forward_hook(lambda m, args, out: states.append(out)) for block in self.blocks]
-            hooks.append(self.blocks[0].register_forward_pre_hook(lambda m, args: states.append(args[0])))
+        states = []
         with contextlib.ExitStack() as stack:
             stack.enter_context(padding_known(self.blocks, mask))
-            for hook in hooks:
-                stack.callback(hook.remove)
+            if wanted:
+                stack.enter_context(self.blocks[0].register_forward_pre_hook(lambda m, args: states.append(args[0])))
+            for block in self.blocks if wanted else ():
+                stack.enter_context(block.register_forward_hook(lambda m, args, out: states.append(out)))
             output = module(**kwargs)
         return output, tuple(h[0] if isinstance(h, tuple) else h for h in states) if wanted else None
 

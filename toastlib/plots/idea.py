@@ -11,8 +11,7 @@ from toastlib.plots.style import COLOURS
 
 KEPT, TRACK, LINE, SOFT, INK = "#dfe4ea", "#eef0f3", "#98a2b3", "#667085", "#1d2433"
 NAMES, BAR, NUMBER, ROW = 6.0, 4.4, 2.2, 1.6  # room for each, in twelfths of the chain of blocks
-DATASETS = {"mnist-mini": "MNIST"}
-"""Data set -> its name in the title; another name stands for itself."""
+DATASETS = {"mnist-mini": "MNIST"}  # data set -> its name in the title; another name stands for itself
 
 
 @share_texts

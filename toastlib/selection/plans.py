@@ -11,8 +11,7 @@ from toastlib.plan import Plan, Span, plan_of
 from toastlib.selection.criteria import Costs, span_costs
 from toastlib.statistics.moments import KFoldMoments, Moments
 
-CANDIDATES = 20
-"""Plans that are run before one of them is chosen."""
+CANDIDATES = 20  # plans that are run before one of them is chosen
 POOLED = ("by-token", "fit", "block-influence")
 """Criteria that candidates come from: on one encoder or with one map each of them is misled (`12_selection`)."""
 
@@ -183,8 +182,7 @@ def random_plans(block_count: int, remove: int, n: int, *, seed: int = 0) -> lis
 def control_plans(block_count: int, remove: int) -> dict[str, Plan]:
     """The controls of a choice that no criterion makes: plans of evenly spaced blocks, of the first, and of the last.
 
-    Evenly spaced (a control of arXiv 2603.20275) are the middles of `remove` equal parts of the encoder, rounded down:
-    blocks ``floor((i + 1/2) * block_count / remove)`` for i from 0 on. An `InputError` if there are fewer blocks.
+    Evenly spaced (a control of arXiv 2603.20275) are the middles of `remove` equal parts of the encoder, rounded down.
     """
     whole_number("remove", remove)
     if remove > block_count:

@@ -134,8 +134,7 @@ RECOMMENDED = "context"
 
 For decoders neither is better as a rule, see 13_text.
 """
-ALIGN = "+align"
-"""Behind a name, as in ``"linear+align"``: the same maps, and the final features aligned."""
+ALIGN = "+align"  # behind a name, as in "linear+align": the same maps, and the final features aligned
 
 
 def split_align(translator: str) -> tuple[str, bool]:

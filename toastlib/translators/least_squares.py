@@ -122,10 +122,7 @@ def share(error: Tensor | float, square: Tensor | float) -> float:
 
 
 def inverse(values: Tensor, alpha: float | Tensor) -> Tensor:
-    """``1 / (values + alpha * mean value)``, and 0 where a value is 0: ``alpha = 0`` gives the pseudo-inverse.
-
-    Shape (inputs,), or (alphas, inputs) for `alpha` of shape (alphas, 1).
-    """
+    """``1 / (values + alpha * mean value)``, and 0 where a value is 0: ``alpha = 0`` gives the pseudo-inverse."""
     return torch.where(values > 0, 1 / (values + alpha * values.mean()), 0)
 
 
