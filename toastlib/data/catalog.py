@@ -64,13 +64,10 @@ DATASETS = {
     "cifar100-fine": DatasetEntry("uoft-cs/cifar100", "img", "fine_label", "test"),
     "svhn": DatasetEntry("ufldl-stanford/svhn", "image", "label", "test", config="cropped_digits"),
     "imagenet-1k": DatasetEntry("ILSVRC/imagenet-1k", "image", "label", "validation", streamed=True),
+    # As the paper's released code, on 80 % and 20 % of the validation images.
     "imagenet-1k-val": DatasetEntry("ILSVRC/imagenet-1k", "image", "label", "validation", "validation", streamed=True),
 }
-"""Alias -> Hub id and columns of sets of images (paper, Table 7); the embedded sets have no path. Add your own here.
-
-``imagenet-1k`` trains on training images and tests on validation images; ``imagenet-1k-val``, as the paper's released
-code, on 80 % and 20 % of the validation images.
-"""
+"""Alias -> Hub id and columns of sets of images (paper, Table 7); the embedded sets have no path. Add your own here."""
 
 TEXTS = {
     "books": DatasetEntry(),
@@ -226,14 +223,7 @@ def not_loaded(kind: str, path: str, error: BaseException) -> InputError:
 
 def refusal(kind: str, path: str, error: BaseException) -> InputError | None:
     """The error that the Hub, the way to it or a full disk causes; `None` for one with any other cause."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RemoteEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import errors as hub
 
     named, causes = f"{kind.capitalize()} {path!r}", list(_causes(error))
     if any(isinstance(cause, OSError) and cause.errno in FULL for cause in causes):
@@ -248,23 +238,23 @@ def refusal(kind: str, path: str, error: BaseException) -> InputError | None:
     said = " ".join(map(str, causes))  # `datasets` passes the Hub's own error on as text only
     name, revision = split_revision(path)
     page = f"https://huggingface.co/{'datasets/' if kind == 'data set' else ''}{name}"
-    if is_cause(GatedRepoError) or "is a gated dataset" in said:
+    if is_cause(hub.GatedRepoError) or "is a gated dataset" in said:
         return InputError(f"{named} is gated: accept its conditions on {page}, then {LOG_IN} on this machine.")
-    if is_cause(RevisionNotFoundError) or "doesn't exist for dataset" in said:
+    if is_cause(hub.RevisionNotFoundError) or "doesn't exist for dataset" in said:
         return InputError(f"The Hub has no revision {revision!r} of {kind} {name!r}: {page}/commits/main lists them.")
-    if is_cause(RepositoryNotFoundError) or "doesn't exist on the Hub" in said:
+    if is_cause(hub.RepositoryNotFoundError) or "doesn't exist on the Hub" in said:
         return InputError(f"The Hub shows no {kind} {name!r}: check the name, or {LOG_IN} if it is private.")
-    if is_cause(RemoteEntryNotFoundError):
+    if is_cause(hub.RemoteEntryNotFoundError):
         lacks = "has no config.json on the Hub: it is no model that transformers opens."
         return InputError(f"{named} {lacks}") if "/config.json" in said else None
     again = "run this again in a while, and what is here already is not fetched again"
-    if answers := [cause.response.status_code for cause in causes if isinstance(cause, HfHubHTTPError)]:
+    if answers := [cause.response.status_code for cause in causes if isinstance(cause, hub.HfHubHTTPError)]:
         why = {401: f"{LOG_IN} anew", 403: LOG_IN, 429: f"it was asked too often; {again}"}
         return InputError(f"{named} cannot be fetched, the Hub answers {answers[-1]}: {why.get(answers[-1], again)}.")
     if any(type(cause).__name__ in BROKEN for cause in causes) or "Consistency check failed" in said:
         return InputError(f"{named} cannot be fetched, the connection to the Hub breaks: {again}.")
-    offline = (ConnectionError, LocalEntryNotFoundError)
-    if is_cause(*offline) or any(type(cause).__module__.startswith("httpx") for cause in causes):
+    offline = is_cause(ConnectionError, hub.LocalEntryNotFoundError)
+    if offline or any(type(cause).__module__.startswith("httpx") for cause in causes):
         remedy = f"{WITHOUT_NETWORK[kind]!r} is embedded and needs no network."
         return InputError(f"{named} is not on this machine and the Hub cannot be reached; {remedy}")
     return None

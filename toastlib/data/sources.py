@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import numpy as np
 import torch
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from toastlib.data import catalog
@@ -69,8 +70,7 @@ class StreamedTable:
     def draw(self, n: int, seed: int, shard: tuple[int, int] = (0, 1)) -> Iterator[Chunk]:
         """Decode a shard of `n` rows (fewer if the stream ends) drawn without replacement, `CHUNK` at a time.
 
-        Files come in random order, ten side by side, and rows at random from the next `BUFFER`: a small draw reads the
-        beginnings of a few files, and is as mixed as they are.
+        Files come in random order, ten side by side, and rows at random from the next `BUFFER`.
         """
         stream = enumerate(self.rows.shuffle(seed=seed, buffer_size=BUFFER))
         drawn = enumerate(islice((row for k, row in stream if k % 5 in self.fifths), n))
@@ -274,7 +274,6 @@ def _check_labelled(labels: list[Any], rows: Iterable[int]) -> None:
 def decode(cell: dict[str, Any] | None, row: int) -> np.ndarray:
     """RGB image of shape (height, width, 3), uint8, from the ``bytes`` or the ``path`` of a cell."""
     import datasets
-    from PIL import Image, UnidentifiedImageError
 
     if cell is None:
         raise InputError(f"Image {row} is missing.")

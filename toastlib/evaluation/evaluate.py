@@ -57,8 +57,7 @@ def evaluate_plans(
     Raises
     ------
     InputError
-        If a name is unknown, a plan does not fit the encoder, a calibration does not suit a map, there are no labels,
-        or the checkpoint has no classifier of its own for these classes where one is asked for.
+        If a name is unknown, a plan does not fit, a calibration does not suit a map, or labels or a classifier miss.
     """
     head = head or HeadConfig()
     require_labels(data)

@@ -78,10 +78,7 @@ def changes(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
 
 
 def images_needed(lost: int, won: int, images: int, bound: float) -> int | None:
-    """Images that would put the upper end of `paired_interval` at `bound`, if they changed as these do.
-
-    `None` if no number would: the share lost is not below `bound`, a number in (0, 1).
-    """
+    """Images that would put the upper end of `paired_interval` at `bound`, if they changed as these do, or `None`."""
     if (lost - won) / images >= bound:
         return None
     factor = 1.0
@@ -96,10 +93,7 @@ def exact_mcnemar(lost: int, won: int) -> float:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """p-values adjusted for their number by Holm's step-down method (1979), in the order given.
-
-    Rejecting those below 0.05 keeps the chance of a single false rejection at 5 % or less.
-    """
+    """p-values adjusted for their number by Holm's step-down method (1979), in the order given."""
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * np.asarray(p)[order])
     adjusted = np.empty(len(p))

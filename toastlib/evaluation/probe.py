@@ -48,8 +48,7 @@ class HeadConfig:
     Raises
     ------
     InputError
-        If a protocol or kind is unknown, there is no protocol or seed, or a number is none that heads can be trained
-        with.
+        If a name or number is none that heads can be trained with, or there is no protocol or seed.
     """
 
     protocol: str | Iterable[str] = "frozen"

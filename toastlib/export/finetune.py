@@ -64,12 +64,8 @@ def finetune(
     -------
     DataFrame
         A row for each step that is measured, the first and the last by default: ``step``, ``seconds`` of training until
-        then, mean ``loss`` since the row before, and ``accuracy`` in percent.
-
-    Raises
-    ------
-    InputError
-        If accelerate is missing; parts, labels or the teacher do not suit the model; or it is of half precision.
+        then, mean ``loss`` since the row before, and ``accuracy`` in percent. An `InputError` if accelerate is missing,
+        or parts, labels or the teacher do not suit the model.
     """
     need_packages("Fine-tuning", ["accelerate"], "train")
     _check(model, images, test, teacher, parts)

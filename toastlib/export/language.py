@@ -75,10 +75,7 @@ class LanguageCompression:
         return numbers.assign(lost=["", *lost[1:]]).rename(columns={"translator": "map", "bits": "bits per token"})
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
-        """Write model, card and ``report.html``, whole or not at all, and return the folder's path.
-
-        An `InputError` as of `CompressionResult.save`.
-        """
+        """Write model, card and ``report.html``, as `CompressionResult.save` does, and return the folder's path."""
         facts = {"calibration": self.calibration, "evaluation": self.evaluation, "measure": "perplexity"}
         with writing(folder, force=force) as staging:
             self.model.save_pretrained(staging, card=ModelCardData(head=self.verdict(), **facts))

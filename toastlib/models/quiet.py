@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, snapshot_download
+import huggingface_hub
 from transformers.utils import logging
 
 from toastlib.data import catalog
@@ -39,8 +39,8 @@ def find_checkpoint(name: str) -> str:
         return path
     hub_id, revision = catalog.split_revision(path)
     with catalog.loading("model", path), quiet_transformers():
-        commit = Path(hf_hub_download(hub_id, "config.json", revision=revision)).parent.name
-        snapshot_download(hub_id, revision=commit, allow_patterns=FILES, ignore_patterns="*/*")
+        commit = Path(huggingface_hub.hf_hub_download(hub_id, "config.json", revision=revision)).parent.name
+        huggingface_hub.snapshot_download(hub_id, revision=commit, allow_patterns=FILES, ignore_patterns="*/*")
     found = f"{hub_id}@{commit}"
     catalog.COMMITS.add(found)
     return found

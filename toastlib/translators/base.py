@@ -130,10 +130,7 @@ TRANSLATORS: dict[str, str | type[Translator]] = {
 }
 """Name -> the class, or its place, from where it is imported on first use. Add your own here."""
 RECOMMENDED = "context"
-"""Default translator: it loses less accuracy than the paper's ``"linear"`` on two encoders, see 16_better_maps.
-
-For decoders neither is better as a rule, see 13_text.
-"""
+"""Default translator: on two encoders it loses less than ``"linear"``, see 16_better_maps; not on decoders, 13_text."""
 ALIGN = "+align"  # behind a name, as in "linear+align": the same maps, and the final features aligned
 
 
@@ -144,10 +141,7 @@ def split_align(translator: str) -> tuple[str, bool]:
 
 
 def make_translator(translator: str | Translator) -> Translator:
-    """A fresh translator by name, with or without ``"+align"``; a translator is returned as it is.
-
-    An `InputError` if there is no translator of that name, or its class does not extend `Translator`.
-    """
+    """A fresh translator by name, with or without ``"+align"``; a translator is returned as it is."""
     if isinstance(translator, str):
         kind = look_up("translator", split_align(translator)[0], TRANSLATORS)
         translator = (pkgutil.resolve_name(kind) if isinstance(kind, str) else kind)()

@@ -180,14 +180,10 @@ class PooledContext(Translator):
 
 
 def add_context(own: Sums, summaries: dict[int, Tensor], span: Span) -> Sums:
-    """Sums over rows ``[token, context]`` from those over tokens and each image's summary, see `summarise`.
-
-    All tokens of an image have the same context, so that their products with it are those of their mean, which comes
-    first in the summary.
-    """
+    """Sums over rows ``[token, context]`` from those over tokens and each image's summary, see `summarise`."""
     start, end = (summaries[block].double() for block in span)
     width, tokens = len(own.gram), own.count // len(start)
-    context = start[:, -2 * width :]  # (images, 2 width)
+    context = start[:, -2 * width :]  # (images, 2 width), the same for all tokens of an image; their mean comes first
     products = tokens * start[:, :width].mT @ context
     gram = torch.cat([torch.cat([own.gram, products], 1), torch.cat([products.mT, tokens * context.mT @ context], 1)])
     cross = torch.cat([own.cross, tokens * context.mT @ end[:, :width]])
