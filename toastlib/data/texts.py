@@ -103,8 +103,7 @@ def load_texts(
     Raises
     ------
     InputError
-        If the encoder reads no texts, or none of this length; if the set cannot be loaded, as for `load_images`; or if
-        a text has no tokens (the message names it).
+        If the encoder reads no texts, or none of this length; the set cannot be loaded; or a text has no tokens.
     """
     if encoder.tokenizer is None:
         raise InputError(f"{encoder.name} has no tokenizer, and reads no texts.")

@@ -63,8 +63,7 @@ def relative_throughput(encoders: Mapping[Any, Callable], inputs: Any, repeats: 
     Returns
     -------
     DataFrame
-        One row per encoder and round: ``encoder``, ``repeat``, ``images_per_second``, ``relative`` (1 for the first
-        encoder; 1.5 is half as fast again).
+        One row per encoder and round: ``encoder``, ``repeat``, ``images_per_second``, ``relative`` (1 for the first).
 
     Raises
     ------
@@ -145,8 +144,7 @@ def plan_costs(
     -------
     DataFrame
         Columns ``translator``, ``plan``, ``blocks_removed``, ``parameters``, ``removed_parameters`` (one map per span),
-        ``removed_parameters_paper`` (one map per removed block, as the paper's Tables 1 and 8-13 count), ``gflops``
-        per image.
+        ``removed_parameters_paper`` (one map per removed block, as in Tables 1 and 8-13), ``gflops`` per image.
     """
     plans, total, parameters = list(plans), flops(encoder, inputs), parameter_count(encoder)
     blank = without_values(encoder)

@@ -39,12 +39,10 @@ def evaluate_plans(
     plans
         One plan, or several. Each is tried with each translator.
     translators
-        Names, such as ``"linear"`` or ``"context+align"``; or a mapping from names of your own to registered names,
-        translators, or fitted maps (span -> module).
+        Names, such as ``"linear"`` or ``"context+align"``; or your names -> names, translators, or span -> map.
     calibration
         The number of training images that maps are fitted on, drawn with seed 0; or these images; or moments or
-        activations of them. A mapping from names to any of these fits every map on each calibration set (paper,
-        Tables 3, 14, 15: maps from other data sets).
+        activations of them. Names -> any of these fits every map on each calibration set (paper, Tables 3, 14, 15).
     head, batch_size
         Protocol, seeds and training of the heads, frozen ones with seeds 0, 1 and 2 if `None`; images per forward pass,
         ``"auto"`` for what suits the device: 32 on a CPU, up to 256 on a GPU.

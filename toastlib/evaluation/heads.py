@@ -194,8 +194,7 @@ def score(found: Tensor, original: Tensor, images: Images, head: Head) -> np.nda
 def points_lost(before: np.ndarray, after: np.ndarray, head: Head) -> Accuracy:
     """Points that the scores lose over the same images, with the 95 % interval.
 
-    It is the score interval of `paired_interval` for answers that are right or wrong, Wilson's for answers that change,
-    and Student's for similarities.
+    By `paired_interval` for answers that are right or wrong, Wilson's for changed ones, Student's for similarities.
     """
     if head.measure == "similarity":
         return paired_difference(before, after)

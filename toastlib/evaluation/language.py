@@ -20,18 +20,11 @@ from toastlib.data.texts import TextSet, tokenised
 from toastlib.data.tokens import Tokens, arguments_of
 from toastlib.errors import InputError
 from toastlib.evaluation.metrics import CONFIDENCE
+from toastlib.models import loading
 from toastlib.models.base_architecture import base_config, with_tower
 from toastlib.models.costs import example_input
 from toastlib.models.encoder import Checkpoint, Encoder
 from toastlib.models.layers import shorten_config
-from toastlib.models.loading import (
-    load_checkpoint,
-    load_tokenizer,
-    opened,
-    resolve_device,
-    resolve_dtype,
-    stored_dtype_of,
-)
 from toastlib.models.model_card import ModelCardData
 from toastlib.models.quiet import find_checkpoint, quiet_transformers
 from toastlib.models.saving import as_stored, save_pretrained, saved_form
@@ -56,8 +49,7 @@ class LanguageModel:
     def nll(self, hidden: Tensor, tokens: Tokens) -> Tensor:
         """Negative log-likelihood of each text in nats, shape (batch,): ``-sum log p(token | tokens before it)``.
 
-        `hidden` is the last block's output, shape (batch, tokens, width). The first token of a text is not predicted,
-        and padding costs nothing.
+        `hidden` is the last block's output, shape (batch, tokens, width). The first token and padding cost nothing.
         """
         found = []
         for row in range(len(tokens)):  # logits of one text at a time: the vocabulary is large
@@ -170,19 +162,19 @@ def load_language_model(
     InputError
         If the name, the device or the dtype is unknown, or the checkpoint cannot be read or is no decoder.
     """
-    path, target = find_checkpoint(name), resolve_device(device)
-    model, missing = load_checkpoint(path, trust_remote_code, "AutoModelForCausalLM")
+    path, target = find_checkpoint(name), loading.resolve_device(device)
+    model, missing = loading.load_checkpoint(path, trust_remote_code, "AutoModelForCausalLM")
     if missing:
         raise InputError(f"The checkpoint of {name!r} lacks {len(missing)} weights: {missing[0]} among them.")
-    alias, tokenizer = catalog.model_alias(name), load_tokenizer(path, name)
+    alias, tokenizer = catalog.model_alias(name), loading.load_tokenizer(path, name)
     if model.config.model_type == "toast":
-        encoder, model = opened(model.toast, "mean", name=alias, tokenizer=tokenizer), model.toast.base
+        encoder, model = loading.opened(model.toast, "mean", name=alias, tokenizer=tokenizer), model.toast.base
     else:
         encoder = Encoder(getattr(model, model.base_model_prefix), blocks, "mean", name=alias, tokenizer=tokenizer)
     if not encoder.is_causal:
         raise InputError(f"{alias} is no decoder: its tokens see those that they should predict.")
-    model = model.eval().requires_grad_(False).to(target, resolve_dtype(dtype, target))
-    encoder.checkpoint = Checkpoint(path, None, trust_remote_code, stored_dtype_of(path, trust_remote_code))
+    model = model.eval().requires_grad_(False).to(target, loading.resolve_dtype(dtype, target))
+    encoder.checkpoint = Checkpoint(path, None, trust_remote_code, loading.stored_dtype_of(path, trust_remote_code))
     return LanguageModel(encoder, model)
 
 

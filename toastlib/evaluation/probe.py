@@ -32,8 +32,7 @@ class HeadConfig:
         trained on the features of each plan (the paper's Table 1). ``"own"``: the checkpoint's classifier, which is not
         trained and has one answer for all seeds. Or several, as a tuple.
     seeds
-        One head for each seed, which fixes its first weights and the order of the images; a number n stands for seeds
-        0 to n-1.
+        One head for each seed, which fixes first weights and the order of the images; n stands for seeds 0 to n-1.
     learning_rate
         Of Adam: 1e-3 as in the paper's text; the authors' code has 1e-2.
     min_steps
@@ -85,8 +84,7 @@ class HeadConfig:
 class Probe:
     """The paper's head: one linear layer, or the released code's MLP, trained with Adam on fixed features.
 
-    Every set of features gets one head per seed. Heads do not see each other: training them together changes nothing
-    but the time.
+    Every set of features gets one head per seed. Training them together changes nothing but the time.
 
     Parameters
     ----------

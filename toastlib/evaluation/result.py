@@ -29,8 +29,7 @@ class Evaluation:
     labels, class_names
         True classes, int64, shape (images,); and one name per class.
     names
-        Columns that every row of `table` begins with: ``model``, ``features``, ``dataset``, and, where images are read,
-        ``image_size`` in pixels.
+        First columns of every row of `table`: ``model``, ``features``, ``dataset``, and ``image_size`` of images.
     costs
         One row per translator and plan, from `plan_costs`; `table` takes them in.
     """
@@ -55,8 +54,7 @@ class Evaluation:
     def mean_correct(self, **which: str) -> np.ndarray:
         """Share of the chosen variants that classify each image correctly, shape (images,).
 
-        Variants are chosen by columns, such as ``translator="linear", plan="2->5"``; the mean is over all that fit. An
-        `InputError` if none does.
+        Chosen are all that fit columns, such as ``translator="linear", plan="2->5"``; an `InputError` if none does.
         """
         return self.correct[self._rows(**which)].mean(0)
 
@@ -103,8 +101,7 @@ class Evaluation:
         Columns: those that name a variant, ``gain``, ``gain_low``, ``gain_high``. The reference is
         ``translator="linear"``, ``calibration="mnist"`` or both: head, plan and calibration set are the variant's own
         where they are not named; the original has no plan, and identity no calibration set. With `pooled` all plans
-        are one row; with `adjust` intervals are widened by Bonferroni's rule, so that all of a head's rows hold
-        together with 95 %.
+        are one row; with `adjust` all intervals of a head hold together with 95 %, by Bonferroni's rule.
 
         Raises
         ------

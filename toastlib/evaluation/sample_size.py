@@ -136,8 +136,7 @@ def variance_split(curve: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         Columns ``plan``, ``calibration_size``; ``draws``, ``head_seeds``, ``remainder``: standard deviations in points;
-        ``draw_share``: percent of the summed variance that the draws bring. NaN with a single draw or seed, the share
-        also where nothing varies.
+        ``draw_share``: percent of the summed variance that the draws bring. NaN with a single draw or seed.
     """
     maps = _maps_of(curve)
     rows = [

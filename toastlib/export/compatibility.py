@@ -51,8 +51,7 @@ def check_model(model: str | nn.Module) -> pd.DataFrame:
     -------
     DataFrame
         Columns ``check``, ``works`` (`None` where a package is missing) and ``detail``. The last row is the first of
-        the checks `ESSENTIAL` that fails: what comes after it takes it for granted. An `InputError` if there is no such
-        model, or it cannot be read.
+        the checks `ESSENTIAL` that fails, if one does. An `InputError` if there is no such model, or it cannot be read.
     """
     if isinstance(model, str) and re.fullmatch(r"[\w.]+:[\w.]+", model) and not model.startswith(catalog.TIMM):
         model = _made_by(model)

@@ -44,8 +44,7 @@ def finetune(
     Parameters
     ----------
     model
-        What `saved_form` makes, or `save_pretrained` wrote; float32. It is trained in place, as is an encoder that
-        shares its weights.
+        What `saved_form` makes, or `save_pretrained` wrote; float32. It is trained in place.
     images, test
         Images or texts to train on; and, with labels, to measure the accuracy on.
     parts

@@ -107,8 +107,7 @@ def compress_language(
     remove
         A plan, or a number of blocks: then the best plans by calibration texts are compared on other training texts.
     translator
-        The map that is taken; ``"context"`` or ``"linear"`` if `None`, whichever loses less on those texts. Both, and
-        ``"identity"``, stand beside it.
+        The map that is taken; if `None`, ``"context"`` or ``"linear"``, whichever loses less on those texts.
     calibration, seed
         Number of training texts at most that maps are fitted on; seed of their draw.
 

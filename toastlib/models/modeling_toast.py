@@ -13,15 +13,9 @@ import tempfile
 from pathlib import Path
 
 import torch
+import transformers
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
@@ -37,9 +31,9 @@ AUTO_MAP = {
     "AutoModelForCausalLM": "modeling_toast.ToastForCausalLM",
 }
 BASES = {
-    "base": AutoModelForImageClassification,
-    "sequence": AutoModelForSequenceClassification,
-    "causal": AutoModelForCausalLM,
+    "base": transformers.AutoModelForImageClassification,
+    "sequence": transformers.AutoModelForSequenceClassification,
+    "causal": transformers.AutoModelForCausalLM,
 }
 """Head that belongs to the base model -> the class that builds both."""
 COMPANIONS = ("README.md", "preprocessor_config.json")  # files that are copied wherever the model is saved or pushed to
@@ -130,7 +124,7 @@ class ToastModel(ToastPreTrainedModel):
 
     def __init__(self, config):
         super().__init__(config)
-        self.base = BASES.get(config.head, AutoModel).from_config(copy.deepcopy(config.base))
+        self.base = BASES.get(config.head, transformers.AutoModel).from_config(copy.deepcopy(config.base))
         try:
             blocks = self.tower.get_submodule(config.blocks)
         except AttributeError as error:
@@ -291,8 +285,8 @@ class ToastForCausalLM(ToastPreTrainedModel, GenerationMixin):
 
 def register():
     """Register the type with the Auto classes; for code in a saved folder transformers does so itself."""
-    AutoConfig.register(ToastConfig.model_type, ToastConfig, exist_ok=True)
-    AutoModel.register(ToastConfig, ToastModel, exist_ok=True)
-    AutoModelForImageClassification.register(ToastConfig, ToastForImageClassification, exist_ok=True)
-    AutoModelForSequenceClassification.register(ToastConfig, ToastForSequenceClassification, exist_ok=True)
-    AutoModelForCausalLM.register(ToastConfig, ToastForCausalLM, exist_ok=True)
+    transformers.AutoConfig.register(ToastConfig.model_type, ToastConfig, exist_ok=True)
+    transformers.AutoModel.register(ToastConfig, ToastModel, exist_ok=True)
+    transformers.AutoModelForImageClassification.register(ToastConfig, ToastForImageClassification, exist_ok=True)
+    transformers.AutoModelForSequenceClassification.register(ToastConfig, ToastForSequenceClassification, exist_ok=True)
+    transformers.AutoModelForCausalLM.register(ToastConfig, ToastForCausalLM, exist_ok=True)

@@ -21,8 +21,7 @@ def idea(data: pd.DataFrame, plan: str | Plan, block_count: int, *, ax: Axes | N
     Parameters
     ----------
     data
-        `Evaluation.table` of one head, with rows of the original, and of `plan` with the translators ``"identity"`` and
-        ``"linear"``. Seeds are averaged.
+        `Evaluation.table` of one head: the original, and `plan` with ``"identity"`` and ``"linear"``, mean over seeds.
     plan, block_count
         Plan that is drawn, and number of blocks of the original.
     $ax

@@ -18,8 +18,7 @@ def to_latex(data: pd.DataFrame, *, rows: str, columns: str, value: str = "lost"
     Parameters
     ----------
     data
-        Several rows of one cell are averaged. Columns ``{value}_low`` and ``{value}_high``, or ``low`` and ``high``,
-        are the ends of intervals.
+        Rows of one cell are averaged. Intervals end at ``{value}_low`` and ``{value}_high``, or ``low`` and ``high``.
     rows, columns, value
         Columns of names, and of values.
     digits
@@ -28,8 +27,7 @@ def to_latex(data: pd.DataFrame, *, rows: str, columns: str, value: str = "lost"
     Returns
     -------
     str
-        A ``tabular`` for the package booktabs. Cells are ``1.2 \pm 0.9``, or ``1.2^{+0.9}_{-0.7}`` where the two arms
-        of an interval differ.
+        A ``tabular`` for booktabs. Cells are ``1.2 \pm 0.9``, or ``1.2^{+0.9}_{-0.7}`` where the two arms differ.
     """
     check_columns(data, rows, columns, value)
     ends = interval_ends(data, value)

@@ -31,8 +31,7 @@ def intervals(
     Parameters
     ----------
     data
-        One row per name and `hue`; several are drawn pale. Columns ``{x}_low`` and ``{x}_high``, or ``low`` and
-        ``high``, are the ends of intervals.
+        One row per name and `hue`, or pale ones. Intervals end at ``{x}_low`` and ``{x}_high``, or ``low``, ``high``.
     y, x
         Columns of names, the first on top, and of values. Rows named ``"original"`` are a dashed line.
     $hue
@@ -149,8 +148,7 @@ def curve(
     Parameters
     ----------
     data
-        Rows without `x` (NaN) are dashed horizontal lines. Columns ``{y}_low`` and ``{y}_high``, or ``low`` and
-        ``high``, are the ends of intervals.
+        Rows without `x` (NaN) are dashed lines. Intervals end at ``{y}_low`` and ``{y}_high``, or ``low`` and ``high``.
     x, y
         Columns of values.
     $hue
@@ -200,8 +198,7 @@ def panels(
     Parameters
     ----------
     plot, data
-        Function that draws one panel, such as `intervals`, and its data. By plan or translator, rows of the original
-        belong to every panel.
+        Function that draws a panel, such as `intervals`, and data; by plan or translator the original is in all.
     by, columns
         Column whose values are the titles, and number of panels in a row.
     size

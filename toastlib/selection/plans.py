@@ -34,8 +34,7 @@ def select(
     remove, budget
         The number of blocks to remove; or the total predicted cost that may be spent, on as many blocks as it allows.
     rerank, candidates
-        Plans -> the cost of each when it is run, in their order, such as a column of `race_plans` or `run_plans`; and
-        how many of `candidate_plans` are run.
+        Plans -> the cost of each, such as a column of `race_plans`; and how many of `candidate_plans` are run.
 
     Returns
     -------
@@ -45,8 +44,7 @@ def select(
     Raises
     ------
     InputError
-        If not exactly one of `remove` and `budget` is given, there are fewer blocks, or `rerank` does not give a number
-        for each plan; or as for `span_costs`.
+        If not exactly one of `remove` and `budget` is given, or there are fewer blocks; or as for `span_costs`.
     """
     best = best_plans(span_costs(moments, criterion), 1, remove, budget=budget)[0]
     if rerank is None:
@@ -129,8 +127,7 @@ def candidate_plans(costs: Iterable[Costs], remove: int, n: int = CANDIDATES) ->
     Returns
     -------
     list of Plan
-        Different plans, fewer than `n` where there are fewer: those of `control_plans`, then in turn the best plan by
-        each criterion, the second best, and so on.
+        Different plans: those of `control_plans`, then in turn the best by each criterion, the second best, and so on.
 
     Raises
     ------

@@ -46,8 +46,7 @@ def run_plans(
     calibration, translator, batch_size
         As for `approximate`; the maps may be with ``"+align"``, which needs images for calibration.
     head
-        Fitted on the original's features: a `Probe`, whose seeds are averaged, or a module from features to logits.
-        ``"features"`` needs none.
+        Fitted on the original's features: a `Probe`, whose seeds are averaged, or a module; ``"features"`` needs none.
     measures
         Names of `MEASURES`; only ``"loss"`` needs labels.
 

@@ -1,7 +1,6 @@
 """The interface of maps from ``h[s]`` to an approximation of ``h[e]``, and their names.
 
-A translator is fitted once per span, by `fit` on rows or by `fit_moments` on moments, and returns itself; fitted
-attributes end in ``_``.
+A translator is fitted once per span, by `fit` on rows or by `fit_moments`; fitted attributes end in ``_``.
 """
 
 import copy
@@ -51,8 +50,7 @@ class Translator:
         """Fit the map from X to Y, the outputs of a span's first and last block.
 
         Arrays or tensors of shape (rows, width), or (images, tokens, width) with `special_tokens` tokens before the
-        patches; an `InputError` for others, and for NaN or infinity. Where folds are needed, row or image i belongs to
-        fold ``i % 5``.
+        patches; an `InputError` for others, and for NaN or infinity. Row or image i belongs to fold ``i % 5``.
         """
         hidden = dict(enumerate(check_rows(X, Y)))
         hidden = {block: rows if rows.ndim == 3 else rows[:, None] for block, rows in hidden.items()}

@@ -1,7 +1,6 @@
 """Closed forms: one matrix for all tokens, free, without or with a bias, shrunk to the identity, or restricted.
 
-All of them read `Sums`. ``X`` and ``Y`` below are rows of ``h[s]`` and ``h[e]``, and ``h[e]`` is approximated by
-``h[s] @ weight_ + bias_``.
+``X`` and ``Y`` are rows of ``h[s]`` and ``h[e]``, which is approximated by ``h[s] @ weight_ + bias_``.
 """
 
 import warnings
@@ -132,14 +131,12 @@ class Ridge(Affine):
     shrink_to
         ``"identity"``, or ``"zero"`` for ordinary ridge regression.
     alpha
-        Penalty in units of the mean eigenvalue of ``X'X``; if `None` the one of least held-out error, see `fit_ridge`,
-        which takes moments in folds.
+        Penalty in units of the mean eigenvalue of ``X'X``; if `None` that of least held-out error, see `fit_ridge`.
 
     Attributes
     ----------
     alpha_, cv_error_
-        The penalty in use; ``|H[e] - map(H[s])|^2 / |H[e]|^2`` with every fold mapped by the fit on the others, NaN if
-        alpha was given.
+        The penalty in use; ``residual_`` with every fold mapped by the fit on the others, NaN if alpha was given.
 
     Raises
     ------

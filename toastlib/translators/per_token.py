@@ -125,8 +125,7 @@ class PooledContext(Translator):
     Attributes
     ----------
     fits_
-        Type of token -> its `RidgeFit`; where tokens read the context the weight has shape (3 width, width), in the
-        order own, mean, standard deviation.
+        Type of token -> its `RidgeFit`; weights that read the context are (3 width, width): own, mean, deviation.
     """
 
     name = "context"

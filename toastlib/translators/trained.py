@@ -25,8 +25,7 @@ each lower the least held-out error by less than the tolerance, as a share of it
 class MLP(Translator):
     """The paper's MLP (Table 5): half as wide inside, trained from scratch on all rows at once.
 
-    Full-batch steps of Adam on the mean squared error; their number and size are the paper's by default. `seed` is that
-    of the initial weights and of dropout.
+    Full-batch steps of Adam, their number and size the paper's by default. `seed` is of first weights and dropout.
 
     Attributes
     ----------
