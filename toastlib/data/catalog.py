@@ -201,24 +201,18 @@ def _folder_or_hub_id(kind: str, name: str, aliases: dict) -> str:
 
 @contextlib.contextmanager
 def loading(kind: str, path: str) -> Iterator[None]:
-    """Turn what the libraries raise while they fetch and read a model or data set into one sentence: `not_loaded`."""
+    """Turn what the libraries raise while they fetch and read a ``"model"`` or ``"data set"`` into one sentence."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # a dozen kinds, of the libraries and of their network clients
-        raise not_loaded(kind, path, error) from error
-
-
-def not_loaded(kind: str, path: str, error: BaseException) -> InputError:
-    """The error that a ``"model"`` or a ``"data set"`` cannot be loaded, and why."""
-    if refused := refusal(kind, path, error):
-        return refused
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    for file, advice in ADVICE.items():
-        if (Path(path) / file).is_file() and not any(Path(path).glob("model*.safetensors")):
-            reason = f"it holds {file} {advice}"
-    return InputError(f"{kind.capitalize()} {path!r} cannot be loaded: {reason}")
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        for file, advice in ADVICE.items():
+            if (Path(path) / file).is_file() and not any(Path(path).glob("model*.safetensors")):
+                reason = f"it holds {file} {advice}"
+        unread = InputError(f"{kind.capitalize()} {path!r} cannot be loaded: {reason}")
+        raise refusal(kind, path, error) or unread from error
 
 
 def refusal(kind: str, path: str, error: BaseException) -> InputError | None:

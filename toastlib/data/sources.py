@@ -23,7 +23,7 @@ from toastlib.data.transforms import Chunk
 from toastlib.errors import InputError, unknown
 
 STREAM_FROM = 10e9  # bytes of download
-BUFFER = 1000  # rows among which a stream is shuffled; they are held undecoded
+BUFFER = 1000  # rows among which a stream is shuffled, from files in random order; they are held undecoded
 CHUNK = 64  # rows that are decoded at a time
 COLUMN_TYPES = {"image": "Image", "label": "ClassLabel", "text": None}  # kind of column -> type of `datasets`
 COLUMN_NAMES = {
@@ -54,24 +54,18 @@ class DatasetTable:
 
 @dataclass(frozen=True)
 class StreamedTable:
-    """A split of a `datasets.IterableDataset`: only the rows that are drawn are fetched.
-
-    `fifths` are the rows of every five of the shuffled stream that are of this split, so that two splits never overlap.
-    """
+    """A split of a `datasets.IterableDataset`: only the rows that are drawn are fetched."""
 
     rows: Any
     image: str
     label: str | None
     class_names: tuple[str, ...]
     path: str
-    fifths: range = range(5)
+    fifths: range = range(5)  # rows of every five of the shuffled stream that are of this split
     skip_broken: bool = False
 
     def draw(self, n: int, seed: int, shard: tuple[int, int] = (0, 1)) -> Iterator[Chunk]:
-        """Decode a shard of `n` rows (fewer if the stream ends) drawn without replacement, `CHUNK` at a time.
-
-        Files come in random order, ten side by side, and rows at random from the next `BUFFER`.
-        """
+        """Decode a shard of `n` rows (fewer if the stream ends) drawn without replacement, `CHUNK` at a time."""
         stream = enumerate(self.rows.shuffle(seed=seed, buffer_size=BUFFER))
         drawn = enumerate(islice((row for k, row in stream if k % 5 in self.fifths), n))
         drawn = islice(drawn, shard[0], None, shard[1])
@@ -177,10 +171,8 @@ def _download_size(builder: Any) -> int:
 
 
 def is_streamed(rows: Any) -> bool:
-    """Whether rows are fetched one by one."""
-    import datasets
-
-    return isinstance(rows, datasets.IterableDataset)
+    """Whether rows are fetched one by one, so that their number is not known."""
+    return not hasattr(rows, "__len__")
 
 
 def _split(rows: Any, label: str | None, seed: int, path: str) -> list[Any]:

@@ -90,8 +90,7 @@ def load_texts(
     encoder
         Encoder that the texts are for: its tokenizer and device are used.
     length, chunks
-        Number of tokens after which texts are cut. With chunks all texts are joined, and cut into pieces of exactly
-        `length` tokens, without labels: for language models.
+        Tokens after which texts are cut. For language models, chunks are all texts joined, and cut into such pieces.
     train_size, test_size, text_column, seed, at_most
         As for `load_images`, of texts (or chunks); the column of the texts is found by name if `None`.
 

@@ -50,8 +50,8 @@ def pareto_front(frame: pd.DataFrame, cost: str, value: str) -> pd.Series:
 def relative_throughput(encoders: Mapping[Any, Callable], inputs: Any, repeats: int = 9) -> pd.DataFrame:
     """Measure images per second of several encoders, and as a multiple of the first one's in the same round.
 
-    A round runs every encoder once, every other round in reverse: a machine that slows down between rounds changes both
-    sides of a ratio alike. One round that is not counted comes first.
+    A round runs every encoder once, every other round in reverse: a machine that slows down changes both sides of a
+    ratio alike. One round that is not counted comes first.
 
     Parameters
     ----------
@@ -106,8 +106,7 @@ def time_plans(
     Returns
     -------
     DataFrame
-        Columns ``translator``, ``plan``, ``repeat``, ``images_per_second``, ``relative``; the original's rows, as the
-        translator ``"original"``, stand with each plan.
+        Columns ``translator``, ``plan``, ``repeat``, ``images_per_second``, ``relative``; each plan has the original's.
     """
     translators = list(translators)
     frames = []
@@ -191,8 +190,7 @@ def map_costs(
     translator
         A name, a translator, a map, or span -> map, all of which are counted.
     width, tokens, special_tokens, is_causal
-        The encoder's width, the number of tokens of one image, and how many of them stand before the patches: some maps
-        treat these apart; and whether it is a decoder.
+        The encoder's width, tokens of one image, how many of them stand before the patches; whether it is a decoder.
 
     Returns
     -------

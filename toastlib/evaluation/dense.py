@@ -75,8 +75,7 @@ def fit_pixel_probe(encoder: Encoder, images: Images, *, batch_size: BatchSize =
     Returns
     -------
     RidgeFit
-        ``weight`` of shape (width, 3 size^2) and ``bias`` of shape (3 size^2,), float64. An `InputError` if there are
-        fewer than five images, or the patches do not fill an image.
+        ``weight``, (width, 3 size^2), and ``bias``, (3 size^2,), float64. An `InputError` for fewer than five images.
     """
     folds = []
     for part in split_folds(images, 5):

@@ -44,8 +44,7 @@ def evaluate_plans(
         The number of training images that maps are fitted on, drawn with seed 0; or these images; or moments or
         activations of them. Names -> any of these fits every map on each calibration set (paper, Tables 3, 14, 15).
     head, batch_size
-        Protocol, seeds and training of the heads, frozen ones with seeds 0, 1 and 2 if `None`; images per forward pass,
-        ``"auto"`` for what suits the device: 32 on a CPU, up to 256 on a GPU.
+        Training of the heads, frozen ones with seeds 0 to 2 if `None`; images per forward pass, which suit the device.
 
     Returns
     -------

@@ -190,8 +190,7 @@ class LanguageEvaluation:
     def table(self) -> pd.DataFrame:
         """One row per variant: the columns of `variants`, ``perplexity``, ``bits`` per token, and bits ``lost``.
 
-        ``bits_low``, ``bits_high``, ``lost_low`` and ``lost_high`` are 95 % intervals: quantiles over resamples
-        of the texts, the same ones for both sides of a difference.
+        ``bits_low``, ``bits_high``, ``lost_low`` and ``lost_high`` are 95 % intervals over resamples of the texts.
         """
         bits = self._resampled
         original = bits[(self.variants["plan"] == ORIGINAL).to_numpy()]
@@ -201,8 +200,7 @@ class LanguageEvaluation:
     def gain(self, translator: str) -> pd.DataFrame:
         """Bits per token that each variant saves over that translator in the same plan.
 
-        Columns: those of `variants`, ``gain``, and the ends of its 95 % interval, ``gain_low`` and ``gain_high``, as in
-        `table`. The original and the translator itself are left out.
+        Columns: those of `variants`, ``gain``, ``gain_low``, ``gain_high``, without the original and the translator.
         """
         shared = ["plan"] if translator == "identity" else [name for name in self.variants if name != "translator"]
         rows = self.variants.reset_index(names="row")

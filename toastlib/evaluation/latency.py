@@ -77,10 +77,7 @@ def _in_turns(models: Iterable[Callable], inputs: Any, repeats: int) -> list[Spr
 
 
 def measure_memory(folder: str | Path, inputs: torch.Tensor) -> float | None:
-    """Peak memory in MB of a fresh process that opens a saved encoder and runs it on a batch of this shape and device.
-
-    On a GPU what torch allocates; on a CPU all of the process. `None` where it is not counted.
-    """
+    """Peak memory in MB of a fresh process that runs a saved encoder on a batch; `None` where it is not counted."""
     if inputs.device.type != "cuda" and not Path("/proc/self/status").exists():
         return None
     command = [sys.executable, "-c", PEAK, str(folder), str(inputs.device), *map(str, inputs.shape)]

@@ -22,8 +22,7 @@ class Evaluation:
     Parameters
     ----------
     variants
-        One row per variant: ``head``, ``translator``, ``plan``, ``seed``; and ``calibration`` between translator and
-        plan, if maps were fitted on several calibration sets.
+        One row per variant: ``head``, ``translator``, ``calibration`` if there are several sets, ``plan``, ``seed``.
     predictions
         Predicted classes, int64, shape (variants, images).
     labels, class_names
@@ -164,8 +163,7 @@ class Evaluation:
     def flips(self, **which: str | int) -> pd.DataFrame:
         """Test images that the original classifies correctly and one variant does not.
 
-        The variant is chosen as for `confusion`, one of its heads by ``seed``. Columns ``seed``, ``image`` (row in the
-        test set), ``true`` and ``predicted`` (class names).
+        Chosen as for `confusion`, one head by ``seed``. Columns ``seed``, ``image``, ``true``, ``predicted``.
         """
         names = np.array(self.class_names, dtype=object)
         rows = [

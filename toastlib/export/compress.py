@@ -87,8 +87,7 @@ def compress(
     ------
     InputError
         If both `remove` and `max_drop` are given, a name is unknown, the encoder cannot be saved, its classifier does
-        not know all classes, not even one block can be removed, onnxruntime is missing or the encoder on a GPU, or
-        fine-tuning goes with `max_drop` or without accelerate.
+        not know all classes, no block can be removed, a package is missing, or `onnx` or `finetune` does not suit.
     """
     if onnx:
         errors.need_packages("ONNX", NEEDED, "onnx")

@@ -70,7 +70,9 @@ def finetune(
     _check(model, images, test, teacher, parts)
     real_number("learning_rate", learning_rate, above=0)
     whole_number("seed", seed)
-    measured, weights = _steps(steps), parameters_of(model, parts)
+    measured, weights = sorted({*steps} if isinstance(steps, Sequence) else {0, steps}), parameters_of(model, parts)
+    for step in measured or [-1]:
+        whole_number("A number of steps", step)
     drawn = random.getstate(), np.random.get_state()  # Trainer seeds them too
     work = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     with work as folder, training(seed, model.device), quiet_transformers():
@@ -190,11 +192,3 @@ def _check(model: PreTrainedModel, images: Images, test: Images | None, teacher:
         raise InputError("The features that a teacher gives do not depend on the head: take other parts, or labels.")
     if teacher is not None and not hasattr(getattr(model, "toast", model), "tower"):
         raise InputError("A model with fused maps is trained with labels alone: a teacher needs maps of their own.")
-
-
-def _steps(steps: int | Sequence[int]) -> list[int]:
-    """The steps that are measured, in order."""
-    measured = sorted({*steps} if isinstance(steps, Sequence) else {0, steps})
-    for step in measured or [-1]:
-        whole_number("A number of steps", step)
-    return measured

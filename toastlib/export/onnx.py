@@ -67,8 +67,7 @@ def export_onnx(
 ) -> tuple[Path, float, str]:
     """Write a model as ONNX, with any batch size, and compare it with the model in onnxruntime.
 
-    Returned are the file, the largest difference from eager torch over batches of 1 and 3, as a share of the largest
-    output, and lines of Python that use the file.
+    Returned are the file, the largest difference from eager torch as a share of the largest output, and Python code.
 
     Parameters
     ----------

@@ -1,8 +1,7 @@
 """The saved form: a transformer with maps in place of spans of blocks, as a Hugging Face model type of its own.
 
-This file imports torch, transformers, and the other files of `CODE` beside it. All of them travel in the folder of
-every model that toastlib saves: with ``import toastlib``, or without toastlib by ``trust_remote_code=True``, the Auto
-classes and `pipeline` open the folder.
+This file imports torch, transformers, and the other files of `CODE` beside it, which travel in every saved folder: the
+Auto classes and `pipeline` open it after ``import toastlib``, or without toastlib by ``trust_remote_code=True``.
 """
 
 import contextlib

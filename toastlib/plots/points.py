@@ -109,8 +109,7 @@ def scatter(
         Columns of values.
     $hue
     front, diagonal
-        bool column, from `pareto_front`: these rows are joined and named by their ``plan``, the others are pale; and
-        whether to draw the line on which both values are the same.
+        bool column, from `pareto_front`, of rows that are joined and named by ``plan``; and whether to draw ``y = x``.
     $log
     $ax
     """

@@ -16,8 +16,7 @@ from toastlib.translators.linear import linear_module
 def random_map(linear: nn.Linear, center: str = "zero", seed: int = 0) -> nn.Linear:
     """Draw a map with the singular values of a fitted map's matrix W, shape (width, width), and random directions.
 
-    Uniform over all rotations and reflections. `center` is ``"zero"``, or ``"identity"`` for the singular values of
-    ``W - I``, else an `InputError`; a bias stays.
+    Uniform over all rotations and reflections; `center` ``"identity"`` takes the values of ``W - I``. A bias stays.
     """
     if center not in ("zero", "identity"):
         raise unknown("center of a random map", center, ("zero", "identity"))

@@ -53,8 +53,7 @@ def run_plans(
     Returns
     -------
     DataFrame
-        One row per plan, with its name as index, and one column per measure: ``"features"`` from `features_error`,
-        ``"divergence"`` in nats, ``"loss"`` the head's cross-entropy in nats.
+        One row per plan, by its name, and a column per measure: ``"features"`` from `features_error`, others in nats.
 
     Raises
     ------
@@ -152,8 +151,7 @@ def removal_order(
     Returns
     -------
     DataFrame
-        One row per step: ``removed`` (number of blocks), the ``block`` that goes, ``plan``, ``divergence`` in nats. An
-        `InputError` as for `run_plans`.
+        One row per step: ``removed`` (number of blocks), the ``block`` that goes, ``plan``, ``divergence`` in nats.
     """
     need_encoder(encoder)
     count, options = len(encoder.blocks), {"calibration": calibration, "translator": translator, "head": head}
