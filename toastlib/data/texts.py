@@ -90,7 +90,7 @@ def load_texts(
     encoder
         Encoder that the texts are for: its tokenizer and device are used.
     length, chunks
-        Tokens after which texts are cut. For language models, chunks are all texts joined, and cut into such pieces.
+        Tokens after which texts are cut. Chunks, for language models, are pieces of so many tokens of all texts joined.
     train_size, test_size, text_column, seed, at_most
         As for `load_images`, of texts (or chunks); the column of the texts is found by name if `None`.
 

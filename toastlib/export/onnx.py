@@ -67,7 +67,7 @@ def export_onnx(
 ) -> tuple[Path, float, str]:
     """Write a model as ONNX, with any batch size, and compare it with the model in onnxruntime.
 
-    Returned are the file, the largest difference from eager torch as a share of the largest output, and Python code.
+    Returned are the file, the largest difference from eager torch as a share of outputs, and code that uses the file.
 
     Parameters
     ----------

@@ -51,10 +51,8 @@ class Encoder(nn.Module):
     features
         ``"cls"``: the CLS token after the final norm; ``"mean"``: the mean of the patch tokens, or of all tokens of a
         text but the CLS token; ``"last"``: the last token of a decoder; ``"pooler"``: the model's own pooled output.
-    preprocessing, tokenizer
-        Preprocessing of images or tokenizer of texts; needed by `load_images` and `load_texts` only.
-    name
-        Name of the encoder in tables.
+    preprocessing, tokenizer, name
+        Preprocessing of images or tokenizer of texts, for `load_images` and `load_texts` only; and its name in tables.
 
     Raises
     ------

@@ -38,7 +38,7 @@ def load_encoder(
     name
         ``"vit-mini"`` is embedded; the paper's models have aliases, see `MODELS`. Folders of `Encoder.save_pretrained`
         open as the saved encoder. Models of texts, such as ``"google-bert/bert-base-uncased"``, bring their tokenizer.
-        ``"timm:vit_tiny_patch16_224"`` takes timm; ``"dinov2-s@main"`` is at a branch, a tag or a commit of the Hub.
+        ``"timm:vit_tiny_patch16_224"`` takes timm; ``"dinov2-s@main"`` names a branch, a tag or a commit of the Hub.
     features
         ``"cls"``, ``"mean"``, ``"pooler"`` or ``"last"``, see `Encoder`. `None`: as saved, else ``"last"`` for decoders
         and ``"cls"`` for all others.

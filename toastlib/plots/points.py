@@ -31,7 +31,7 @@ def intervals(
     Parameters
     ----------
     data
-        One row per name and `hue`, or pale ones. Intervals end at ``{x}_low`` and ``{x}_high``, or ``low``, ``high``.
+        One row per name and `hue`; several are pale. Intervals end at ``{x}_low``, ``{x}_high`` or ``low``, ``high``.
     y, x
         Columns of names, the first on top, and of values. Rows named ``"original"`` are a dashed line.
     $hue
@@ -197,7 +197,7 @@ def panels(
     Parameters
     ----------
     plot, data
-        Function that draws a panel, such as `intervals`, and data; by plan or translator the original is in all.
+        Function that draws a panel, such as `intervals`, and its data; by plan or translator each has the original.
     by, columns
         Column whose values are the titles, and number of panels in a row.
     size

@@ -25,7 +25,7 @@ each lower the least held-out error by less than the tolerance, as a share of it
 class MLP(Translator):
     """The paper's MLP (Table 5): half as wide inside, trained from scratch on all rows at once.
 
-    Full-batch steps of Adam, their number and size the paper's by default. `seed` is of first weights and dropout.
+    Full-batch steps of Adam, their number and size the paper's by default. `seed` fixes first weights and dropout.
 
     `map_` is the trained module, float32, and `losses_` the mean squared error before each step, shape (steps,).
     """
