@@ -219,7 +219,9 @@ def refusal(kind: str, path: str, error: BaseException) -> InputError | None:
     """The error that the Hub, the way to it or a full disk causes; `None` for one with any other cause."""
     from huggingface_hub import errors as hub
 
-    named, causes = f"{kind.capitalize()} {path!r}", list(_causes(error))
+    named, causes = f"{kind.capitalize()} {path!r}", [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(cause)
     if any(isinstance(cause, OSError) and cause.errno in FULL for cause in causes):
         remedy = "free some space there, or let HF_HOME name a folder on another disk, and run this again"
         return InputError(f"{named} cannot be fetched, as the disk is full: {remedy}.")
@@ -252,9 +254,3 @@ def refusal(kind: str, path: str, error: BaseException) -> InputError | None:
         remedy = f"{WITHOUT_NETWORK[kind]!r} is embedded and needs no network."
         return InputError(f"{named} is not on this machine and the Hub cannot be reached; {remedy}")
     return None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -164,18 +164,14 @@ def _patch_errors(
     """Squared errors of patches and of pixels, shape (variants, images) each, and the sums of both for the original."""
     moved, misread = torch.empty(2, len(ready.variants), len(images), dtype=torch.float64)
     sums, done = [], 0
-
-    def patches_of(hidden: Tensor, inputs: Inputs) -> Tensor:
-        return final_patches(encoder, inputs, hidden).double()
-
     for inputs in visible_batches(images, batch_of(encoder, batch_size), "patches"):
-        batch = forward_plans(encoder, inputs, ready.variants, ready.maps, patches_of)
-        original, rows = batch[THE_ORIGINAL], slice(done, done + len(inputs))
+        patches = forward_plans(encoder, inputs, ready.variants, ready.maps, lambda h, x: final_patches(encoder, x, h))
+        original, rows = patches[THE_ORIGINAL].double(), slice(done, done + len(inputs))
         target = pixel_patches(inputs, original.shape[1]).double()
         sums.append(Sums.of_rows(original.flatten(0, 1), target.flatten(0, 1)))
         for number, variant in enumerate(ready.variants):
-            pixels = batch[variant] @ pixel_probe.weight + pixel_probe.bias
-            moved[number, rows] = (batch[variant] - original).square().sum((1, 2)).cpu()
+            pixels = patches[variant].double() @ pixel_probe.weight + pixel_probe.bias
+            moved[number, rows] = (patches[variant] - original).square().sum((1, 2)).cpu()
             misread[number, rows] = (pixels - target).square().sum((1, 2)).cpu()
         done += len(inputs)
     return moved, misread, reduce(add, sums)

@@ -56,8 +56,7 @@ def finetune(
     steps
         Number of steps; or steps after which a row is measured, such as ``[0, 50, 100]``, of which the last ends it.
     learning_rate, seed
-        Of AdamW; and of the order of the images, and of dropout if the model has any. 1e-3 suits few weights; all of
-        them want far less: 1e-5 suits the real ViT-S of chapter 17, and 3e-5 first harms it.
+        Of AdamW: 1e-3 suits few weights, and 1e-5 all of a ViT-S (chapter 17); and of the order of images, and dropout.
 
     Returns
     -------

@@ -53,13 +53,7 @@ class Affine(Translator):
     bias_: Tensor | None
 
     def fit_moments(self, moments: Moments | KFoldMoments, span: Span) -> Self:
-        """Solve for the weights; the bias takes mean to mean.
-
-        Warns
-        -----
-        UserWarning
-            If there are fewer calibration rows than the width, so that many maps fit them equally well.
-        """
+        """Solve for the weights; the bias takes mean to mean. Fewer rows than the width are warned of."""
         self.warn_of_few(moments.whole)
         sums = Sums.of_span(moments, span)
         centred, (x_mean, y_mean) = sums.centred(), sums.means
