@@ -33,13 +33,11 @@ class HeadConfig:
         trained and has one answer for all seeds. Or several, as a tuple.
     seeds
         One head for each seed, which fixes first weights and the order of the images; n stands for seeds 0 to n-1.
-    learning_rate
-        Of Adam: 1e-3 as in the paper's text; the authors' code has 1e-2.
+    learning_rate, epochs, batch_size
+        Of Adam, 1e-3 as in the paper's text (the authors' code has 1e-2); the paper's 5 epochs of batches of 256.
     min_steps
         Train for more epochs until Adam has taken this many steps. The paper's 5 epochs of 50,000 images are 980 steps;
         5 epochs of a thousand images are 20, which leave a head half trained. 0 trains the paper's epochs.
-    epochs, batch_size
-        5 epochs of batches of 256 (the paper's).
     kind
         ``"linear"``, or ``"mlp"``: one hidden layer as wide as the features, with dropout, a layer norm and SiLU, as
         in the authors' released code, which trains it for 50 epochs.

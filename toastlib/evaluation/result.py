@@ -23,10 +23,8 @@ class Evaluation:
     ----------
     variants
         One row per variant: ``head``, ``translator``, ``calibration`` if there are several sets, ``plan``, ``seed``.
-    predictions
-        Predicted classes, int64, shape (variants, images).
-    labels, class_names
-        True classes, int64, shape (images,); and one name per class.
+    predictions, labels, class_names
+        Predicted classes, int64, shape (variants, images); true ones, shape (images,); and one name per class.
     names
         First columns of every row of `table`: ``model``, ``features``, ``dataset``, and ``image_size`` of images.
     costs

@@ -151,10 +151,8 @@ def evaluate_zero_shot(
     ----------
     dual, data
         A vision encoder, from which blocks are removed, with its text encoder; and a set with labelled test images.
-    plans, translators, calibration, batch_size
-        As for `evaluate_plans`.
-    templates
-        As for `zero_shot_head`: one without ``{}`` is refused.
+    plans, translators, calibration, batch_size, templates
+        As for `evaluate_plans`; and as for `zero_shot_head`.
 
     Returns
     -------

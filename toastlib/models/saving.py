@@ -44,18 +44,14 @@ def save_pretrained(
 
     Parameters
     ----------
-    encoder
-        An original, or the result of `approximate`; removed blocks are not in the file.
-    folder
-        Made if it is missing.
+    encoder, folder
+        An original, or the result of `approximate`, whose removed blocks are not in the file; made if it is missing.
     head
         ``"own"`` keeps the classifier of the checkpoint that `load_encoder` read, and its labels, if it has one;
         `None` saves features alone. Or a `Probe` with one head, a linear layer, or the original checkpoint as
         ``AutoModelForImageClassification``, ``...SequenceClassification`` or ``AutoModelForCausalLM`` loads it.
-    class_names
-        One for each class of a probe or a linear layer.
-    card
-        Contents of ``README.md``; sizes are counted if it has none.
+    class_names, card
+        One for each class of a probe or a linear layer; contents of ``README.md``, sizes are counted if it has none.
 
     Weights are saved in the encoder's dtype, or in the checkpoint's where that is of half precision. An `InputError` if
     this encoder or head cannot be saved; nothing has been written then.

@@ -73,10 +73,8 @@ def matrix(
 
     Parameters
     ----------
-    data
-        Values of one cell are averaged.
-    row, column, value
-        Columns of the frame. Colours of ``delta`` and ``gain`` are symmetric around zero.
+    data, row, column, value
+        A frame, and its columns; values of one cell are averaged. ``delta`` and ``gain`` have zero in the middle.
     $limits
     $label
     cmap
@@ -125,10 +123,8 @@ def to_latex(data: pd.DataFrame, *, rows: str, columns: str, value: str = "lost"
     ----------
     data
         Rows of one cell are averaged. Intervals end at ``{value}_low`` and ``{value}_high``, or ``low`` and ``high``.
-    rows, columns, value
-        Columns of names, and of values.
-    digits
-        Digits behind the point.
+    rows, columns, value, digits
+        Columns of names, and of values; digits behind the point.
 
     Returns
     -------

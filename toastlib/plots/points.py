@@ -198,10 +198,8 @@ def panels(
     ----------
     plot, data
         Function that draws a panel, such as `intervals`, and its data; by plan or translator each has the original.
-    by, columns
-        Column whose values are the titles, and number of panels in a row.
-    size
-        Width and height of one panel in inches; by default high enough for the names on the vertical axis.
+    by, columns, size
+        Column of the titles; panels in a row; width and height of one in inches, by default high enough for its names.
     sharex, sharey, **options
         Whether panels have a common axis; and what is passed on to `plot`.
 

@@ -119,10 +119,8 @@ def candidate_plans(costs: Iterable[Costs], remove: int, n: int = CANDIDATES) ->
 
     Parameters
     ----------
-    costs
-        From `span_costs`, by each criterion.
-    remove, n
-        Number of blocks that each plan removes, and of plans.
+    costs, remove, n
+        From `span_costs`, by each criterion; number of blocks that each plan removes, and of plans.
 
     Returns
     -------

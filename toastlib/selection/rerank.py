@@ -39,10 +39,8 @@ def run_plans(
 
     Parameters
     ----------
-    encoder, plans
-        The original encoder, and plans that are not empty.
-    images
-        Training images that neither maps nor head are fitted on.
+    encoder, images, plans
+        The original encoder, training images that neither maps nor head are fitted on, and plans that are not empty.
     calibration, translator, batch_size
         As for `approximate`; the maps may be with ``"+align"``, which needs images for calibration.
     head
@@ -84,10 +82,8 @@ def race_plans(
 
     Parameters
     ----------
-    encoder, images, plans, calibration, translator, head, batch_size
-        As for `run_plans`.
-    measure
-        A name of `MEASURES`.
+    encoder, images, plans, calibration, translator, head, measure, batch_size
+        As for `run_plans`, and a name of `MEASURES`.
 
     Returns
     -------
