@@ -1,11 +1,9 @@
 """Tiny random-weight models and random images for every test, no network, and caches in a temporary folder."""
 
-import os
 import socket
-import sys
-import tempfile
 from pathlib import Path
 
+import offline  # noqa: F401  before what imports the Hugging Face libraries
 import pytest
 import torch
 from hypothesis import settings
@@ -16,11 +14,6 @@ from toastlib.data.images import Images, ImageSet
 from toastlib.data.tokens import Tokens
 from toastlib.data.transforms import Preprocessing
 from toastlib.models.encoder import Encoder
-
-# The Hugging Face libraries read these once, when they are imported; toastlib imports them where it needs them.
-assert "huggingface_hub" not in sys.modules
-CACHE = tempfile.TemporaryDirectory(prefix="toastlib-tests-")
-os.environ.update(HF_HUB_OFFLINE="1", HF_HOME=CACHE.name, HF_DATASETS_CACHE=f"{CACHE.name}/datasets", TOAST_CACHE="off")
 
 settings.register_profile("the same every time", derandomize=True, database=None, deadline=None)
 settings.load_profile("the same every time")

@@ -81,7 +81,7 @@ def facts(name: str) -> dict:
     """How an encoder is called, where it is from, how it reads images, and the classifier that belongs to it."""
     import toastlib as toast
     from toastlib.data import catalog
-    from toastlib.models.classifier import own_classifier
+    from toastlib.models.base_architecture import own_classifier
 
     encoder = toast.load_encoder(name, device="cpu")
     classifier = own_classifier(*encoder.checkpoint[:3])

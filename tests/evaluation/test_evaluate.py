@@ -19,7 +19,7 @@ from toastlib.evaluation.evaluate import evaluate_plans
 from toastlib.evaluation.metrics import paired_difference
 from toastlib.evaluation.probe import HeadConfig, Probe
 from toastlib.evaluation.result import ALL_PLANS
-from toastlib.models.classifier import own_classifier
+from toastlib.models.base_architecture import own_classifier
 from toastlib.models.costs import parameter_count
 from toastlib.models.hooks import collect_activations
 from toastlib.models.loading import load_encoder

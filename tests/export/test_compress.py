@@ -18,7 +18,7 @@ from toastlib.evaluation.heads import answers, choose_head, form, new_confusions
 from toastlib.evaluation.probe import Probe
 from toastlib.export.compress import compress
 from toastlib.export.folder import compare_folders, report
-from toastlib.models.classifier import match_labels, own_classifier
+from toastlib.models.base_architecture import match_labels, own_classifier
 from toastlib.models.costs import parameter_count
 from toastlib.models.encoder import Encoder
 from toastlib.models.loading import load_encoder

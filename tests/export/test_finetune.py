@@ -95,8 +95,8 @@ def test_frozen_parts_get_no_gradient_and_all_are_frozen_afterwards(model, tiny_
 @pytest.mark.parametrize("distilled", [False, True], ids=["labels", "teacher"])
 @pytest.mark.parametrize("parts", ["maps", "all"])
 def test_a_plain_loop_gives_the_same_weights(tiny_encoder, tiny_images, monkeypatch, parts, distilled):
-    orders, make_batch = [], module._Batch.__call__
-    monkeypatch.setattr(module._Batch, "__call__", lambda self, rows: (orders.append(rows), make_batch(self, rows))[1])
+    orders, make_batch = [], module._batch
+    monkeypatch.setattr(module, "_batch", lambda i, t, rows: (orders.append(rows), make_batch(i, t, rows))[1])
     ours, plain = make(tiny_encoder, tiny_images), make(tiny_encoder, tiny_images)
     teacher = tiny_encoder if distilled else None
     table = finetune(ours, tiny_images.train, parts=parts, teacher=teacher, steps=[1, 2], learning_rate=1e-3, seed=5)

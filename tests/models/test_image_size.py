@@ -12,7 +12,7 @@ from toastlib.approximation.replace import approximate
 from toastlib.data.images import load_images
 from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
-from toastlib.models.classifier import own_classifier
+from toastlib.models.base_architecture import own_classifier
 from toastlib.models.encoder import Encoder
 from toastlib.models.loading import load_encoder
 from toastlib.models.structure import set_image_size

@@ -15,7 +15,7 @@ from toastlib.data.transforms import Preprocessing
 from toastlib.errors import InputError
 from toastlib.evaluation.evaluate import evaluate_plans
 from toastlib.evaluation.probe import HeadConfig
-from toastlib.models.classifier import own_classifier
+from toastlib.models.base_architecture import own_classifier
 from toastlib.models.loading import DTYPES, _timm_preprocessing, load_encoder, resolve_device, resolve_dtype
 
 PROCESSOR = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}

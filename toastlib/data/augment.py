@@ -16,7 +16,7 @@ CHUNK = 64  # images per step: the arithmetic is in float32, the result in uint8
 class Augmentation:
     """Images followed by copies of them that are cropped, mirrored and, if asked for, recoloured.
 
-    Crops add a little of the variation that maps with many parameters need. Recolouring adds variation in nearly every
+    Crops add a little of the variation that maps with many parameters need. Recolouring adds some in nearly every
     direction: it costs a little accuracy, and lets a map serve other kinds of images (03_generalization).
 
     Parameters

@@ -64,13 +64,10 @@ DATASETS = {
     "cifar100-fine": DatasetEntry("uoft-cs/cifar100", "img", "fine_label", "test"),
     "svhn": DatasetEntry("ufldl-stanford/svhn", "image", "label", "test", config="cropped_digits"),
     "imagenet-1k": DatasetEntry("ILSVRC/imagenet-1k", "image", "label", "validation", streamed=True),
+    # As the paper's released code, on 80 % and 20 % of the validation images.
     "imagenet-1k-val": DatasetEntry("ILSVRC/imagenet-1k", "image", "label", "validation", "validation", streamed=True),
 }
-"""Alias -> Hub id and columns of sets of images (paper, Table 7); the embedded sets have no path. Add your own here.
-
-``imagenet-1k`` trains on training images and tests on validation images; ``imagenet-1k-val``, as the paper's released
-code, on 80 % and 20 % of the validation images.
-"""
+"""Alias -> Hub id and columns of sets of images (paper, Table 7); the embedded sets have no path. Add your own here."""
 
 TEXTS = {
     "books": DatasetEntry(),
@@ -80,8 +77,7 @@ TEXTS = {
 }
 """Alias -> Hub id and columns of sets of texts; the embedded sets have no path."""
 
-TIMM = "timm:"
-"""Before the name of one of timm's models."""
+TIMM = "timm:"  # before the name of one of timm's models
 BROKEN = ("RemoteProtocolError", "ReadError", "ReadTimeout")  # of httpx: an answer that ends too early
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 ADVICE = {
@@ -96,11 +92,7 @@ COMMITS: set[str] = set()
 
 
 def model_path(name: str) -> str:
-    """Folder or Hub id of a model, which keeps the ``@revision`` behind its name.
-
-    The name itself of one that a function makes. An `InputError` if it is no alias, no folder, not ``owner/name`` or
-    ``timm:name``, or a folder at a revision.
-    """
+    """Folder or Hub id of a model, with the ``@revision`` behind its name; of one that a function makes, the name."""
     name, revision = split_revision(name)
     if is_known(name, MODELS) and callable(MODELS[name]):
         return _at_revision(None, name, revision) or name
@@ -209,38 +201,27 @@ def _folder_or_hub_id(kind: str, name: str, aliases: dict) -> str:
 
 @contextlib.contextmanager
 def loading(kind: str, path: str) -> Iterator[None]:
-    """Turn what the libraries raise while they fetch and read a model or data set into one sentence: `not_loaded`."""
+    """Turn what the libraries raise while they fetch and read a ``"model"`` or ``"data set"`` into one sentence."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # a dozen kinds, of the libraries and of their network clients
-        raise not_loaded(kind, path, error) from error
-
-
-def not_loaded(kind: str, path: str, error: BaseException) -> InputError:
-    """The error that a ``"model"`` or a ``"data set"`` cannot be loaded, and why."""
-    if refused := refusal(kind, path, error):
-        return refused
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    for file, advice in ADVICE.items():
-        if (Path(path) / file).is_file() and not any(Path(path).glob("model*.safetensors")):
-            reason = f"it holds {file} {advice}"
-    return InputError(f"{kind.capitalize()} {path!r} cannot be loaded: {reason}")
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        for file, advice in ADVICE.items():
+            if (Path(path) / file).is_file() and not any(Path(path).glob("model*.safetensors")):
+                reason = f"it holds {file} {advice}"
+        unread = InputError(f"{kind.capitalize()} {path!r} cannot be loaded: {reason}")
+        raise refusal(kind, path, error) or unread from error
 
 
 def refusal(kind: str, path: str, error: BaseException) -> InputError | None:
     """The error that the Hub, the way to it or a full disk causes; `None` for one with any other cause."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RemoteEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import errors as hub
 
-    named, causes = f"{kind.capitalize()} {path!r}", list(_causes(error))
+    named, causes = f"{kind.capitalize()} {path!r}", [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(cause)
     if any(isinstance(cause, OSError) and cause.errno in FULL for cause in causes):
         remedy = "free some space there, or let HF_HOME name a folder on another disk, and run this again"
         return InputError(f"{named} cannot be fetched, as the disk is full: {remedy}.")
@@ -253,29 +234,23 @@ def refusal(kind: str, path: str, error: BaseException) -> InputError | None:
     said = " ".join(map(str, causes))  # `datasets` passes the Hub's own error on as text only
     name, revision = split_revision(path)
     page = f"https://huggingface.co/{'datasets/' if kind == 'data set' else ''}{name}"
-    if is_cause(GatedRepoError) or "is a gated dataset" in said:
+    if is_cause(hub.GatedRepoError) or "is a gated dataset" in said:
         return InputError(f"{named} is gated: accept its conditions on {page}, then {LOG_IN} on this machine.")
-    if is_cause(RevisionNotFoundError) or "doesn't exist for dataset" in said:
+    if is_cause(hub.RevisionNotFoundError) or "doesn't exist for dataset" in said:
         return InputError(f"The Hub has no revision {revision!r} of {kind} {name!r}: {page}/commits/main lists them.")
-    if is_cause(RepositoryNotFoundError) or "doesn't exist on the Hub" in said:
+    if is_cause(hub.RepositoryNotFoundError) or "doesn't exist on the Hub" in said:
         return InputError(f"The Hub shows no {kind} {name!r}: check the name, or {LOG_IN} if it is private.")
-    if is_cause(RemoteEntryNotFoundError):
+    if is_cause(hub.RemoteEntryNotFoundError):
         lacks = "has no config.json on the Hub: it is no model that transformers opens."
         return InputError(f"{named} {lacks}") if "/config.json" in said else None
     again = "run this again in a while, and what is here already is not fetched again"
-    if answers := [cause.response.status_code for cause in causes if isinstance(cause, HfHubHTTPError)]:
+    if answers := [cause.response.status_code for cause in causes if isinstance(cause, hub.HfHubHTTPError)]:
         why = {401: f"{LOG_IN} anew", 403: LOG_IN, 429: f"it was asked too often; {again}"}
         return InputError(f"{named} cannot be fetched, the Hub answers {answers[-1]}: {why.get(answers[-1], again)}.")
     if any(type(cause).__name__ in BROKEN for cause in causes) or "Consistency check failed" in said:
         return InputError(f"{named} cannot be fetched, the connection to the Hub breaks: {again}.")
-    offline = (ConnectionError, LocalEntryNotFoundError)
-    if is_cause(*offline) or any(type(cause).__module__.startswith("httpx") for cause in causes):
+    offline = is_cause(ConnectionError, hub.LocalEntryNotFoundError)
+    if offline or any(type(cause).__module__.startswith("httpx") for cause in causes):
         remedy = f"{WITHOUT_NETWORK[kind]!r} is embedded and needs no network."
         return InputError(f"{named} is not on this machine and the Hub cannot be reached; {remedy}")
     return None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -19,8 +19,7 @@ LEFT_BEHIND = ("Thumbs.db", "desktop.ini", "__MACOSX", "__pycache__")
 NO_PICTURES = ("MPEG", "PDF", "HDF5", "GRIB", "BUFR", "WMF")  # Pillow knows the names, and decodes none
 METADATA = ("metadata.csv", "metadata.jsonl")
 TABLES = (".parquet", ".arrow", ".tar", ".zip")  # which hold a data set of their own, whatever lies beside them
-Picture = tuple[str, ...]
-"""The parts of a file's path below the folder."""
+Picture = tuple[str, ...]  # the parts of a file's path below the folder
 
 
 def read_image_folder(folder: str) -> dict[str, Any] | None:
@@ -29,8 +28,6 @@ def read_image_folder(folder: str) -> dict[str, Any] | None:
     With a folder for training, the folders of `SPLITS` are splits; without, all is the split ``"train"``. The folders
     in a split are classes, and what lies in them at any depth is of that class. A folder of tables, of pictures with
     ``metadata.csv``, or without any picture is left to `datasets`. What is skipped is counted in one warning.
-
-    An `InputError` if one split has classes and another has none, or two share no class.
     """
     files, formats = sorted(_walk(folder)), Image.registered_extensions()  # with the plugins, which this loads
     suffixes = {suffix for suffix, kind in formats.items() if kind in Image.OPEN and kind not in NO_PICTURES}

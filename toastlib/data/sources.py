@@ -1,5 +1,6 @@
 """Data sets from the Hub and from local folders: their splits, their columns, and the rows drawn from them, decoded."""
 
+import contextlib
 import glob
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +13,7 @@ from urllib.parse import quote
 
 import numpy as np
 import torch
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from toastlib.data import catalog
@@ -21,7 +23,7 @@ from toastlib.data.transforms import Chunk
 from toastlib.errors import InputError, unknown
 
 STREAM_FROM = 10e9  # bytes of download
-BUFFER = 1000  # rows among which a stream is shuffled; they are held undecoded
+BUFFER = 1000  # rows among which a stream is shuffled, from files in random order; they are held undecoded
 CHUNK = 64  # rows that are decoded at a time
 COLUMN_TYPES = {"image": "Image", "label": "ClassLabel", "text": None}  # kind of column -> type of `datasets`
 COLUMN_NAMES = {
@@ -52,25 +54,18 @@ class DatasetTable:
 
 @dataclass(frozen=True)
 class StreamedTable:
-    """A split of a `datasets.IterableDataset`: only the rows that are drawn are fetched.
-
-    `fifths` are the rows of every five of the shuffled stream that are of this split, so that two splits never overlap.
-    """
+    """A split of a `datasets.IterableDataset`: only the rows that are drawn are fetched."""
 
     rows: Any
     image: str
     label: str | None
     class_names: tuple[str, ...]
     path: str
-    fifths: range = range(5)
+    fifths: range = range(5)  # rows of every five of the shuffled stream that are of this split
     skip_broken: bool = False
 
     def draw(self, n: int, seed: int, shard: tuple[int, int] = (0, 1)) -> Iterator[Chunk]:
-        """Decode a shard of `n` rows (fewer if the stream ends) drawn without replacement, `CHUNK` at a time.
-
-        Files come in random order, ten side by side, and rows at random from the next `BUFFER`: a small draw reads the
-        beginnings of a few files, and is as mixed as they are.
-        """
+        """Decode a shard of `n` rows (fewer if the stream ends) drawn without replacement, `CHUNK` at a time."""
         stream = enumerate(self.rows.shuffle(seed=seed, buffer_size=BUFFER))
         drawn = enumerate(islice((row for k, row in stream if k % 5 in self.fifths), n))
         drawn = islice(drawn, shard[0], None, shard[1])
@@ -97,8 +92,7 @@ def open_table(
 ) -> tuple[DatasetTable | StreamedTable, ...]:
     """Training and test rows of a set of images, from the Hub or a local folder; nothing is decoded yet.
 
-    A set without a test split gives a fifth of its rows to it, by class. Sets above `STREAM_FROM` are streamed. Images
-    that do not decode are refused when they are read, or left out.
+    A set without a test split gives a fifth of its rows to it, by class. Sets above `STREAM_FROM` are streamed.
     """
     train, test = _open_splits(entry, read_image_folder)
     image = _find_column(image or entry.image, "image", train.features, entry.path)
@@ -177,10 +171,8 @@ def _download_size(builder: Any) -> int:
 
 
 def is_streamed(rows: Any) -> bool:
-    """Whether rows are fetched one by one."""
-    import datasets
-
-    return isinstance(rows, datasets.IterableDataset)
+    """Whether rows are fetched one by one, so that their number is not known."""
+    return not hasattr(rows, "__len__")
 
 
 def _split(rows: Any, label: str | None, seed: int, path: str) -> list[Any]:
@@ -243,9 +235,12 @@ def _undecoded(rows: Any, image: str, label: str | None) -> Any:
 
 
 def _read(columns: dict[str, list], rows: list[int], table: DatasetTable | StreamedTable) -> Chunk:
-    decoding = _decode_or_none if table.skip_broken else decode
+    def decoded(cell: dict[str, Any] | None, row: int) -> np.ndarray | None:
+        with contextlib.suppress(InputError) if table.skip_broken else contextlib.nullcontext():
+            return decode(cell, row)
+
     with ThreadPoolExecutor() as threads:  # Pillow decodes without the interpreter's lock
-        images = list(threads.map(decoding, columns[table.image], rows))
+        images = list(threads.map(decoded, columns[table.image], rows))
     whole = [k for k, image in enumerate(images) if image is not None]
     labels = None if table.label is None else _number_labels(list(columns[table.label]), rows, table.class_names)[whole]
     return [images[k] for k in whole], labels
@@ -268,17 +263,9 @@ def _check_labelled(labels: list[Any], rows: Iterable[int]) -> None:
         raise InputError(f"{len(missing)} images have no label, row {missing[0]} among them.")
 
 
-def _decode_or_none(cell: dict[str, Any] | None, row: int) -> np.ndarray | None:
-    try:
-        return decode(cell, row)
-    except InputError:
-        return None
-
-
 def decode(cell: dict[str, Any] | None, row: int) -> np.ndarray:
     """RGB image of shape (height, width, 3), uint8, from the ``bytes`` or the ``path`` of a cell."""
     import datasets
-    from PIL import Image, UnidentifiedImageError
 
     if cell is None:
         raise InputError(f"Image {row} is missing.")

@@ -90,8 +90,7 @@ def load_texts(
     encoder
         Encoder that the texts are for: its tokenizer and device are used.
     length, chunks
-        Number of tokens after which texts are cut. With chunks all texts are joined, and cut into pieces of exactly
-        `length` tokens, without labels: for language models.
+        Tokens after which texts are cut. Chunks, for language models, are pieces of so many tokens of all texts joined.
     train_size, test_size, text_column, seed, at_most
         As for `load_images`, of texts (or chunks); the column of the texts is found by name if `None`.
 
@@ -103,8 +102,7 @@ def load_texts(
     Raises
     ------
     InputError
-        If the encoder reads no texts, or none of this length; if the set cannot be loaded, as for `load_images`; or if
-        a text has no tokens (the message names it).
+        If the encoder reads no texts, or none of this length; the set cannot be loaded; or a text has no tokens.
     """
     if encoder.tokenizer is None:
         raise InputError(f"{encoder.name} has no tokenizer, and reads no texts.")

@@ -95,10 +95,9 @@ def token_mask(inputs: Inputs) -> Tensor | None:
 def select_tokens(hidden: Tensor, tokens: str, special_tokens: int, *, mask: Tensor | None = None) -> Tensor:
     """Hidden states of the chosen tokens, shape (rows, width), from those of all, shape (batch, tokens, width).
 
-    `tokens` is ``"all"``: every token is a row; ``"special"``: the first `special_tokens`; ``"patch"``: the others;
-    ``"cls"``: the CLS token of each image or text; ``"last"``: its last token; ``"mean"``: the mean of its patch
-    tokens. The patches of a text are all tokens but its special ones. Its `mask`, shape (batch, tokens), is 0 for
-    padding. ``"positions"`` are all tokens of images in their places, shape (batch, tokens, width).
+    `tokens` is ``"all"``: every token is a row; ``"special"``: the first `special_tokens`; ``"patch"``: all others;
+    ``"cls"``: the CLS token of each image or text; ``"last"``: its last token; ``"mean"``: the mean of its patches; or
+    ``"positions"``: all tokens of images, shape (batch, tokens, width). The `mask` of texts is 0 for padding.
     """
     if tokens not in TOKENS:
         raise unknown("tokens", tokens, TOKENS)

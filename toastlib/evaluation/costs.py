@@ -50,8 +50,8 @@ def pareto_front(frame: pd.DataFrame, cost: str, value: str) -> pd.Series:
 def relative_throughput(encoders: Mapping[Any, Callable], inputs: Any, repeats: int = 9) -> pd.DataFrame:
     """Measure images per second of several encoders, and as a multiple of the first one's in the same round.
 
-    A round runs every encoder once, every other round in reverse: a machine that slows down between rounds changes both
-    sides of a ratio alike. One round that is not counted comes first.
+    A round runs every encoder once, every other round in reverse: a machine that slows down changes both sides of a
+    ratio alike. One round that is not counted comes first.
 
     Parameters
     ----------
@@ -63,8 +63,7 @@ def relative_throughput(encoders: Mapping[Any, Callable], inputs: Any, repeats: 
     Returns
     -------
     DataFrame
-        One row per encoder and round: ``encoder``, ``repeat``, ``images_per_second``, ``relative`` (1 for the first
-        encoder; 1.5 is half as fast again).
+        One row per encoder and round: ``encoder``, ``repeat``, ``images_per_second``, ``relative`` (1 for the first).
 
     Raises
     ------
@@ -107,8 +106,7 @@ def time_plans(
     Returns
     -------
     DataFrame
-        Columns ``translator``, ``plan``, ``repeat``, ``images_per_second``, ``relative``; the original's rows, as the
-        translator ``"original"``, stand with each plan.
+        Columns ``translator``, ``plan``, ``repeat``, ``images_per_second``, ``relative``; each plan has the original's.
     """
     translators = list(translators)
     frames = []
@@ -145,8 +143,7 @@ def plan_costs(
     -------
     DataFrame
         Columns ``translator``, ``plan``, ``blocks_removed``, ``parameters``, ``removed_parameters`` (one map per span),
-        ``removed_parameters_paper`` (one map per removed block, as the paper's Tables 1 and 8-13 count), ``gflops``
-        per image.
+        ``removed_parameters_paper`` (one map per removed block, as in Tables 1 and 8-13), ``gflops`` per image.
     """
     plans, total, parameters = list(plans), flops(encoder, inputs), parameter_count(encoder)
     blank = without_values(encoder)
@@ -193,8 +190,7 @@ def map_costs(
     translator
         A name, a translator, a map, or span -> map, all of which are counted.
     width, tokens, special_tokens, is_causal
-        The encoder's width, the number of tokens of one image, and how many of them stand before the patches: some maps
-        treat these apart; and whether it is a decoder.
+        The encoder's width, tokens of one image, how many of them stand before the patches; whether it is a decoder.
 
     Returns
     -------

@@ -49,10 +49,7 @@ def final_patches(encoder: Encoder, inputs: Inputs, hidden: Tensor | None = None
 
 
 def pixel_patches(pixel_values: Tensor, count: int) -> Tensor:
-    """The pixels under each of `count` square patches, in the order of the tokens; shape (batch, count, 3 size^2).
-
-    An `InputError` if so many squares do not fill the image.
-    """
+    """The pixels under each of `count` square patches, in the order of the tokens; shape (batch, count, 3 size^2)."""
     height, width = pixel_values.shape[2:]
     size = round((height * width / count) ** 0.5)
     if (height // size) * (width // size) != count:
@@ -78,19 +75,16 @@ def fit_pixel_probe(encoder: Encoder, images: Images, *, batch_size: BatchSize =
     Returns
     -------
     RidgeFit
-        ``weight`` of shape (width, 3 size^2) and ``bias`` of shape (3 size^2,), float64. An `InputError` if there are
-        fewer than five images, or the patches do not fill an image.
+        ``weight``, (width, 3 size^2), and ``bias``, (3 size^2,), float64. An `InputError` for fewer than five images.
     """
-
-    def sums_of(inputs: Tensor) -> Sums:
-        tokens = final_patches(encoder, inputs)
-        return Sums.of_rows(tokens.flatten(0, 1), pixel_patches(inputs, tokens.shape[1]).flatten(0, 1))
-
-    parts = split_folds(images, 5)
-    sums = [
-        reduce(add, (sums_of(inputs) for inputs, _ in part.batches(batch_of(encoder, batch_size)))) for part in parts
-    ]
-    return fit_ridge(sums, shrink_to="zero")
+    folds = []
+    for part in split_folds(images, 5):
+        sums = []
+        for inputs, _ in part.batches(batch_of(encoder, batch_size)):
+            tokens = final_patches(encoder, inputs)
+            sums.append(Sums.of_rows(tokens.flatten(0, 1), pixel_patches(inputs, tokens.shape[1]).flatten(0, 1)))
+        folds.append(reduce(add, sums))
+    return fit_ridge(folds, shrink_to="zero")
 
 
 @torch.inference_mode()
@@ -170,18 +164,14 @@ def _patch_errors(
     """Squared errors of patches and of pixels, shape (variants, images) each, and the sums of both for the original."""
     moved, misread = torch.empty(2, len(ready.variants), len(images), dtype=torch.float64)
     sums, done = [], 0
-
-    def patches_of(hidden: Tensor, inputs: Inputs) -> Tensor:
-        return final_patches(encoder, inputs, hidden).double()
-
     for inputs in visible_batches(images, batch_of(encoder, batch_size), "patches"):
-        batch = forward_plans(encoder, inputs, ready.variants, ready.maps, patches_of)
-        original, rows = batch[THE_ORIGINAL], slice(done, done + len(inputs))
+        patches = forward_plans(encoder, inputs, ready.variants, ready.maps, lambda h, x: final_patches(encoder, x, h))
+        original, rows = patches[THE_ORIGINAL].double(), slice(done, done + len(inputs))
         target = pixel_patches(inputs, original.shape[1]).double()
         sums.append(Sums.of_rows(original.flatten(0, 1), target.flatten(0, 1)))
         for number, variant in enumerate(ready.variants):
-            pixels = batch[variant] @ pixel_probe.weight + pixel_probe.bias
-            moved[number, rows] = (batch[variant] - original).square().sum((1, 2)).cpu()
+            pixels = patches[variant].double() @ pixel_probe.weight + pixel_probe.bias
+            moved[number, rows] = (patches[variant] - original).square().sum((1, 2)).cpu()
             misread[number, rows] = (pixels - target).square().sum((1, 2)).cpu()
         done += len(inputs)
     return moved, misread, reduce(add, sums)

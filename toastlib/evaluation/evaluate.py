@@ -36,18 +36,14 @@ def evaluate_plans(
     ----------
     encoder, data
         The original encoder, and a set with labels: its training images train the heads.
-    plans
-        One plan, or several. Each is tried with each translator.
-    translators
-        Names, such as ``"linear"`` or ``"context+align"``; or a mapping from names of your own to registered names,
-        translators, or fitted maps (span -> module).
+    plans, translators
+        One plan, or several, each tried with each translator: names such as ``"linear"`` or ``"context+align"``, or a
+        mapping from names of your own to names, translators, or fitted maps (span -> module).
     calibration
         The number of training images that maps are fitted on, drawn with seed 0; or these images; or moments or
-        activations of them. A mapping from names to any of these fits every map on each calibration set (paper,
-        Tables 3, 14, 15: maps from other data sets).
+        activations of them. A mapping from names to these fits every map on each set (paper, Tables 3, 14, 15).
     head, batch_size
-        Protocol, seeds and training of the heads, frozen ones with seeds 0, 1 and 2 if `None`; images per forward pass,
-        ``"auto"`` for what suits the device: 32 on a CPU, up to 256 on a GPU.
+        Training of the heads, frozen ones with seeds 0 to 2 if `None`; images per forward pass, ``"auto"`` by device.
 
     Returns
     -------
@@ -57,8 +53,7 @@ def evaluate_plans(
     Raises
     ------
     InputError
-        If a name is unknown, a plan does not fit the encoder, a calibration does not suit a map, there are no labels,
-        or the checkpoint has no classifier of its own for these classes where one is asked for.
+        If a name is unknown, a plan or a calibration does not fit, or labels or a classifier are missing.
     """
     head = head or HeadConfig()
     require_labels(data)

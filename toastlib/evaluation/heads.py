@@ -1,12 +1,13 @@
 """What a model answers, and how good that is: its accuracy, or its agreement with the original; and what breaks."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from toastlib.approximation.align import fit_alignment
 from toastlib.approximation.engine import THE_ORIGINAL, Maps, Variant, collect_features
@@ -17,14 +18,11 @@ from toastlib.data.tokens import arguments_of
 from toastlib.errors import InputError, unknown
 from toastlib.evaluation.metrics import accuracy_interval, changes, paired_difference, paired_interval
 from toastlib.evaluation.probe import HeadConfig, Probe, absorb_alignment
-from toastlib.models.classifier import match_labels, own_classifier
+from toastlib.models.base_architecture import match_labels, own_classifier
 from toastlib.models.costs import example_input
 from toastlib.models.encoder import Encoder
 from toastlib.models.model_card import Accuracy
 from toastlib.models.saving import as_stored, saved_form
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 MEASURES = {
     "accuracy": "accuracy",
@@ -35,32 +33,25 @@ LOST = {"accuracy": "points lost", "agreement": "% of answers changed", "similar
 """What a difference of scores is called, by the head's measure."""
 MIN_STEPS = 1000  # of the head
 HEADS = (None, "own", "new")
-SHOWN = 12
-"""Pictures of images that turn wrong, and confusions that are new."""
+SHOWN = 12  # pictures of images that turn wrong, and confusions that are new
 
 
 class Head(NamedTuple):
-    """What turns features into classes: a probe or linear layer, the checkpoint's own classifier, or `None`.
+    """What turns features into classes: a probe or linear layer, the checkpoint's own classifier, or `None`."""
 
-    `measure` is what its answers are judged by: ``"accuracy"``; ``"agreement"`` with the original's answers; or
-    ``"similarity"``, the cosine between features and the original's. `places` are the data set's classes among
-    `class_names`; `own` says that it is the checkpoint's classifier, an alignment folded in or not.
-    """
-
-    module: "Probe | nn.Linear | PreTrainedModel | None"
+    module: Probe | nn.Linear | PreTrainedModel | None
     class_names: tuple[str, ...]
-    measure: str
-    places: tuple[int, ...] = ()
-    own: bool = False
+    measure: str  # of its answers: a name of `MEASURES`
+    places: tuple[int, ...] = ()  # of the data set's classes among `class_names`
+    own: bool = False  # whether it is the checkpoint's classifier, an alignment folded in or not
 
 
 def choose_head(
-    encoder: Encoder, dataset: ImageSet, classifier: "PreTrainedModel | None", seed: int, wanted: str | None = None
+    encoder: Encoder, dataset: ImageSet, classifier: PreTrainedModel | None, seed: int, wanted: str | None = None
 ) -> Head:
     """The checkpoint's classifier if it has one, else a probe on the original's features if there are labels.
 
-    `wanted` is ``"own"``, ``"new"``, or `None` for the own one if there is any; `seed` is that of a new head. An
-    `InputError` if the checkpoint's classifier does not know all classes, or the head that is wanted cannot be had.
+    `wanted` is ``"own"``, ``"new"``, or `None` for the own one if there is any; `seed` is that of a new head.
     """
     if wanted not in HEADS:
         raise unknown("head", wanted, HEADS[1:])
@@ -87,7 +78,7 @@ def choose_head(
     return Head(probe.fit(features, dataset.train.labels), names, "accuracy", tuple(range(len(names))))
 
 
-def describe(head: Head, dataset: ImageSet, classifier: "PreTrainedModel | None", align: bool = False) -> str:
+def describe(head: Head, dataset: ImageSet, classifier: PreTrainedModel | None, align: bool = False) -> str:
     """Which head a model has been measured with, and is saved with; in a second sentence, if an alignment is in it."""
     corrected = " A map that corrects the features is multiplied into its weights." if align else ""
     if head.measure == "similarity":
@@ -115,7 +106,7 @@ def describe_tuning(head: Head, dataset: ImageSet, before: np.ndarray, after: np
 
 
 def inputs_of(data: Images | Texts) -> str:
-    """What sentences call them."""
+    """``"images"`` or ``"texts"``."""
     return "texts" if isinstance(data, Texts) else "images"
 
 
@@ -126,10 +117,7 @@ def _some(names: Sequence[str], most: int = 5) -> str:
 
 
 def aligned(head: Head, original: Encoder, features: Tensor, target: Tensor) -> Head:
-    """The head for a smaller encoder, with the alignment of its features to the original's folded in.
-
-    An `InputError` if there is no head, or the checkpoint's own is no linear layer on the features.
-    """
+    """The head for a smaller encoder, with the alignment of its features to the original's folded in."""
     layer = first_layer(head, original)
     if layer is None:
         raise InputError("Aligned features need a linear classifier that reads them: take a translator without +align.")
@@ -158,8 +146,7 @@ def predict_by_own(
     """Classes that the checkpoint's classifier predicts for the test images, int64, shape (variants, images).
 
     From the variants' features if it is a linear layer that reads these; else every smaller model is run. An answer
-    that is no class of the set is the number of its classes. An `InputError` if there is no such classifier, or it does
-    not know all classes.
+    that is no class of the set is the number of its classes.
     """
     classifier = own_classifier(*encoder.checkpoint[:3]) if encoder.checkpoint else None
     head = choose_head(encoder, dataset, classifier, 0, "own")
@@ -183,13 +170,13 @@ def names_of(head: Head) -> tuple[str, ...] | None:
     return head.class_names if isinstance(head.module, Probe | nn.Linear) else None
 
 
-def form(encoder: Encoder, head: Head) -> "PreTrainedModel":
+def form(encoder: Encoder, head: Head) -> PreTrainedModel:
     """The model as it is saved, its weights rounded alike; so what is measured is what is taken away."""
     return as_stored(saved_form(encoder, head.module, names_of(head)), encoder).to(encoder.dtype)
 
 
 @torch.inference_mode()
-def answers(model: "PreTrainedModel", images: Images) -> Tensor:
+def answers(model: PreTrainedModel, images: Images) -> Tensor:
     """Logits of a classifier, shape (images, classes), or features, shape (images, width); float32 on the CPU."""
     outputs = [model(**arguments_of(inputs)) for inputs, _ in images.batches()]
     found = [output.logits if "logits" in output else output.pooler_output for output in outputs]
@@ -207,8 +194,7 @@ def score(found: Tensor, original: Tensor, images: Images, head: Head) -> np.nda
 def points_lost(before: np.ndarray, after: np.ndarray, head: Head) -> Accuracy:
     """Points that the scores lose over the same images, with the 95 % interval.
 
-    It is the score interval of `paired_interval` for answers that are right or wrong, Wilson's for answers that change,
-    and Student's for similarities.
+    By `paired_interval` for answers that are right or wrong, Wilson's for changed ones, Student's for similarities.
     """
     if head.measure == "similarity":
         return paired_difference(before, after)
@@ -239,10 +225,7 @@ class Flip(NamedTuple):
 
 
 def by_class(images: Images, before: np.ndarray, after: np.ndarray, head: Head) -> pd.DataFrame:
-    """A row for each class: ``class``, ``images``, ``before`` and ``after`` in percent, and the points lost.
-
-    ``lost`` stands with the ends of its 95 % interval, ``low`` and ``high``.
-    """
+    """A row for each class: ``images``, percent ``before`` and ``after``, points ``lost`` with their interval."""
     labels, rows = images.labels.cpu().numpy(), []
     for label in np.unique(labels):
         of_class = labels == label

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from transformers import AutoConfig
 
 from toastlib.approximation.engine import forward_plans, visible_batches
 from toastlib.approximation.prepare import Source, name_translators, prepare
@@ -19,26 +20,18 @@ from toastlib.data.texts import TextSet, tokenised
 from toastlib.data.tokens import Tokens, arguments_of
 from toastlib.errors import InputError
 from toastlib.evaluation.metrics import CONFIDENCE
+from toastlib.models import loading
 from toastlib.models.base_architecture import base_config, with_tower
 from toastlib.models.costs import example_input
 from toastlib.models.encoder import Checkpoint, Encoder
 from toastlib.models.layers import shorten_config
-from toastlib.models.loading import (
-    load_checkpoint,
-    load_tokenizer,
-    opened,
-    resolve_device,
-    resolve_dtype,
-    stored_dtype_of,
-)
 from toastlib.models.model_card import ModelCardData
 from toastlib.models.quiet import find_checkpoint, quiet_transformers
 from toastlib.models.saving import as_stored, save_pretrained, saved_form
 from toastlib.plan import ORIGINAL, Plan, Span
 from toastlib.translators.base import split_align
 
-RESAMPLES = 1000
-"""Resamples of the texts behind an interval."""
+RESAMPLES = 1000  # resamples of the texts behind an interval
 
 
 @dataclass(frozen=True)
@@ -56,8 +49,7 @@ class LanguageModel:
     def nll(self, hidden: Tensor, tokens: Tokens) -> Tensor:
         """Negative log-likelihood of each text in nats, shape (batch,): ``-sum log p(token | tokens before it)``.
 
-        `hidden` is the last block's output, shape (batch, tokens, width). The first token of a text is not predicted,
-        and padding costs nothing.
+        `hidden` is the last block's output, shape (batch, tokens, width). The first token and padding cost nothing.
         """
         found = []
         for row in range(len(tokens)):  # logits of one text at a time: the vocabulary is large
@@ -110,10 +102,7 @@ class LanguageModel:
 
     @torch.inference_mode()
     def _of_base_architecture(self) -> nn.Module | None:
-        """The model with fewer blocks as its configuration makes it; `None` if that is another one, or has no place.
-
-        A block may compute by its number, as with GPT-2's ``scale_attn_by_inverse_layer_idx``.
-        """
+        """The model with fewer blocks as its configuration makes it; `None` if that is another one, or has no place."""
         blocks = self.encoder.blocks
         if self.encoder.sublayer_split is not None or any(_is_map(one) and [*one.parameters()] for one in blocks):
             return None
@@ -130,7 +119,7 @@ class LanguageModel:
             return None
         made = made.to(self.encoder.device, self.encoder.dtype)
         example = arguments_of(example_input(self.encoder))
-        expected, found = (model(**example).logits for model in (self.form(), made))
+        expected, found = (model(**example).logits for model in (self.form(), made))  # a block may know its number
         made.generation_config = self.model.generation_config
         return made if torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())) else None
 
@@ -141,8 +130,6 @@ def _is_map(block: nn.Module) -> bool:
 
 def has_language_head(name: str, trust_remote_code: bool = False) -> bool:
     """Whether a checkpoint predicts tokens: its configuration names an architecture with that head."""
-    from transformers import AutoConfig
-
     where = catalog.at_revision(find_checkpoint(name))
     kinds = AutoConfig.from_pretrained(**where, trust_remote_code=trust_remote_code).architectures
     return any("CausalLM" in kind or "LMHeadModel" in kind for kind in kinds or [])
@@ -175,19 +162,19 @@ def load_language_model(
     InputError
         If the name, the device or the dtype is unknown, or the checkpoint cannot be read or is no decoder.
     """
-    path, target = find_checkpoint(name), resolve_device(device)
-    model, missing = load_checkpoint(path, trust_remote_code, "AutoModelForCausalLM")
+    path, target = find_checkpoint(name), loading.resolve_device(device)
+    model, missing = loading.load_checkpoint(path, trust_remote_code, "AutoModelForCausalLM")
     if missing:
         raise InputError(f"The checkpoint of {name!r} lacks {len(missing)} weights: {missing[0]} among them.")
-    alias, tokenizer = catalog.model_alias(name), load_tokenizer(path, name)
+    alias, tokenizer = catalog.model_alias(name), loading.load_tokenizer(path, name)
     if model.config.model_type == "toast":
-        encoder, model = opened(model.toast, "mean", name=alias, tokenizer=tokenizer), model.toast.base
+        encoder, model = loading.opened(model.toast, "mean", name=alias, tokenizer=tokenizer), model.toast.base
     else:
         encoder = Encoder(getattr(model, model.base_model_prefix), blocks, "mean", name=alias, tokenizer=tokenizer)
     if not encoder.is_causal:
         raise InputError(f"{alias} is no decoder: its tokens see those that they should predict.")
-    model = model.eval().requires_grad_(False).to(target, resolve_dtype(dtype, target))
-    encoder.checkpoint = Checkpoint(path, None, trust_remote_code, stored_dtype_of(path, trust_remote_code))
+    model = model.eval().requires_grad_(False).to(target, loading.resolve_dtype(dtype, target))
+    encoder.checkpoint = Checkpoint(path, None, trust_remote_code, loading.stored_dtype_of(path, trust_remote_code))
     return LanguageModel(encoder, model)
 
 
@@ -203,8 +190,7 @@ class LanguageEvaluation:
     def table(self) -> pd.DataFrame:
         """One row per variant: the columns of `variants`, ``perplexity``, ``bits`` per token, and bits ``lost``.
 
-        ``bits_low``, ``bits_high``, ``lost_low`` and ``lost_high`` are 95 % intervals: quantiles over resamples
-        of the texts, the same ones for both sides of a difference.
+        ``bits_low``, ``bits_high``, ``lost_low`` and ``lost_high`` are 95 % intervals over resamples of the texts.
         """
         bits = self._resampled
         original = bits[(self.variants["plan"] == ORIGINAL).to_numpy()]
@@ -214,8 +200,7 @@ class LanguageEvaluation:
     def gain(self, translator: str) -> pd.DataFrame:
         """Bits per token that each variant saves over that translator in the same plan.
 
-        Columns: those of `variants`, ``gain``, and the ends of its 95 % interval, ``gain_low`` and ``gain_high``, as in
-        `table`. The original and the translator itself are left out.
+        Columns: those of `variants`, ``gain``, ``gain_low``, ``gain_high``, without the original and the translator.
         """
         shared = ["plan"] if translator == "identity" else [name for name in self.variants if name != "translator"]
         rows = self.variants.reset_index(names="row")

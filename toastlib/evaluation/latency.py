@@ -1,27 +1,24 @@
 """What a model takes in use: time per batch and in a pipeline, memory, and energy where the machine tells it."""
 
-import json
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from PIL import Image
+from transformers import PreTrainedModel
 
 from toastlib.data.images import Images
 from toastlib.data.texts import Texts
 from toastlib.data.tokens import Inputs, arguments_of
 from toastlib.evaluation.costs import relative_throughput
+from toastlib.models.quiet import quiet_transformers
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-Spread = tuple[float, float, float]
-"""Median of the rounds, and their quartiles."""
+Spread = tuple[float, float, float]  # median of the rounds, and their quartiles
 COUNTERS = Path("/sys/class/powercap")
 """Where Linux counts the energy of CPUs, those of AMD under Intel's name; most machines let only root read it."""
 BATCH = 32
@@ -51,21 +48,17 @@ def measure_latency(
 
 
 def measure_pipeline(
-    models: Iterable["PreTrainedModel"], images: Images | Texts, task: str, tokenizer: Any = None
+    models: Iterable[PreTrainedModel], images: Images | Texts, task: str, tokenizer: Any = None
 ) -> list[Spread]:
     """Milliseconds per picture or text in transformers' `pipeline`, which reads it and answers, in batches of 32."""
-    from PIL import Image
-    from transformers import AutoImageProcessor, pipeline
+    from transformers import CLIPImageProcessor, pipeline
 
     if isinstance(images, Texts):
         given, reader = images[:BATCH].decoded(tokenizer), {"tokenizer": tokenizer}
     else:
         given = [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in images.pixels[:BATCH]]
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            (Path(folder) / "preprocessor_config.json").write_text(
-                json.dumps(images.preprocessing.to_config()), encoding="utf-8"
-            )
-            reader = {"image_processor": AutoImageProcessor.from_pretrained(folder)}
+        with quiet_transformers():  # without torchvision it says so
+            reader = {"image_processor": CLIPImageProcessor(**images.preprocessing.to_config())}
     settings = {"batch_size": BATCH} | reader
     # By itself a pipeline would move the model to a GPU.
     pipelines = [pipeline(task, model=model, device=model.device, **settings) for model in models]
@@ -84,10 +77,7 @@ def _in_turns(models: Iterable[Callable], inputs: Any, repeats: int) -> list[Spr
 
 
 def measure_memory(folder: str | Path, inputs: torch.Tensor) -> float | None:
-    """Peak memory in MB of a fresh process that opens a saved encoder and runs it on a batch of this shape and device.
-
-    On a GPU what torch allocates; on a CPU all of the process, Python and torch in it. `None` where it is not counted.
-    """
+    """Peak memory in MB of a fresh process that runs a saved encoder on a batch; `None` where it is not counted."""
     if inputs.device.type != "cuda" and not Path("/proc/self/status").exists():
         return None
     command = [sys.executable, "-c", PEAK, str(folder), str(inputs.device), *map(str, inputs.shape)]

@@ -3,6 +3,8 @@
 import math
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import binomtest, norm, ttest_1samp
 
 from toastlib.errors import InputError
 
@@ -11,8 +13,6 @@ CONFIDENCE = 0.95
 
 def accuracy_interval(correct: int, images: int) -> tuple[float, float]:
     """Wilson's 95 % interval (1927) of a proportion, as two numbers in [0, 1]."""
-    from scipy.stats import binomtest
-
     interval = binomtest(correct, images).proportion_ci(CONFIDENCE, method="wilson")
     return interval.low, interval.high
 
@@ -37,8 +37,6 @@ def paired_difference(
     InputError
         If the two are not numbers for the same images, or the coverage is not between 0 and 1.
     """
-    from scipy.stats import ttest_1samp
-
     first, second = np.asarray(first), np.asarray(second)
     if any(one.dtype.kind not in "biuf" for one in (first, second)):
         raise InputError(f"Correctness is a number for each image, not {first.dtype} and {second.dtype}.")
@@ -59,9 +57,6 @@ def paired_interval(lost: float, won: float, images: float, confidence: float = 
     It keeps its coverage where few images change, and is no point where none does, as Student's would be. `lost` and
     `won` count the images that only the first model has right, and only the second; `images` counts all.
     """
-    from scipy.optimize import brentq
-    from scipy.stats import norm
-
     z = norm.ppf((1 + confidence) / 2)
 
     def upper(lost: float, won: float) -> float:
@@ -83,10 +78,7 @@ def changes(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
 
 
 def images_needed(lost: int, won: int, images: int, bound: float) -> int | None:
-    """Images that would put the upper end of `paired_interval` at `bound`, if they changed as these do.
-
-    `None` if no number would: the share lost is not below `bound`, a number in (0, 1).
-    """
+    """Images that would put the upper end of `paired_interval` at `bound`, if they changed as these do, or `None`."""
     if (lost - won) / images >= bound:
         return None
     factor = 1.0
@@ -97,16 +89,11 @@ def images_needed(lost: int, won: int, images: int, bound: float) -> int | None:
 
 def exact_mcnemar(lost: int, won: int) -> float:
     """Two-sided p-value of McNemar's exact test (1947): do as many images turn wrong (`lost`) as turn right (`won`)?"""
-    from scipy.stats import binomtest
-
     return float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """p-values adjusted for their number by Holm's step-down method (1979), in the order given.
-
-    Rejecting those below 0.05 keeps the chance of a single false rejection at 5 % or less.
-    """
+    """p-values adjusted for their number by Holm's step-down method (1979), in the order given."""
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * np.asarray(p)[order])
     adjusted = np.empty(len(p))

@@ -32,15 +32,12 @@ class HeadConfig:
         trained on the features of each plan (the paper's Table 1). ``"own"``: the checkpoint's classifier, which is not
         trained and has one answer for all seeds. Or several, as a tuple.
     seeds
-        One head for each seed, which fixes its first weights and the order of the images; a number n stands for seeds
-        0 to n-1.
-    learning_rate
-        Of Adam: 1e-3 as in the paper's text; the authors' code has 1e-2.
+        One head for each seed, which fixes first weights and the order of the images; n stands for seeds 0 to n-1.
+    learning_rate, epochs, batch_size
+        Of Adam, 1e-3 as in the paper's text (the authors' code has 1e-2); the paper's 5 epochs of batches of 256.
     min_steps
         Train for more epochs until Adam has taken this many steps. The paper's 5 epochs of 50,000 images are 980 steps;
         5 epochs of a thousand images are 20, which leave a head half trained. 0 trains the paper's epochs.
-    epochs, batch_size
-        5 epochs of batches of 256 (the paper's).
     kind
         ``"linear"``, or ``"mlp"``: one hidden layer as wide as the features, with dropout, a layer norm and SiLU, as
         in the authors' released code, which trains it for 50 epochs.
@@ -48,8 +45,7 @@ class HeadConfig:
     Raises
     ------
     InputError
-        If a protocol or kind is unknown, there is no protocol or seed, or a number is none that heads can be trained
-        with.
+        If a name or number is none that heads can be trained with, or there is no protocol or seed.
     """
 
     protocol: str | Iterable[str] = "frozen"
@@ -86,8 +82,7 @@ class HeadConfig:
 class Probe:
     """The paper's head: one linear layer, or the released code's MLP, trained with Adam on fixed features.
 
-    Every set of features gets one head per seed. Heads do not see each other: training them together changes nothing
-    but the time.
+    Every set of features gets one head per seed. Training them together changes nothing but the time.
 
     Parameters
     ----------
@@ -195,13 +190,7 @@ class Probe:
 
     @torch.inference_mode()
     def logits(self, features: Tensor) -> Tensor:
-        """Logits of every head, float32, shape (sets, seeds, n, classes), from features as for `predict`.
-
-        Raises
-        ------
-        InputError
-            If the heads were not trained.
-        """
+        """Logits of every head, float32, shape (sets, seeds, n, classes), from features as for `predict`."""
         heads, features = self._trained, _as_sets(features)[:, None]
         if "hidden" in heads:
             features = _hidden(heads, features)
@@ -211,12 +200,7 @@ class Probe:
     def predict(self, features: Tensor) -> Tensor:
         """Predict classes, int64, shape (sets, seeds, n), or (seeds, n) from features of shape (n, width).
 
-        Heads fitted on one set apply to every set: the paper's frozen head.
-
-        Raises
-        ------
-        InputError
-            If the heads were not trained.
+        Heads fitted on one set apply to every set: the paper's frozen head. An `InputError` if there are none yet.
         """
         predicted = self.logits(features).argmax(-1)
         return predicted if np.ndim(features) == 3 else predicted[0]

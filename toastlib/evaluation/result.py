@@ -12,8 +12,7 @@ from toastlib.errors import InputError
 from toastlib.evaluation.metrics import CONFIDENCE, accuracy_interval, changes, exact_mcnemar, holm, paired_difference
 from toastlib.plan import ORIGINAL
 
-ALL_PLANS = "all plans"
-"""Stands in the column ``plan`` where all plans are pooled."""
+ALL_PLANS = "all plans"  # stands in the column plan where all plans are pooled
 
 
 @dataclass(frozen=True)
@@ -23,15 +22,11 @@ class Evaluation:
     Parameters
     ----------
     variants
-        One row per variant: ``head``, ``translator``, ``plan``, ``seed``; and ``calibration`` between translator and
-        plan, if maps were fitted on several calibration sets.
-    predictions
-        Predicted classes, int64, shape (variants, images).
-    labels, class_names
-        True classes, int64, shape (images,); and one name per class.
+        One row per variant: ``head``, ``translator``, ``calibration`` if there are several sets, ``plan``, ``seed``.
+    predictions, labels, class_names
+        Predicted classes, int64, shape (variants, images); true ones, shape (images,); and one name per class.
     names
-        Columns that every row of `table` begins with: ``model``, ``features``, ``dataset``, and, where images are read,
-        ``image_size`` in pixels.
+        First columns of every row of `table`: ``model``, ``features``, ``dataset``, and ``image_size`` of images.
     costs
         One row per translator and plan, from `plan_costs`; `table` takes them in.
     """
@@ -56,8 +51,7 @@ class Evaluation:
     def mean_correct(self, **which: str) -> np.ndarray:
         """Share of the chosen variants that classify each image correctly, shape (images,).
 
-        Variants are chosen by columns, such as ``translator="linear", plan="2->5"``; the mean is over all that fit. An
-        `InputError` if none does.
+        Chosen are all that fit columns, such as ``translator="linear", plan="2->5"``; an `InputError` if none does.
         """
         return self.correct[self._rows(**which)].mean(0)
 
@@ -104,8 +98,7 @@ class Evaluation:
         Columns: those that name a variant, ``gain``, ``gain_low``, ``gain_high``. The reference is
         ``translator="linear"``, ``calibration="mnist"`` or both: head, plan and calibration set are the variant's own
         where they are not named; the original has no plan, and identity no calibration set. With `pooled` all plans
-        are one row; with `adjust` intervals are widened by Bonferroni's rule, so that all of a head's rows hold
-        together with 95 %.
+        are one row; with `adjust` all intervals of a head hold together with 95 %, by Bonferroni's rule.
 
         Raises
         ------
@@ -168,8 +161,7 @@ class Evaluation:
     def flips(self, **which: str | int) -> pd.DataFrame:
         """Test images that the original classifies correctly and one variant does not.
 
-        The variant is chosen as for `confusion`, one of its heads by ``seed``. Columns ``seed``, ``image`` (row in the
-        test set), ``true`` and ``predicted`` (class names).
+        Chosen as for `confusion`, one head by ``seed``. Columns ``seed``, ``image``, ``true``, ``predicted``.
         """
         names = np.array(self.class_names, dtype=object)
         rows = [

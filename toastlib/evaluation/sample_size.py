@@ -86,10 +86,7 @@ def sample_size_curve(
 
 
 def cap_sizes(sizes: Iterable[int], available: int) -> list[int]:
-    """The sizes in order, those beyond the available images replaced by all of them, without repetitions.
-
-    An `InputError` if there is no size, or one is not positive.
-    """
+    """The sizes in order, those beyond the available images replaced by all of them, without repetitions."""
     sizes = list(sizes)
     if not sizes:
         raise InputError("Calibration sizes are numbers of images from 1 on, such as [16, 64, 256].")
@@ -139,8 +136,7 @@ def variance_split(curve: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         Columns ``plan``, ``calibration_size``; ``draws``, ``head_seeds``, ``remainder``: standard deviations in points;
-        ``draw_share``: percent of the summed variance that the draws bring. NaN with a single draw or seed, the share
-        also where nothing varies.
+        ``draw_share``: percent of the summed variance that the draws bring. NaN with a single draw or seed.
     """
     maps = _maps_of(curve)
     rows = [

@@ -1,13 +1,15 @@
 """Zero-shot classification by a text encoder, with blocks removed from the vision tower alone (paper, Table 2)."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
 from typing import Any
 
 import torch
+import transformers
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -92,23 +94,20 @@ def load_dual_encoder(encoder: Encoder, model: str) -> DualEncoder:
 
 def read_text_encoder(encoder: Encoder, folder: Path) -> DualEncoder:
     """Read a text encoder that ``scripts/train_text_encoder.py`` wrote, for the encoder that it was trained with."""
-    from safetensors.torch import load_file
-    from transformers import CLIPTextConfig, PreTrainedTokenizerFast
-
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    model = build_dual_model(encoder, CLIPTextConfig(**settings["text"]), settings["projection_dim"])
+    model = build_dual_model(encoder, transformers.CLIPTextConfig(**settings["text"]), settings["projection_dim"])
     model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     model.eval().requires_grad_(False).to(encoder.device)
-    return DualEncoder(encoder, model, PreTrainedTokenizerFast.from_pretrained(folder), tuple(settings["held_out"]))
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    return DualEncoder(encoder, model, tokenizer, tuple(settings["held_out"]))
 
 
 def build_dual_model(encoder: Encoder, text: Any, projection_dim: int) -> nn.Module:
     """A `VisionTextDualEncoderModel` around the encoder's own model, its text encoder and projections not trained."""
-    from transformers import CLIPTextModel, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
-
     own = encoder.model.config
-    config = VisionTextDualEncoderConfig.from_vision_text_configs(own, text, projection_dim=projection_dim)
-    model = VisionTextDualEncoderModel(config, vision_model=encoder.model, text_model=CLIPTextModel(text))
+    kind = transformers.VisionTextDualEncoderModel
+    config = kind.config_class.from_vision_text_configs(own, text, projection_dim=projection_dim)
+    model = kind(config, vision_model=encoder.model, text_model=transformers.CLIPTextModel(text))
     encoder.model.config = own  # the pair has put a copy in its place
     return model
 
@@ -118,34 +117,22 @@ def caption(template: str, class_name: str) -> str:
     return template.format(class_name.split(",")[0].replace("_", " "))
 
 
-@dataclass(frozen=True)
-class ZeroShotHead:
-    """A head that nobody trained: what the class names mean, as the text tower has it."""
-
-    projection: nn.Module  # from the vision tower's features to the width that images and texts share
-    texts: Tensor  # one feature of length 1 per class, shape (classes, shared width)
-    scale: float  # from cosine similarity to logit
-    bias: float = 0.0  # only SigLIP has one
-
-    @torch.inference_mode()
-    def logits(self, features: Tensor) -> Tensor:
-        """Shape (..., classes) from features of shape (..., width)."""
-        return self.scale * normalize(self.projection(features.float()), dim=-1) @ self.texts.T + self.bias
-
-
 @torch.inference_mode()
-def zero_shot_head(dual: DualEncoder, class_names: Sequence[str], templates: Sequence[str] = TEMPLATES) -> ZeroShotHead:
-    """The head of these classes: the mean over templates of their text features, brought back to length 1.
+def zero_shot_head(
+    dual: DualEncoder, class_names: Sequence[str], templates: Sequence[str] = TEMPLATES
+) -> Callable[[Tensor], Tensor]:
+    """A head that nobody trained, from features (..., width) to logits (..., classes).
 
-    Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021), section 3.1.
-    Templates are captions with ``{}`` in place of the class name (see `caption`); an `InputError` if one has none.
+    It compares images with the mean over templates of a class's text features, brought back to length 1. Radford et
+    al., "Learning Transferable Visual Models From Natural Language Supervision" (2021), section 3.1. Templates are
+    captions with ``{}`` in place of the class name (see `caption`); an `InputError` if one has none.
     """
     check_templates(templates)
     per_template = [dual.text_features([caption(text, name) for name in class_names]) for text in templates]
-    texts = normalize(torch.stack(per_template).mean(0), dim=-1)
-    bias = getattr(dual.model, "logit_bias", torch.zeros(1)).item()
-    projection = getattr(dual.model, "visual_projection", nn.Identity())
-    return ZeroShotHead(projection, texts, dual.model.logit_scale.exp().item(), bias)
+    texts = normalize(torch.stack(per_template).mean(0), dim=-1)  # (classes, shared width)
+    scale, bias = dual.model.logit_scale.exp(), getattr(dual.model, "logit_bias", 0)  # only SigLIP has a bias
+    project = getattr(dual.model, "visual_projection", nn.Identity())
+    return lambda features: scale * normalize(project(features.float()), dim=-1) @ texts.T + bias
 
 
 def evaluate_zero_shot(
@@ -164,10 +151,8 @@ def evaluate_zero_shot(
     ----------
     dual, data
         A vision encoder, from which blocks are removed, with its text encoder; and a set with labelled test images.
-    plans, translators, calibration, batch_size
-        As for `evaluate_plans`.
-    templates
-        As for `zero_shot_head`: one without ``{}`` is refused.
+    plans, translators, calibration, batch_size, templates
+        As for `evaluate_plans`; and as for `zero_shot_head`.
 
     Returns
     -------
@@ -178,7 +163,7 @@ def evaluate_zero_shot(
     encoder, head = dual.encoder, zero_shot_head(dual, data.class_names, templates)
     ready = prepare(encoder, data, plans, translators=translators, calibration=calibration, batch_size=batch_size)
     test = collect_features(encoder, data.test, ready.variants, ready.maps, batch_size)
-    predicted = torch.stack([head.logits(features).argmax(-1) for features in test])
+    predicted = torch.stack([head(features).argmax(-1) for features in test])
     return as_evaluation(encoder, data, ready, predicted[None, :, None], [HEAD], [0])
 
 

@@ -34,8 +34,7 @@ from toastlib.plan import Plan, Span
 from toastlib.translators.base import RECOMMENDED
 
 INPUTS, TOKENS = 6, 16  # random images or texts; tokens of the longest text
-ESSENTIAL = ("blocks found", "features", "walk = forward", "maps")
-"""Without these nothing can be done; the other checks are ways to keep what was done, or other ways to do it."""
+ESSENTIAL = ("blocks found", "features", "walk = forward", "maps")  # without these nothing can be done
 MARKS = {True: "✓", False: "✗", None: "–"}
 
 
@@ -52,12 +51,7 @@ def check_model(model: str | nn.Module) -> pd.DataFrame:
     -------
     DataFrame
         Columns ``check``, ``works`` (`None` where a package is missing) and ``detail``. The last row is the first of
-        the checks `ESSENTIAL` that fails: what comes after it takes it for granted.
-
-    Raises
-    ------
-    InputError
-        If there is no such model, or it cannot be read.
+        the checks `ESSENTIAL` that fails, if one does. An `InputError` if there is no such model, or it cannot be read.
     """
     if isinstance(model, str) and re.fullmatch(r"[\w.]+:[\w.]+", model) and not model.startswith(catalog.TIMM):
         model = _made_by(model)

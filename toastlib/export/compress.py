@@ -3,46 +3,34 @@
 import math
 from dataclasses import replace
 from numbers import Real
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
+from transformers import PreTrainedModel
 
+from toastlib import errors
 from toastlib.approximation.fuse import FUSED, can_fuse
 from toastlib.data.images import ImageSet
-from toastlib.errors import InputError, need, need_encoder, need_original, need_set, unknown, whole_number
+from toastlib.errors import InputError
 from toastlib.evaluation import heads
 from toastlib.evaluation.heads import MEASURES, Head
 from toastlib.evaluation.latency import device_name, measure_energy, measure_latency, measure_pipeline
-from toastlib.export.onnx import in_onnxruntime, need_onnx
+from toastlib.export.onnx import NEEDED, in_onnxruntime
 from toastlib.export.result import TUNED, CompressionResult, Contender, maps_table
-from toastlib.models.classifier import own_classifier
+from toastlib.models.base_architecture import own_classifier
 from toastlib.models.costs import example_input, flops_of_example, input_of, parameter_count
 from toastlib.models.encoder import Encoder
 from toastlib.models.model_card import ModelCardData, Sizes, task_of
 from toastlib.models.saving import OWN, saved_form, stored_dtype
 from toastlib.plan import ORIGINAL, Plan
 from toastlib.plugins import is_known
-from toastlib.selection.search import (
-    HELD_OUT,
-    TESTED,
-    Calibrated,
-    largest_plan_within,
-    make_selector,
-    plan_of_size,
-    scores_by_size,
-)
+from toastlib.selection import search
 from toastlib.statistics.similarity import similarity
 from toastlib.translators.base import ALIGN, RECOMMENDED, TRANSLATORS, split_align
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-
 TRIED_ON = 200
 """Training images on which candidate plans are compared, reserved before the calibration images are drawn."""
-LADDER = 500
-"""Training images at most on which fewer blocks than asked for are tested, to show where to stop."""
+LADDER = 500  # training images at most on which fewer blocks than asked for are tested, to show where to stop
 MAX_DROP = 1.0  # points
 REMOVES_NOTHING = "The plan removes nothing: name spans such as '2->5', or a number of blocks."
 PREFERENCES = ("accuracy", "size", "speed")
@@ -55,7 +43,7 @@ def compress(
     remove: int | str | Plan | None = None,
     max_drop: float | None = None,
     translator: str | None = None,
-    head: "PreTrainedModel | str | None" = None,
+    head: PreTrainedModel | str | None = None,
     calibration: int = 500,
     seed: int = 0,
     onnx: bool = False,
@@ -99,25 +87,24 @@ def compress(
     ------
     InputError
         If both `remove` and `max_drop` are given, a name is unknown, the encoder cannot be saved, its classifier does
-        not know all classes, not even one block can be removed, onnxruntime is missing or the encoder on a GPU, or
-        fine-tuning goes with `max_drop` or without accelerate.
+        not know all classes, no block can be removed, a package is missing, or `onnx` or `finetune` does not suit.
     """
     if onnx:
-        need_onnx()
+        errors.need_packages("ONNX", NEEDED, "onnx")
         if encoder.reads_text:
             raise InputError("Models of texts are not measured in onnxruntime: `toast export` writes the saved folder.")
         if encoder.device.type != "cpu":
             raise InputError("onnxruntime is measured on the CPU: load the encoder with device cpu.")
-    need_encoder(encoder)
-    need_set(data)
-    whole_number("calibration", calibration, least=1)
-    whole_number("seed", seed)
-    whole_number("finetune", finetune)
+    errors.need_encoder(encoder)
+    errors.need_set(data)
+    errors.whole_number("calibration", calibration, least=1)
+    errors.whole_number("seed", seed)
+    errors.whole_number("finetune", finetune)
     if finetune and (remove is None or max_drop is not None):
         raise InputError("A promise of max_drop is about maps as they are fitted: fine-tune with remove, without it.")
     _check(encoder, remove, max_drop, RECOMMENDED if translator is None or translator in PREFERENCES else translator)
     if head is not None and not isinstance(head, str):
-        need(head, "config", "A classifier, as AutoModelForImageClassification loads it,")
+        errors.need(head, "config", "A classifier, as AutoModelForImageClassification loads it,")
     classifier, wanted = (None, head) if head is None or isinstance(head, str) else (head, OWN)
     if classifier is None and encoder.checkpoint:
         classifier = own_classifier(*encoder.checkpoint[:3], whole_or_none=wanted == "new")
@@ -125,29 +112,29 @@ def compress(
     names, plan_given = _translators(translator, encoder, own_head), isinstance(remove, str | Plan)
     max_drop = MAX_DROP if remove is None and max_drop is None else max_drop
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
-    held_out_count = len(data.train) // HELD_OUT
+    held_out_count = len(data.train) // search.HELD_OUT
     if max_drop is None:  # a promise needs a third; a ladder up to `remove` takes what is left over
         left_over = 0 if plan_given else len(data.train) - calibration - TRIED_ON
         held_out_count = min(held_out_count, LADDER, max(left_over, 0))
     held_out, fitting = (data.train[part] for part in order.tensor_split([held_out_count]))
     drawn = fitting.sample(min(calibration + TRIED_ON, len(fitting)), seed)
     reserved = 0 if plan_given else min(TRIED_ON, len(drawn) // 3)
-    calibrated = Calibrated(encoder, drawn[: min(calibration, len(drawn) - reserved)])
+    calibrated = search.Calibrated(encoder, drawn[: min(calibration, len(drawn) - reserved)])
     tried_on = drawn[len(calibrated.images) :][:TRIED_ON]
-    search = pd.DataFrame(columns=TESTED)
+    ladder = pd.DataFrame(columns=search.TESTED)
     if plan_given:
         plan = Plan.parse(remove)
     else:
         trial = heads.choose_head(encoder, replace(data, train=fitting), classifier, seed, wanted)
-        choose = make_selector(calibrated, tried_on, trial, names[0])
-        tested = scores_by_size(calibrated, choose, names[0], trial, held_out)
+        choose = search.make_selector(calibrated, tried_on, trial, names[0])
+        tested = search.scores_by_size(calibrated, choose, names[0], trial, held_out)
         if max_drop is not None:
-            plan, search = largest_plan_within(tested, trial, max_drop, heads.inputs_of(data.test))
+            plan, ladder = search.largest_plan_within(tested, trial, max_drop, heads.inputs_of(data.test))
         elif len(held_out):
-            plan, search = plan_of_size(tested, trial, remove)
+            plan, ladder = search.plan_of_size(tested, trial, remove)
         else:
             plan, *how = choose(remove)
-            search.loc[0] = (remove, str(plan), *how, *(float("nan"),) * 3, 0, 0)
+            ladder.loc[0] = (remove, str(plan), *how, *(float("nan"),) * 3, 0, 0)
     made, reasons = _make_all(calibrated, plan, names, own_head)
     taken = next(iter(made))
     if finetune:
@@ -196,7 +183,7 @@ def compress(
         classes=heads.by_class(data.test, *scores[:2], own_head) if with_labels else None,
         flips=flips,
         similarity=similarity(calibrated.moments, "cka"),
-        search=search,
+        search=ladder,
         max_drop=max_drop,
     )
 
@@ -213,7 +200,7 @@ def _translators(translator: str | None, encoder: Encoder, head: Head) -> list[s
 
 
 def _make_all(
-    calibrated: Calibrated, plan: Plan, names: list[str], head: Head
+    calibrated: search.Calibrated, plan: Plan, names: list[str], head: Head
 ) -> tuple[dict[str, tuple[Encoder, Head]], dict[str, str]]:
     """Translator -> smaller encoder and head; and for those that this plan does not allow, why."""
     made, reasons = {}, {}
@@ -264,10 +251,10 @@ def _contenders(made: dict[str, tuple[Encoder, Head]], itemsize: int, onnx: bool
 def _check(encoder: Encoder, remove: int | str | Plan | None, max_drop: float | None, translator: str) -> None:
     if remove is not None and max_drop is not None:
         raise InputError("Give remove or max_drop, not both: each of them decides which blocks are removed.")
-    need_original(encoder)
+    errors.need_original(encoder)
     kind, _ = split_align(str(translator))
     if kind != FUSED and not is_known(kind, TRANSLATORS):
-        raise unknown("translator", kind, [name + end for name in (*TRANSLATORS, FUSED) for end in ("", ALIGN)])
+        raise errors.unknown("translator", kind, [name + end for name in (*TRANSLATORS, FUSED) for end in ("", ALIGN)])
     if max_drop is not None and not (isinstance(max_drop, Real) and 0 < max_drop < 100):
         raise InputError(f"max_drop is a number of points between 0 and 100, not {max_drop}.")
     if isinstance(remove, str | Plan) and not Plan.parse(remove).check(len(encoder.blocks)):

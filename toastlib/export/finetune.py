@@ -4,6 +4,7 @@ import random
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -43,8 +44,7 @@ def finetune(
     Parameters
     ----------
     model
-        What `saved_form` makes, or `save_pretrained` wrote; float32. It is trained in place, as is an encoder that
-        shares its weights.
+        What `saved_form` makes, or `save_pretrained` wrote; float32. It is trained in place.
     images, test
         Images or texts to train on; and, with labels, to measure the accuracy on.
     parts
@@ -56,25 +56,22 @@ def finetune(
     steps
         Number of steps; or steps after which a row is measured, such as ``[0, 50, 100]``, of which the last ends it.
     learning_rate, seed
-        Of AdamW; and of the order of the images, and of dropout if the model has any. 1e-3 suits few weights; all of
-        them want far less: 1e-5 suits the real ViT-S of chapter 17, and 3e-5 first harms it.
+        Of AdamW: 1e-3 suits few weights, and 1e-5 all of a ViT-S (chapter 17); and of the order of images, and dropout.
 
     Returns
     -------
     DataFrame
         A row for each step that is measured, the first and the last by default: ``step``, ``seconds`` of training until
-        then, mean ``loss`` since the row before, and ``accuracy`` in percent.
-
-    Raises
-    ------
-    InputError
-        If accelerate is missing; parts, labels or the teacher do not suit the model; or it is of half precision.
+        then, mean ``loss`` since the row before, and ``accuracy`` in percent. An `InputError` if accelerate is missing,
+        or parts, labels or the teacher do not suit the model.
     """
     need_packages("Fine-tuning", ["accelerate"], "train")
     _check(model, images, test, teacher, parts)
     real_number("learning_rate", learning_rate, above=0)
     whole_number("seed", seed)
-    measured, weights = _steps(steps), parameters_of(model, parts)
+    measured, weights = sorted({*steps} if isinstance(steps, Sequence) else {0, steps}), parameters_of(model, parts)
+    for step in measured or [-1]:
+        whole_number("A number of steps", step)
     drawn = random.getstate(), np.random.get_state()  # Trainer seeds them too
     work = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     with work as folder, training(seed, model.device), quiet_transformers():
@@ -95,7 +92,8 @@ def finetune(
         )
         settings._n_gpu = min(settings.n_gpu, 1)  # no DataParallel: a model has one device
         targets = None if teacher is None else teacher.encode(images).clone()  # (images, width)
-        trainer = _Finetuner(model, settings, train_dataset=range(len(images)), data_collator=_Batch(images, targets))
+        collate = partial(_batch, images, targets)
+        trainer = _Finetuner(model, settings, train_dataset=range(len(images)), data_collator=collate)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(record := _Record(measured, trainer, test))
         try:
@@ -129,15 +127,10 @@ def parameters_of(model: PreTrainedModel, parts: str) -> list[nn.Parameter]:
     return list({id(p): p for part in parts.split("+") for p in found[part]}.values())
 
 
-class _Batch:
+def _batch(images: Images, targets: Tensor | None, rows: list[int]) -> dict[str, Tensor]:
     """Rows of images as the arguments of a model, with their labels or the features that are wanted."""
-
-    def __init__(self, images: Images, targets: Tensor | None) -> None:
-        self.images, self.targets = images, targets
-
-    def __call__(self, rows: list[int]) -> dict[str, Tensor]:
-        inputs, labels = next(self.images[torch.tensor(rows)].batches(len(rows)))
-        return arguments_of(inputs) | ({"labels": labels} if self.targets is None else {"target": self.targets[rows]})
+    inputs, labels = next(images[torch.tensor(rows)].batches(len(rows)))
+    return arguments_of(inputs) | ({"labels": labels} if targets is None else {"target": targets[rows]})
 
 
 class _Finetuner(Trainer):
@@ -198,11 +191,3 @@ def _check(model: PreTrainedModel, images: Images, test: Images | None, teacher:
         raise InputError("The features that a teacher gives do not depend on the head: take other parts, or labels.")
     if teacher is not None and not hasattr(getattr(model, "toast", model), "tower"):
         raise InputError("A model with fused maps is trained with labels alone: a teacher needs maps of their own.")
-
-
-def _steps(steps: int | Sequence[int]) -> list[int]:
-    """The steps that are measured, in order."""
-    measured = sorted({*steps} if isinstance(steps, Sequence) else {0, steps})
-    for step in measured or [-1]:
-        whole_number("A number of steps", step)
-    return measured

@@ -27,8 +27,7 @@ FACTS = "report.json"
 def save_compressed(result: CompressionResult, folder: str | Path, *, force: bool = False) -> Path:
     """Write model, card and ``report.html`` to a folder, whole or not at all, and return its path.
 
-    An `InputError` if the folder exists and holds anything that toastlib did not write, unless `force`; or if it cannot
-    be written.
+    An `InputError` if it cannot be written, or holds anything that toastlib did not write, unless `force`.
     """
     with writing(folder, force=force) as staging:
         head = result.head
@@ -46,10 +45,7 @@ def facts(result: CompressionResult) -> dict[str, Any]:
 
 
 def compare_folders(folders: Sequence[str | Path]) -> tuple[pd.DataFrame, list[str]]:
-    """A column for each folder of `save_compressed`, a row for each fact; and what stands against comparing them.
-
-    An `InputError` if a folder holds no ``report.json``.
-    """
+    """A column for each folder of `save_compressed`, a row for each fact; and what stands against comparing them."""
     columns, settings = {}, {}
     for folder in map(Path, folders):
         try:

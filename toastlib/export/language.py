@@ -21,8 +21,7 @@ from toastlib.statistics.collect import collect_moments
 from toastlib.translators.base import RECOMMENDED
 
 CANDIDATES = 10
-TRIED_ON = 50
-"""Training texts at most on which candidate plans are compared; maps are fitted on others."""
+TRIED_ON = 50  # training texts at most on which candidate plans are compared; maps are fitted on others
 PROMPTS, PROMPT, WRITTEN = 3, 32, 48
 """Test texts that are continued; tokens that are read of each, and that are written."""
 
@@ -76,10 +75,7 @@ class LanguageCompression:
         return numbers.assign(lost=["", *lost[1:]]).rename(columns={"translator": "map", "bits": "bits per token"})
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
-        """Write model, card and ``report.html``, whole or not at all, and return the folder's path.
-
-        An `InputError` as of `CompressionResult.save`.
-        """
+        """Write model, card and ``report.html``, as `CompressionResult.save` does, and return the folder's path."""
         facts = {"calibration": self.calibration, "evaluation": self.evaluation, "measure": "perplexity"}
         with writing(folder, force=force) as staging:
             self.model.save_pretrained(staging, card=ModelCardData(head=self.verdict(), **facts))
@@ -111,8 +107,7 @@ def compress_language(
     remove
         A plan, or a number of blocks: then the best plans by calibration texts are compared on other training texts.
     translator
-        The map that is taken; ``"context"`` or ``"linear"`` if `None`, whichever loses less on those texts. Both, and
-        ``"identity"``, stand beside it.
+        The map that is taken; if `None`, ``"context"`` or ``"linear"``, whichever loses less on those texts.
     calibration, seed
         Number of training texts at most that maps are fitted on; seed of their draw.
 

@@ -8,10 +8,11 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+import transformers
 from torch import Tensor, nn
+from transformers.modeling_outputs import ModelOutput
 
 from toastlib.data import catalog
 from toastlib.data.transforms import Preprocessing, image_size
@@ -19,15 +20,8 @@ from toastlib.errors import InputError, need_packages, unknown
 from toastlib.models.quiet import find_checkpoint, quiet_transformers
 from toastlib.output import MARK, writing
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-    from transformers.modeling_outputs import ModelOutput
-
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "int8": 0.5}
-"""Precision -> largest allowed difference between onnxruntime and eager torch, as a share of torch's largest output.
-
-float16 keeps three digits. Rounding to int8 costs what it costs: only what is no longer the same model is refused.
-"""
+"""Precision -> largest allowed difference between onnxruntime and eager torch, as a share of torch's largest output."""
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 TOKENS = 9  # at least, of the texts that a model is traced with
 USE = """\
@@ -73,8 +67,7 @@ def export_onnx(
 ) -> tuple[Path, float, str]:
     """Write a model as ONNX, with any batch size, and compare it with the model in onnxruntime.
 
-    Returned are the file, the largest difference from eager torch over batches of 1 and 3, as a share of the largest
-    output, and lines of Python that use the file.
+    Returned are the file, the largest difference from eager torch as a share of outputs, and code that uses the file.
 
     Parameters
     ----------
@@ -93,10 +86,9 @@ def export_onnx(
     Raises
     ------
     InputError
-        If a package is missing, the precision is unknown, the model cannot be opened, or the difference exceeds
-        `TOLERANCES`; then no file is kept.
+        If a package is missing, the model cannot be opened, or differs by more than `TOLERANCES`: no file is kept then.
     """
-    need_onnx()
+    need_packages("ONNX", NEEDED, "onnx")
     if precision not in TOLERANCES:
         raise unknown("precision", precision, TOLERANCES)
     path = find_checkpoint(str(model))
@@ -128,21 +120,13 @@ def _use(traced: Traced, path: str, file: Path) -> str:
     return USE.format(imports=imports, inputs=inputs, file=file, output=traced.output, names=names, shape=shape)
 
 
-def need_onnx() -> None:
-    """Raise an `InputError` that says what to install, if a package is missing."""
-    need_packages("ONNX", NEEDED, "onnx")
-
-
 def write_onnx(traced: Traced, file: Path, precision: str = "float32") -> None:
-    """Write a model, float32, as an ONNX file of that precision; an `InputError` if the exporter cannot.
-
-    The exporter stumbles over fused attention with a bias, BEiT's: then the plain products are written.
-    """
+    """Write a model, float32, as an ONNX file of that precision; an `InputError` if the exporter cannot."""
     fused = getattr(getattr(traced.model, "config", None), "_attn_implementation", None)
     with _quiet():
         try:
             _export(traced, file)
-        except torch.onnx.OnnxExporterError:
+        except torch.onnx.OnnxExporterError:  # it stumbles over fused attention with a bias, BEiT's
             traced.model.set_attn_implementation("eager")
             try:
                 _export(traced, file)
@@ -198,16 +182,14 @@ class OnnxModel:
         self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self.megabytes = file.stat().st_size / 1e6
 
-    def __call__(self, *inputs: Tensor, **named: Tensor) -> "ModelOutput":
-        from transformers.modeling_outputs import ModelOutput
-
+    def __call__(self, *inputs: Tensor, **named: Tensor) -> ModelOutput:
         numbers = [(one.float() if one.is_floating_point() else one).numpy() for one in (*inputs, *named.values())]
         names = [one.name for one in self.session.get_inputs()]
         (found,) = self.session.run(None, dict(zip(names, numbers, strict=True)))
         return ModelOutput({self.session.get_outputs()[0].name: torch.from_numpy(found)})
 
 
-def in_onnxruntime(model: "PreTrainedModel", example: Tensor, precision: str) -> OnnxModel:
+def in_onnxruntime(model: transformers.PreTrainedModel, example: Tensor, precision: str) -> OnnxModel:
     """A classifier or encoder of images in onnxruntime; `example` is a batch of its images."""
     with torch.inference_mode():
         output = "logits" if "logits" in model(example) else "pooler_output"
@@ -220,8 +202,6 @@ def in_onnxruntime(model: "PreTrainedModel", example: Tensor, precision: str) ->
 
 def _opened(path: str) -> Traced:
     """The model, float32, with the shapes of its inputs; that of a text is any."""
-    import transformers
-
     where = catalog.at_revision(path)
     with catalog.loading("model", path):
         config = transformers.AutoConfig.from_pretrained(**where)

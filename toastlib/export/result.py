@@ -1,36 +1,32 @@
 """What a compression has made, what it costs, and whether it is worth it."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from toastlib.approximation.fuse import FUSED
 from toastlib.evaluation.heads import LOST, Flip, Head, points_lost
 from toastlib.evaluation.latency import Spread
 from toastlib.evaluation.metrics import changes
 from toastlib.export.folder import save_compressed
+from toastlib.export.onnx import OnnxModel
 from toastlib.models.encoder import Encoder
 from toastlib.models.model_card import Accuracy, ModelCardData, change, removed_in_words, short
 from toastlib.plan import Plan
 from toastlib.translators.base import RECOMMENDED, split_align
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from toastlib.export.onnx import OnnxModel
-
-TUNED = ", fine-tuned"
-"""Behind a map's name in the table of maps."""
+TUNED = ", fine-tuned"  # behind a map's name in the table of maps
 
 
 class Contender(NamedTuple):
     """A model that is measured beside the others: its map, the model, its size on disk, and what opens it."""
 
     translator: str
-    model: "PreTrainedModel | OnnxModel"
+    model: PreTrainedModel | OnnxModel
     megabytes: float
     opens: str
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
+from transformers import AttentionInterface
 
 from toastlib.models.costs import example_input
 from toastlib.models.encoder import Encoder
 
-PLAIN = "toastlib_products"
-"""The name of `attend_by_products` among transformers' attention functions."""
+PLAIN = "toastlib_products"  # the name of `attend_by_products` among transformers' attention functions
 GAIN = 1.25
 """How much faster products must be to be taken: what is nearly equal is not left to the noise of a measurement."""
 
@@ -57,8 +57,6 @@ def choose_attention(encoder: Encoder) -> None:
     heads = getattr(config, "num_attention_heads", None)
     if encoder.reads_text or encoder.device.type != "cpu" or not isinstance(heads, int):
         return
-    from transformers import AttentionInterface
-
     inputs = example_input(encoder)
     tokens, width = encoder.embed(inputs).hidden.shape[1:]
     if not products_are_faster((8, heads, tokens, width // heads), encoder.dtype):
@@ -76,10 +74,7 @@ def choose_attention(encoder: Encoder) -> None:
 
 @cache
 def products_are_faster(shape: tuple[int, int, int, int], dtype: torch.dtype) -> bool:
-    """Whether `products` beat torch's attention on this CPU by `GAIN`, for (batch, heads, tokens, size); measured once.
-
-    In bfloat16 they may take half the time, in float32 torch's is the faster one.
-    """
+    """Whether `products` beat torch's attention on this CPU by `GAIN`, for (batch, heads, tokens, size)."""
     draw = torch.Generator().manual_seed(0)
     batch, heads, tokens, size = shape
     query, key, value = torch.randn(3, batch, tokens, heads, size, generator=draw).to(dtype).transpose(2, 3)

@@ -1,28 +1,84 @@
-"""Transformers' own classes around an encoder: their skeletons and heads, and models of the base architecture."""
+"""Transformers' own classes around an encoder: a checkpoint's classifier, and models of the base architecture."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from torch import Tensor, nn
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
+from toastlib.data import catalog
 from toastlib.errors import InputError
 from toastlib.models.costs import example_input
 from toastlib.models.layers import layer_lists, number_blocks, shorten_config
+from toastlib.models.quiet import find_checkpoint, quiet_transformers
+from toastlib.models.structure import set_image_size
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from toastlib.models.encoder import Encoder
+
+TASKS = ("ForImageClassification", "ForSequenceClassification")
+SPELLINGS = (str, str.casefold, lambda name: re.sub(r"[\s_/-]+", "", name.casefold()))
+"""Names are compared as they are; else without case; else without spaces, ``_``, ``-`` and ``/`` too."""
+
+
+def own_classifier(
+    name: str, image_size: int | None = None, trust_remote_code: bool = False, *, whole_or_none: bool = False
+) -> PreTrainedModel | None:
+    """The classifier of a checkpoint, or `None` if it has none; the arguments are as for `load_encoder`.
+
+    An `InputError` if its weights are missing or of another shape; with `whole_or_none` it is `None` then too.
+    """
+    path = find_checkpoint(name)
+    where = catalog.at_revision(path) | {"trust_remote_code": trust_remote_code}
+    (kind, *_) = [*(transformers.AutoConfig.from_pretrained(**where).architectures or []), ""]
+    task = next((task for task in TASKS if task in kind), None)
+    if task is None or kind.startswith("Toast"):
+        return None
+    with catalog.loading("model", path), quiet_transformers():
+        settings = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True} | where
+        settings["ignore_mismatched_sizes"] = True  # refused below
+        model, info = getattr(transformers, f"AutoModel{task}").from_pretrained(**settings)
+    if wrong := sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}):
+        if whole_or_none:
+            return None
+        raise InputError(f"The classifier of {path} lacks weights, or has others: {wrong[0]}. --head new trains one.")
+    model.eval()
+    if image_size:
+        set_image_size(getattr(model, "vision_model", model.base_model), image_size)
+    return model
+
+
+def match_labels(config: PretrainedConfig, names: Iterable[str]) -> list[int | None]:
+    """The index of the label that each name stands for, or `None` where none fits, or more than one.
+
+    A label is known by itself, by its other names in ``label2id``, and by each of its names between commas, as in
+    ImageNet's ``"tench, Tinca tinca"``. A label that two names stand for fits neither.
+    """
+    known = [(label, index) for index, label in config.id2label.items()]
+    known += [(label, index) for label, index in config.label2id.items() if index in config.id2label]
+    known += [(part, index) for label, index in known for part in label.split(", ") if part != label]
+    tables = []
+    for spell in SPELLINGS:
+        table: dict[str, set[int]] = defaultdict(set)
+        for label, index in known:
+            table[spell(label)].add(index)
+        tables.append((spell, table))
+    found: list[int | None] = []
+    for name in names:
+        candidates = next((table[spell(name)] for spell, table in tables if spell(name) in table), set())
+        found.append(min(candidates) if len(candidates) == 1 else None)
+    return [index if found.count(index) == 1 else None for index in found]
 
 
 def plain_form(encoder: Encoder, head: Any = None, class_names: Sequence[str] | None = None) -> PreTrainedModel:
     """The encoder as the Auto classes build it, sharing its weights; parameters as for `save_pretrained`."""
-    from transformers import AutoModel, PreTrainedModel
-
     config = base_config(encoder, encoder.model)
     config.architectures = []
     if head is None:
@@ -64,8 +120,6 @@ def _around(encoder: Encoder, whole: PreTrainedModel) -> PreTrainedModel:
 
 def base_config(encoder: Encoder, model: nn.Module) -> Any:
     """A copy of a transformers model's configuration, with the encoder's dtype and without a path."""
-    from transformers import PreTrainedModel
-
     if not isinstance(encoder.model, PreTrainedModel):
         raise InputError(f"{encoder.name} is no transformers model, and only these can be saved.")
     config, original = copy.deepcopy(model.config), encoder.original_config
@@ -77,13 +131,9 @@ def base_config(encoder: Encoder, model: nn.Module) -> Any:
 
 
 def renumber(encoder: Encoder, kept: Sequence[int]) -> None:
-    """Let configuration and cache of a decoder follow its block list: each member stands where block k of `kept` was.
-
-    Some decoders run as many blocks as their configuration counts, and look up there how each of them attends. What was
-    found about the last block holds no more.
-    """
-    encoder.last_split = None
-    if encoder.is_causal:
+    """Let configuration and cache of a decoder follow its block list: each stands where a block of `kept` was."""
+    encoder.last_split = None  # what was found about another last block
+    if encoder.is_causal:  # some run as many blocks as this counts, and look up here how each of them attends
         config = encoder.model.config
         encoder.original_config = encoder.original_config or copy.deepcopy(config)
         shorten_config(config, kept)
@@ -152,9 +202,7 @@ def _layer_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 def _classifier_of(encoder: Encoder, config: Any, layer: nn.Linear) -> PreTrainedModel:
     """The architecture's own classifier class with a linear layer on the features, its encoder without weights."""
-    from transformers import AutoModelForImageClassification
-
-    whole = skeleton(AutoModelForImageClassification, config)
+    whole = skeleton(transformers.AutoModelForImageClassification, config)
     classifier = getattr(whole, "classifier", None)
     has_tower = whole and any(type(module) is type(encoder.model) for module in whole.children())
     if not has_tower or not isinstance(classifier, nn.Linear) or classifier.in_features < encoder.width:

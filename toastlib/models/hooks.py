@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 def capture_modules(
     modules: Mapping[Hashable, nn.Module], read: Callable[[Any], Any] | None = None
 ) -> Iterator[dict[Hashable, Any]]:
-    """Collect the latest output of each module, by its key and in the order of first calls, while a model runs.
-
-    `read` makes what is collected of an output; all of it if `None`.
-    """
+    """Collect the latest output of each module, or what `read` makes of it, by key, in the order of first calls."""
     outputs, read = {}, read or (lambda output: output)
     with contextlib.ExitStack() as hooks:
         for key, module in modules.items():
@@ -35,10 +32,7 @@ def capture_modules(
 
 @contextlib.contextmanager
 def capture_outputs(encoder: Encoder, blocks: Iterable[int]) -> Iterator[dict[int, Tensor]]:
-    """Collect the latest ``h[k]``, shape (batch, tokens, width), for every `k` of `blocks` while the encoder runs.
-
-    An `InputError` if it is no encoder, or has no such block.
-    """
+    """Collect the latest ``h[k]``, shape (batch, tokens, width), for every `k` of `blocks` while the encoder runs."""
     need_encoder(encoder)
     blocks, last = set(blocks), len(encoder.blocks) - 1
     if outside := [block for block in blocks if not -1 <= block <= last]:
@@ -69,7 +63,7 @@ def collect_activations(
     encoder, images, batch_size
         Any encoder; `Images`, `Texts`, or anything with ``batches(size)``; and their number per forward pass.
     blocks
-        Blocks to keep, -1 being the input of block 0; all of them and -1 if `None`.
+        Blocks to keep, -1 being the input of block 0; all of them and -1 if `None`. An `InputError` for any other.
     tokens
         ``"cls"``, ``"last"`` or ``"mean"`` keep one row per image or text, ``"patch"`` and ``"all"`` one per token;
         see `select_tokens`; ``"positions"`` keeps images apart.
@@ -78,11 +72,6 @@ def collect_activations(
     -------
     dict
         Block -> float32 tensor of shape (rows, width), or (images, tokens, width), on the encoder's device.
-
-    Raises
-    ------
-    InputError
-        If it is no encoder or has no such block, or there are no images.
     """
     need_encoder(encoder)
     need_batches(images)

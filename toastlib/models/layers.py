@@ -114,10 +114,7 @@ class AddRunningContext(nn.Module):
 
 
 def context_of(patches: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean and standard deviation of each image's patches, shape (batch, 2 width), from (batch, patches, width).
-
-    Where a mask is 0, of shape (batch, patches), there is none.
-    """
+    """Mean and standard deviation of patches, (batch, patches, width) to (batch, 2 width); none where the mask is 0."""
     if mask is not None:
         return running_context(running_sums(patches, mask)[:, -1]).to(patches.dtype)
     mean = patches.mean(1, keepdim=True)

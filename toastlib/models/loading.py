@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
+from transformers.image_processing_base import ImageProcessingMixin
 
 from toastlib.data import catalog
 from toastlib.data.transforms import Preprocessing
@@ -36,8 +38,7 @@ def load_encoder(
     name
         ``"vit-mini"`` is embedded; the paper's models have aliases, see `MODELS`. Folders of `Encoder.save_pretrained`
         open as the saved encoder. Models of texts, such as ``"google-bert/bert-base-uncased"``, bring their tokenizer.
-        ``"timm:vit_tiny_patch16_224"`` is what timm calls by that name, where timm is installed. ``"dinov2-s@main"``
-        is a model of the Hub at a revision: a branch, a tag or a commit.
+        ``"timm:vit_tiny_patch16_224"`` takes timm; ``"dinov2-s@main"`` names a branch, a tag or a commit of the Hub.
     features
         ``"cls"``, ``"mean"``, ``"pooler"`` or ``"last"``, see `Encoder`. `None`: as saved, else ``"last"`` for decoders
         and ``"cls"`` for all others.
@@ -60,8 +61,7 @@ def load_encoder(
     Raises
     ------
     InputError
-        If the name, the device or the dtype is unknown, the checkpoint cannot be fetched or read, or the encoder does
-        not read images of this size.
+        If a name is unknown, the checkpoint cannot be fetched or read, or the encoder reads no images of this size.
     """
     target = resolve_device(device)
     precision = resolve_dtype(dtype, target)
@@ -145,8 +145,6 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 def load_checkpoint(path: str, trust_remote_code: bool, auto: str = "AutoModel") -> tuple[nn.Module, list[str]]:
     """The model of a folder or Hub id, float32, by a class of transformers; and the names of weights that it lacks."""
-    import transformers
-
     with catalog.loading("model", path), quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # weights that the checkpoint lacks are drawn, and drawn alike every time
         model, info = getattr(transformers, auto).from_pretrained(
@@ -180,19 +178,17 @@ def _of_a_list(left_over: Iterable[str], model: nn.Module) -> list[str]:
 
 def stored_dtype_of(path: str, trust_remote_code: bool) -> torch.dtype:
     """The dtype that a checkpoint's configuration names; float32 if it names none."""
-    from transformers import AutoConfig
-
-    dtype = AutoConfig.from_pretrained(**catalog.at_revision(path), trust_remote_code=trust_remote_code).dtype
+    dtype = transformers.AutoConfig.from_pretrained(
+        **catalog.at_revision(path), trust_remote_code=trust_remote_code
+    ).dtype
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
 def load_tokenizer(path: str, name: str) -> Any:
     """The tokenizer of a checkpoint; without a token for padding it pads with another one, which is masked."""
-    from transformers import AutoTokenizer
-
     try:
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(**catalog.at_revision(path))
+            tokenizer = transformers.AutoTokenizer.from_pretrained(**catalog.at_revision(path))
         if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what comes back where there is no file
             raise OSError("it knows no words")
     except Exception as error:  # each file of a tokenizer that can be missing or broken raises another kind
@@ -234,12 +230,10 @@ def _preprocessing(path: str, config: Any, trust_remote_code: bool) -> Preproces
 
 def _processor_settings(path: str, trust_remote_code: bool) -> dict[str, Any]:
     """Settings of the checkpoint's file, completed by the defaults of the processor's class."""
-    from transformers import AutoImageProcessor
-    from transformers.image_processing_base import ImageProcessingMixin
-
     where = catalog.at_revision(path)
     try:
-        return AutoImageProcessor.from_pretrained(**where, backend="pil", trust_remote_code=trust_remote_code).to_dict()
+        settings = {"backend": "pil", "trust_remote_code": trust_remote_code}
+        return transformers.AutoImageProcessor.from_pretrained(**where, **settings).to_dict()
     except (ImportError, ValueError):  # a class that needs torchvision, or that nobody knows
         return ImageProcessingMixin.get_image_processor_dict(**where)[0]
 

@@ -10,59 +10,34 @@ from jinja2 import Template
 from toastlib.models.sublayer_split import IN_SUBLAYERS, block_name
 from toastlib.plan import Plan
 
-Accuracy = tuple[float, float, float]
-"""Percent, and the ends of its 95 % interval."""
+Accuracy = tuple[float, float, float]  # percent, and the ends of its 95 % interval
 
 
 class Sizes(NamedTuple):
-    """Parameters, FLOPs of one input, and bytes of the weights, each of the original and of the smaller model.
-
-    FLOPs are `None` where torch cannot count them.
-    """
+    """What the original and the smaller model take, in this order."""
 
     parameters: tuple[int, int]
-    flops: tuple[int | None, int | None]
-    bytes: tuple[int, int]
+    flops: tuple[int | None, int | None]  # of one input; `None` where torch cannot count them
+    bytes: tuple[int, int]  # of the weights
 
 
 @dataclass(frozen=True)
 class ModelCardData:
-    """Facts for a model card; each of them may be left out.
+    """Facts for a model card; each of them may be left out. Pairs are of the original and of this model."""
 
-    Parameters
-    ----------
-    base
-        Hub id or name of the original model; the encoder's name if `None`.
-    calibration, evaluation
-        The calibration set, ``"500 training images of digits, seed 0"``, and the test set.
-    head
-        One sentence about the classifier.
-    measure, before, after
-        The measure, and its percent of the original and of this model, with the ends of the 95 % interval.
-    latency, in_pipeline, device
-        Batch size -> milliseconds per batch of the original and of this model, and milliseconds per image in
-        transformers' `pipeline`, which preprocesses, all measured on that device.
-    sizes
-        Parameters and FLOPs; counted when the model is saved if `None`.
-    input
-        What the FLOPs are of.
-    source
-        The original at its commit, ``owner/name@commit``, if it is of the Hub; found when the model is saved.
-    """
-
-    base: str | None = None
-    calibration: str | None = None
-    evaluation: str | None = None
-    head: str | None = None
+    base: str | None = None  # Hub id or name of the original model; the encoder's name if `None`
+    calibration: str | None = None  # the calibration set, "500 training images of digits, seed 0"
+    evaluation: str | None = None  # the test set
+    head: str | None = None  # one sentence about the classifier
     measure: str = "accuracy"
-    before: Accuracy | None = None
-    after: Accuracy | None = None
-    latency: dict[int, tuple[float, float]] = field(default_factory=dict)
-    in_pipeline: tuple[float, float] | None = None
-    device: str | None = None
-    sizes: Sizes | None = None
-    input: str = "image"
-    source: str | None = None
+    before: Accuracy | None = None  # of the original, by the measure
+    after: Accuracy | None = None  # of this model
+    latency: dict[int, tuple[float, float]] = field(default_factory=dict)  # batch size -> milliseconds per batch
+    in_pipeline: tuple[float, float] | None = None  # milliseconds per image in transformers' `pipeline`
+    device: str | None = None  # on which times were measured
+    sizes: Sizes | None = None  # counted when the model is saved if `None`
+    input: str = "image"  # what the FLOPs are of
+    source: str | None = None  # the original at its commit, "owner/name@commit"; found when the model is saved
 
     def rows(self) -> list[tuple[str, str, str]]:
         """The table of costs: name, original, this model."""
@@ -150,10 +125,7 @@ def model_card(
     sublayers: bool = False,
     plain: bool = False,
 ) -> str:
-    """The text of a ``README.md``; `maps` are in words, one for each span, which may count `sublayers`.
-
-    `features` is their kind, and `plain` says that transformers opens the model without toastlib.
-    """
+    """The text of a ``README.md``; `maps` are in words, and `plain` models open in transformers without toastlib."""
     checkpoint = card.source.partition("@")[0] if card.source else card.base.removesuffix(IN_SUBLAYERS)
     source = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")
     template = Template(source, trim_blocks=True, keep_trailing_newline=True)

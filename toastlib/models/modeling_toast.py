@@ -1,8 +1,7 @@
 """The saved form: a transformer with maps in place of spans of blocks, as a Hugging Face model type of its own.
 
-This file imports torch, transformers, and the other files of `CODE` beside it. All of them travel in the folder of
-every model that toastlib saves: with ``import toastlib``, or without toastlib by ``trust_remote_code=True``, the Auto
-classes and `pipeline` open the folder.
+This file imports torch, transformers, and the other files of `CODE` beside it, which travel in every saved folder: the
+Auto classes and `pipeline` open it after ``import toastlib``, or without toastlib by ``trust_remote_code=True``.
 """
 
 import contextlib
@@ -13,15 +12,9 @@ import tempfile
 from pathlib import Path
 
 import torch
+import transformers
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
@@ -37,13 +30,12 @@ AUTO_MAP = {
     "AutoModelForCausalLM": "modeling_toast.ToastForCausalLM",
 }
 BASES = {
-    "base": AutoModelForImageClassification,
-    "sequence": AutoModelForSequenceClassification,
-    "causal": AutoModelForCausalLM,
+    "base": transformers.AutoModelForImageClassification,
+    "sequence": transformers.AutoModelForSequenceClassification,
+    "causal": transformers.AutoModelForCausalLM,
 }
 """Head that belongs to the base model -> the class that builds both."""
-COMPANIONS = ("README.md", "preprocessor_config.json")
-"""Files that are copied wherever the model is saved or pushed to."""
+COMPANIONS = ("README.md", "preprocessor_config.json")  # files that are copied wherever the model is saved or pushed to
 
 
 def split_blocks(blocks, split):
@@ -131,7 +123,7 @@ class ToastModel(ToastPreTrainedModel):
 
     def __init__(self, config):
         super().__init__(config)
-        self.base = BASES.get(config.head, AutoModel).from_config(copy.deepcopy(config.base))
+        self.base = BASES.get(config.head, transformers.AutoModel).from_config(copy.deepcopy(config.base))
         try:
             blocks = self.tower.get_submodule(config.blocks)
         except AttributeError as error:
@@ -188,14 +180,13 @@ class ToastModel(ToastPreTrainedModel):
     def run(self, module, mask, output_hidden_states, **kwargs):
         """Output of the tower, or of the base around it; and the hidden states before and after every block and map."""
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        states, hooks = [], []
-        if wanted:
-            hooks = [block.register_forward_hook(lambda m, args, out: states.append(out)) for block in self.blocks]
-            hooks.append(self.blocks[0].register_forward_pre_hook(lambda m, args: states.append(args[0])))
+        states = []
         with contextlib.ExitStack() as stack:
             stack.enter_context(padding_known(self.blocks, mask))
-            for hook in hooks:
-                stack.callback(hook.remove)
+            if wanted:
+                stack.enter_context(self.blocks[0].register_forward_pre_hook(lambda m, args: states.append(args[0])))
+            for block in self.blocks if wanted else ():
+                stack.enter_context(block.register_forward_hook(lambda m, args, out: states.append(out)))
             output = module(**kwargs)
         return output, tuple(h[0] if isinstance(h, tuple) else h for h in states) if wanted else None
 
@@ -293,8 +284,8 @@ class ToastForCausalLM(ToastPreTrainedModel, GenerationMixin):
 
 def register():
     """Register the type with the Auto classes; for code in a saved folder transformers does so itself."""
-    AutoConfig.register(ToastConfig.model_type, ToastConfig, exist_ok=True)
-    AutoModel.register(ToastConfig, ToastModel, exist_ok=True)
-    AutoModelForImageClassification.register(ToastConfig, ToastForImageClassification, exist_ok=True)
-    AutoModelForSequenceClassification.register(ToastConfig, ToastForSequenceClassification, exist_ok=True)
-    AutoModelForCausalLM.register(ToastConfig, ToastForCausalLM, exist_ok=True)
+    transformers.AutoConfig.register(ToastConfig.model_type, ToastConfig, exist_ok=True)
+    transformers.AutoModel.register(ToastConfig, ToastModel, exist_ok=True)
+    transformers.AutoModelForImageClassification.register(ToastConfig, ToastForImageClassification, exist_ok=True)
+    transformers.AutoModelForSequenceClassification.register(ToastConfig, ToastForSequenceClassification, exist_ok=True)
+    transformers.AutoModelForCausalLM.register(ToastConfig, ToastForCausalLM, exist_ok=True)

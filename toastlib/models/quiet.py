@@ -4,6 +4,9 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
+from transformers.utils import logging
+
 from toastlib.data import catalog
 from toastlib.errors import InputError
 
@@ -14,8 +17,6 @@ FILES = ("*.json", "*.txt", "*.model", "*.py", "*.jinja", "model.safetensors", "
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Silence progress bars and notices of transformers; toastlib raises or warns itself."""
-    from transformers.utils import logging
-
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -28,12 +29,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def find_checkpoint(name: str) -> str:
-    """Folder of a model, or ``owner/name@commit``: all that is read of it by this name is of one commit.
-
-    Its files are here from then on. An `InputError` if there is no such model, or the Hub does not give them.
-    """
-    from huggingface_hub import hf_hub_download, snapshot_download
-
+    """Folder of a model, or ``owner/name@commit``: its files are here from then on, all of one commit."""
     path = catalog.model_path(name)
     if path in catalog.MODELS:
         raise InputError(
@@ -43,8 +39,8 @@ def find_checkpoint(name: str) -> str:
         return path
     hub_id, revision = catalog.split_revision(path)
     with catalog.loading("model", path), quiet_transformers():
-        commit = Path(hf_hub_download(hub_id, "config.json", revision=revision)).parent.name
-        snapshot_download(hub_id, revision=commit, allow_patterns=FILES, ignore_patterns="*/*")
+        commit = Path(huggingface_hub.hf_hub_download(hub_id, "config.json", revision=revision)).parent.name
+        huggingface_hub.snapshot_download(hub_id, revision=commit, allow_patterns=FILES, ignore_patterns="*/*")
     found = f"{hub_id}@{commit}"
     catalog.COMMITS.add(found)
     return found

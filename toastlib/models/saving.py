@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from transformers import AutoModel, PreTrainedModel
 
 from toastlib.data.catalog import split_revision
 from toastlib.data.tokens import arguments_of
 from toastlib.errors import InputError, unknown
 from toastlib.models import base_architecture
-from toastlib.models.classifier import own_classifier
+from toastlib.models import modeling_toast as form
+from toastlib.models.base_architecture import own_classifier
 from toastlib.models.costs import example_input, flops_of_example, input_of, parameter_count
 from toastlib.models.hooks import capture_outputs
 from toastlib.models.layers import describe_map
@@ -25,13 +27,9 @@ from toastlib.models.quiet import quiet_transformers
 from toastlib.plan import Plan, Span
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from toastlib.models.encoder import Encoder
-    from toastlib.models.modeling_toast import ToastConfig
 
-OWN = "own"
-"""The head that a checkpoint has itself."""
+OWN = "own"  # the head that a checkpoint has itself
 
 
 def save_pretrained(
@@ -46,25 +44,17 @@ def save_pretrained(
 
     Parameters
     ----------
-    encoder
-        An original, or the result of `approximate`; removed blocks are not in the file.
-    folder
-        Made if it is missing.
+    encoder, folder
+        An original, or the result of `approximate`, whose removed blocks are not in the file; made if it is missing.
     head
         ``"own"`` keeps the classifier of the checkpoint that `load_encoder` read, and its labels, if it has one;
         `None` saves features alone. Or a `Probe` with one head, a linear layer, or the original checkpoint as
         ``AutoModelForImageClassification``, ``...SequenceClassification`` or ``AutoModelForCausalLM`` loads it.
-    class_names
-        One for each class of a probe or a linear layer.
-    card
-        Contents of ``README.md``; sizes are counted if it has none.
+    class_names, card
+        One for each class of a probe or a linear layer; contents of ``README.md``, sizes are counted if it has none.
 
-    Raises
-    ------
-    InputError
-        If this encoder or head cannot be saved; nothing has been written then.
-
-    Weights are saved in the encoder's dtype, or in the checkpoint's where that is of half precision.
+    Weights are saved in the encoder's dtype, or in the checkpoint's where that is of half precision. An `InputError` if
+    this encoder or head cannot be saved; nothing has been written then.
     """
     if Path(folder).is_file():
         raise InputError(f"{folder} is a file: name a folder to save the encoder in.")
@@ -131,10 +121,6 @@ def saved_form(encoder: Encoder, head: Any = None, class_names: Sequence[str] | 
     """
     if is_fused(encoder):
         return base_architecture.plain_form(encoder, head, class_names)
-    from transformers import PreTrainedModel
-
-    from toastlib.models import modeling_toast as form
-
     whole = head if isinstance(head, PreTrainedModel) else None
     layer = None if whole else base_architecture.linear_head(head, encoder, class_names)
     config = _config(encoder, whole, layer, class_names)
@@ -160,8 +146,6 @@ def saved_form(encoder: Encoder, head: Any = None, class_names: Sequence[str] | 
 
 def count(encoder: Encoder, model: PreTrainedModel) -> Sizes:
     """Sizes of the original, built without weights from the saved form's configuration, and of the saved form."""
-    from toastlib.models.modeling_toast import ToastModel
-
     smaller = parameter_count(model)
     if is_fused(encoder):
         parameters, operations = encoder.original
@@ -169,7 +153,7 @@ def count(encoder: Encoder, model: PreTrainedModel) -> Sizes:
         config = copy.deepcopy(model.config)
         config.spans = []
         with torch.device("meta"):
-            original = type(encoder)(ToastModel(config).tower, config.blocks, encoder.feature_kind)
+            original = type(encoder)(form.ToastModel(config).tower, config.blocks, encoder.feature_kind)
         parameters, operations = parameter_count(original), flops_of_example(original)
     removed = parameters - parameter_count(encoder)
     before, size = smaller + removed, stored_dtype(encoder).itemsize
@@ -191,17 +175,12 @@ def as_stored(model: PreTrainedModel, encoder: Encoder) -> PreTrainedModel:
 
 def _config(
     encoder: Encoder, whole: PreTrainedModel | None, layer: nn.Linear | None, class_names: Sequence[str] | None
-) -> ToastConfig:
+) -> form.ToastConfig:
     """The configuration that the saved form is built from."""
-    from transformers import AutoModel
-
-    from toastlib.models.configuration_toast import ToastConfig
-    from toastlib.models.modeling_toast import BASES
-
     model, head = whole or encoder.model, None
     if whole is not None:
         head = "base" if not encoder.reads_text else "causal" if whole.can_generate() else "sequence"
-    base, auto = base_architecture.base_config(encoder, model), BASES.get(head, AutoModel)
+    base, auto = base_architecture.base_config(encoder, model), form.BASES.get(head, AutoModel)
     built = base_architecture.skeleton(auto, base)
     if type(built) is not type(model):
         raise InputError(f"A {type(model).__name__} cannot be saved: {auto.__name__} does not open its configuration.")
@@ -212,7 +191,7 @@ def _config(
     if whole is not None and head != "causal":
         id2label = whole.config.id2label
         labels = {"id2label": id2label, "label2id": {label: index for index, label in id2label.items()}}
-    return ToastConfig(
+    return form.ToastConfig(
         base=base,
         tower=tower,
         blocks=encoder.blocks_path,

@@ -6,9 +6,12 @@ and position embeddings are interpolated once for images of another size, as tra
 
 import inspect
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from toastlib.errors import InputError, unknown
 
@@ -31,8 +34,6 @@ def find_blocks(model: nn.Module, path: str | Callable[[nn.Module], nn.Module] |
     Blocks are recognised by the class that transformers derives them from, or as pairs, see `join_pairs`; timm's,
     inside its wrapper, by their path; and all others by the attention in each of them.
     """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
     kinds = (nn.ModuleList, nn.Sequential)
     lists = {name: m for name, m in model.named_modules() if isinstance(m, kinds) and len(m)}
     if callable(path):  # it returns the list, or its path
@@ -70,8 +71,6 @@ def _around_attention(lists: dict[str, nn.Module]) -> list[str]:
 
 def check_is_encoder(model: nn.Module, name: str) -> None:
     """Raise an `InputError` if a model has a head or a second tower, and name its encoder; or if it asks for more."""
-    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
-
     if not isinstance(model, nn.Module):
         raise InputError(f"An encoder is made of a torch.nn.Module, not of a {type(model).__name__}.")
     part, kind = getattr(model, "base_model_prefix", ""), type(model).__name__
@@ -135,15 +134,11 @@ class PairList(nn.ModuleList):
 
     def __iter__(self) -> Iterator:
         blocks = list(self._modules.values())
-        return iter([(_Change(block), torch.zeros_like) for block in blocks] if self.whole else blocks)
+        return iter([(partial(_change, block), torch.zeros_like) for block in blocks] if self.whole else blocks)
 
 
-class _Change:
-    def __init__(self, block: nn.Module) -> None:
-        self.block = block
-
-    def __call__(self, hidden: Tensor, **kwargs: object) -> Tensor:
-        return self.block(hidden) - hidden
+def _change(block: nn.Module, hidden: Tensor, **kwargs: object) -> Tensor:
+    return block(hidden) - hidden
 
 
 def join_pairs(model: nn.Module) -> None:
@@ -156,10 +151,7 @@ def join_pairs(model: nn.Module) -> None:
 
 @torch.no_grad()
 def set_image_size(model: nn.Module, size: int) -> None:
-    """Let a model read square images of another size, in pixels; its configuration follows, and saved folders do too.
-
-    An `InputError` if the size is no multiple of the patch size, or the type is not in `ANY_SIZE` or `INTERPOLATED`.
-    """
+    """Let a model read square images of another size, in pixels; its configuration and saved folders follow."""
     kind = model.config.model_type
     if kind not in ANY_SIZE + INTERPOLATED:
         types = ", ".join(ANY_SIZE + INTERPOLATED)

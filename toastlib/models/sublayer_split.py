@@ -8,35 +8,21 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-IN_SUBLAYERS = " in sublayers"
-"""Behind the name of an encoder whose blocks are sublayers."""
+IN_SUBLAYERS = " in sublayers"  # behind the name of an encoder whose blocks are sublayers
 
 
 @dataclass(frozen=True)
 class SublayerSplit:
     """The parts of a block that belong to its attention, and those that belong to its MLP.
 
-    Parameters
-    ----------
-    attention, mlp
-        Names of the block's children with parameters, in the order in which they are called, and of its own parameters.
-    attends
-        Name of the child that attends.
-    returns_tuple
-        True if that child returns a tuple, the hidden states first.
-    adds
-        True if the block adds a sublayer's output to its input (ViT); else the sublayer does so itself (BERT).
+    They are named: children with parameters, in the order in which they are called, and the block's own parameters.
     """
 
-    attention: tuple[str, ...]
-    mlp: tuple[str, ...]
-    attends: str
-    returns_tuple: bool
-    adds: bool
-
-    def __post_init__(self) -> None:
-        for name in ("attention", "mlp"):  # lists, where they are read from JSON
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+    attention: list[str]
+    mlp: list[str]
+    attends: str  # the child that attends
+    returns_tuple: bool  # true if that child returns a tuple, the hidden states first
+    adds: bool  # true if the block adds a sublayer's output to its input (ViT); else the sublayer does so itself (BERT)
 
 
 class Bypass(nn.Module):
@@ -74,7 +60,7 @@ def split_block(block: nn.Module, split: SublayerSplit) -> tuple[nn.Module, nn.M
     return _without(block, split.mlp, split), _without(block, split.attention, split)
 
 
-def _without(block: nn.Module, parts: tuple[str, ...], split: SublayerSplit) -> nn.Module:
+def _without(block: nn.Module, parts: list[str], split: SublayerSplit) -> nn.Module:
     sublayer = copy.copy(block)
     own = {name: copy.copy(value) for name, value in vars(block).items() if isinstance(value, dict)}
     vars(sublayer).update(own)  # a copied module shares its lists of children and hooks

@@ -37,11 +37,6 @@ def split_blocks(encoder: Encoder) -> Encoder:
     ------
     InputError
         If the encoder was split or made smaller before, or a block is no attention followed by an MLP.
-
-    Examples
-    --------
-    >>> sublayers = split_blocks(encoder)  # doctest: +SKIP
-    >>> smaller = approximate(sublayers, "4->5 6->7", images)  # two MLPs removed  # doctest: +SKIP
     """
     need_encoder(encoder)
     if encoder.sublayer_split is not None:
@@ -60,10 +55,7 @@ def split_blocks(encoder: Encoder) -> Encoder:
 
 
 def split_last(encoder: Encoder, hidden: Tensor, shared: BlockInput, inputs: Inputs) -> None:
-    """Let `run_last` compute the CLS token alone, if the features of these inputs stay as they are.
-
-    `hidden` are the input of the last block, shape (batch, tokens, width), and `shared` the further arguments.
-    """
+    """Let `run_last`, which has the same arguments, compute the CLS token alone if that leaves the features alike."""
     if encoder.feature_kind != "cls":
         return
     whole = encoder.pool(run_last(encoder, hidden, shared), inputs)
@@ -85,21 +77,19 @@ def run_last(encoder: Encoder, hidden: Tensor, shared: BlockInput) -> Tensor:
     last = len(encoder.blocks) - 1
     if not encoder.reads_cls_alone:
         return encoder.run_block(last, hidden, shared)
-    args, kwargs = shared.calls[last]
     attention, mlp = split_block(encoder.blocks[last], encoder.last_split)
     with FirstQuery():
-        middle = encoder.hidden_of(attention(hidden, *args, **kwargs))
-    return encoder.hidden_of(mlp(middle[:, :1], *args, **kwargs))
+        middle = encoder.run_block(last, hidden, shared, module=attention)
+    return encoder.run_block(last, middle[:, :1], shared, module=mlp)
 
 
 @torch.inference_mode()
 def find_split(encoder: Encoder) -> SublayerSplit:
     """The split of the blocks into attention and MLP, found by trial: both in turn compute the block bit for bit."""
     block, shared = encoder.blocks[-1], encoder.embed(example_input(encoder))  # the first may lack a norm, ModernBERT's
-    args, kwargs = shared.calls[-1]
     children = {name: child for name, child in block.named_children() if any(True for _ in child.parameters())}
     with capture_modules(children) as outputs:
-        whole = encoder.hidden_of(block(shared.hidden, *args, **kwargs))
+        whole = encoder.run_block(-1, shared.hidden, shared)
     for split in _candidates(block, outputs):
         if _is_right(split, encoder, shared, whole):
             return split
@@ -118,24 +108,20 @@ def _candidates(block: nn.Module, outputs: dict[str, Any]) -> Iterator[SublayerS
     for adds in (True, False):
         for first_of_mlp in range(called.index(attends) + 1, len(called)):
             for owned in choices:
-                attention = (*called[:first_of_mlp], *owned)
-                mlp = (*called[first_of_mlp:], *(name for name in own if name not in owned))
+                attention = [*called[:first_of_mlp], *owned]
+                mlp = [*called[first_of_mlp:], *(name for name in own if name not in owned)]
                 yield SublayerSplit(attention, mlp, attends, isinstance(outputs[attends], tuple), adds)
 
 
 def _is_right(split: SublayerSplit, encoder: Encoder, shared: BlockInput, whole: Tensor) -> bool:
     """True if each sublayer changes its input, both in turn compute the block, and without both nothing happens."""
-
-    def run(module: nn.Module, hidden: Tensor) -> Tensor:
-        args, kwargs = shared.calls[-1]
-        return encoder.hidden_of(module(hidden, *args, **kwargs))
-
     attention, mlp = split_block(encoder.blocks[-1], split)
     try:
-        middle = run(attention, shared.hidden)
+        middle = encoder.run_block(-1, shared.hidden, shared, module=attention)
         if middle.shape != whole.shape or torch.equal(middle, shared.hidden) or torch.equal(middle, whole):
             return False
         neither, _ = split_block(mlp, split)
-        return torch.equal(run(mlp, middle), whole) and torch.equal(run(neither, middle), middle)
+        end, same = (encoder.run_block(-1, middle, shared, module=one) for one in (mlp, neither))
+        return torch.equal(end, whole) and torch.equal(same, middle)
     except (AttributeError, RuntimeError):  # a block that looks into its parts; half an MLP has another width
         return False

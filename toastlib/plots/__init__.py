@@ -2,8 +2,7 @@
 
 from toastlib.plots.idea import idea
 from toastlib.plots.images import flipped_images, pictures
-from toastlib.plots.latex import to_latex
-from toastlib.plots.matrices import matrix, similarity
+from toastlib.plots.matrices import matrix, similarity, to_latex
 from toastlib.plots.points import accuracy_by_plan, curve, intervals, panels, scatter
 from toastlib.plots.style import set_style
 

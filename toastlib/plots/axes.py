@@ -50,8 +50,7 @@ def levels(column: pd.Series) -> list:
 
 
 def interval_ends(data: pd.DataFrame, value: str) -> np.ndarray | None:
-    """Lengths of both arms of the intervals, shape (2, rows), from ``{value}_low``, ``{value}_high`` or ``low``,
-    ``high``; `None` where there are none."""
+    """Lengths of both arms of the intervals, shape (2, rows); `None` where there are no columns of their ends."""
     for low, high in ((f"{value}_low", f"{value}_high"), ("low", "high")):
         if {low, high} <= set(data):
             return np.abs(data[[low, high]].to_numpy().T - data[value].to_numpy())

@@ -11,8 +11,7 @@ from toastlib.plots.style import COLOURS
 
 KEPT, TRACK, LINE, SOFT, INK = "#dfe4ea", "#eef0f3", "#98a2b3", "#667085", "#1d2433"
 NAMES, BAR, NUMBER, ROW = 6.0, 4.4, 2.2, 1.6  # room for each, in twelfths of the chain of blocks
-DATASETS = {"mnist-mini": "MNIST"}
-"""Data set -> its name in the title; another name stands for itself."""
+DATASETS = {"mnist-mini": "MNIST"}  # data set -> its name in the title; another name stands for itself
 
 
 @share_texts
@@ -22,8 +21,7 @@ def idea(data: pd.DataFrame, plan: str | Plan, block_count: int, *, ax: Axes | N
     Parameters
     ----------
     data
-        `Evaluation.table` of one head, with rows of the original, and of `plan` with the translators ``"identity"`` and
-        ``"linear"``. Seeds are averaged.
+        `Evaluation.table` of one head: the original, and `plan` with ``"identity"`` and ``"linear"``, mean over seeds.
     plan, block_count
         Plan that is drawn, and number of blocks of the original.
     $ax

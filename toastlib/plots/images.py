@@ -18,8 +18,7 @@ def flipped_images(data: pd.DataFrame, *, pixels: Tensor, count: int = 16, colum
     Parameters
     ----------
     data, pixels
-        Columns ``image``, ``true`` and ``predicted``, from `Evaluation.flips`; the test images, `Images.pixels`: uint8,
-        shape (images, 3, height, width).
+        From `Evaluation.flips`; and the test images, `Images.pixels`: uint8, shape (images, 3, height, width).
     count, columns
         Images at most, and images in a row.
 

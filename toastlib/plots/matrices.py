@@ -1,4 +1,6 @@
-"""Figures of matrices: similarity of blocks, and one value for each row and column."""
+"""Figures of matrices: similarity of blocks, and one value for each row and column; and the same as a LaTeX table."""
+
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,12 +9,14 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from toastlib.plots.axes import check_columns, finish_panel, levels, share_texts
+from toastlib.plots.axes import check_columns, finish_panel, interval_ends, levels, share_texts
 from toastlib.plots.style import LABELS, NAMES, figure_size
 
 SCALES = {"delta": "RdBu", "gain": "RdBu", "lost": "cividis_r"}
 """Column -> colours: red is a loss, blue a gain; bright is a good value."""
 DISTANCES = ("mse", "angular", "procrustes")
+SIGNS = {"->": r"$\to$", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+SIGNS |= {sign: rf"\{sign}" for sign in "&%$#_{}"}
 WRITTEN = 20  # up to this number of columns, cells and names are written out
 
 
@@ -69,10 +73,8 @@ def matrix(
 
     Parameters
     ----------
-    data
-        Values of one cell are averaged.
-    row, column, value
-        Columns of the frame. Colours of ``delta`` and ``gain`` are symmetric around zero.
+    data, row, column, value
+        A frame, and its columns; values of one cell are averaged. ``delta`` and ``gain`` have zero in the middle.
     $limits
     $label
     cmap
@@ -112,3 +114,43 @@ def _colour_bar(ax: Axes, label: str, *, shared: bool) -> None:
     (low, high), values = cells.get_clim(), cells.get_array()
     extend = ("neither", "min", "max", "both")[int(values.min() < low - 1e-9) + 2 * int(values.max() > high + 1e-9)]
     ax.figure.colorbar(cells, ax=ax, label=label, extend=extend)
+
+
+def to_latex(data: pd.DataFrame, *, rows: str, columns: str, value: str = "lost", digits: int = 1) -> str:
+    r"""Typeset a value and its interval for every row and column, such as points lost by plan and translator.
+
+    Parameters
+    ----------
+    data
+        Rows of one cell are averaged. Intervals end at ``{value}_low`` and ``{value}_high``, or ``low`` and ``high``.
+    rows, columns, value, digits
+        Columns of names, and of values; digits behind the point.
+
+    Returns
+    -------
+    str
+        A ``tabular`` for booktabs. Cells are ``1.2 \pm 0.9``, or ``1.2^{+0.9}_{-0.7}`` where the two arms differ.
+    """
+    check_columns(data, rows, columns, value)
+    ends = interval_ends(data, value)
+    down, up = (np.nan, np.nan) if ends is None else ends
+    cells = data.assign(down=down, up=up).groupby([rows, columns], observed=True)[[value, "down", "up"]].mean()
+    texts = {key: _cell(*numbers, digits) for key, numbers in zip(cells.index, cells.to_numpy(), strict=True)}
+    names = levels(data[columns])
+    lines = [[row, *(texts.get((row, name), "") for name in names)] for row in levels(data[rows])]
+    body = [" & ".join([_name(row), *line]) + r" \\" for row, *line in lines]
+    head = " & ".join(["", *map(_name, names)]).strip() + r" \\"
+    begin = rf"\begin{{tabular}}{{l{'r' * len(names)}}}"
+    return "\n".join([begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"])
+
+
+def _cell(value: float, down: float, up: float, digits: int) -> str:
+    number, down, up = (f"{x:z.{digits}f}" for x in (value, down, up))
+    if "nan" in (down, up):
+        return f"${number}$"
+    return rf"${number} \pm {up}$" if up == down else f"${number}^{{+{up}}}_{{-{down}}}$"
+
+
+def _name(name: object) -> str:
+    """A name with LaTeX's own signs escaped."""
+    return re.sub("|".join(map(re.escape, SIGNS)), lambda sign: SIGNS[sign[0]], str(NAMES.get(name, name)))

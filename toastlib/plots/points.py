@@ -31,8 +31,7 @@ def intervals(
     Parameters
     ----------
     data
-        One row per name and `hue`; several are drawn pale. Columns ``{x}_low`` and ``{x}_high``, or ``low`` and
-        ``high``, are the ends of intervals.
+        One row per name and `hue`; several are pale. Intervals end at ``{x}_low``, ``{x}_high`` or ``low``, ``high``.
     y, x
         Columns of names, the first on top, and of values. Rows named ``"original"`` are a dashed line.
     $hue
@@ -110,8 +109,7 @@ def scatter(
         Columns of values.
     $hue
     front, diagonal
-        bool column, from `pareto_front`: these rows are joined and named by their ``plan``, the others are pale; and
-        whether to draw the line on which both values are the same.
+        bool column, from `pareto_front`, of rows that are joined and named by ``plan``; and whether to draw ``y = x``.
     $log
     $ax
     """
@@ -149,8 +147,7 @@ def curve(
     Parameters
     ----------
     data
-        Rows without `x` (NaN) are dashed horizontal lines. Columns ``{y}_low`` and ``{y}_high``, or ``low`` and
-        ``high``, are the ends of intervals.
+        Rows without `x` (NaN) are dashed lines. Intervals end at ``{y}_low`` and ``{y}_high``, or ``low`` and ``high``.
     x, y
         Columns of values.
     $hue
@@ -200,12 +197,9 @@ def panels(
     Parameters
     ----------
     plot, data
-        Function that draws one panel, such as `intervals`, and its data. By plan or translator, rows of the original
-        belong to every panel.
-    by, columns
-        Column whose values are the titles, and number of panels in a row.
-    size
-        Width and height of one panel in inches; by default high enough for the names on the vertical axis.
+        Function that draws a panel, such as `intervals`, and its data; by plan or translator each has the original.
+    by, columns, size
+        Column of the titles; panels in a row; width and height of one in inches, by default high enough for its names.
     sharex, sharey, **options
         Whether panels have a common axis; and what is passed on to `plot`.
 

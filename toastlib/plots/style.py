@@ -57,8 +57,7 @@ LABELS = {
     "wrong_to_right": "images that turn right",
 }
 """Column -> text of its axis, with the unit; another column stands for itself."""
-DIFFERENCES = ("correlation", "delta", "gain", "lead", "lost")
-"""Columns whose axis has a line at zero."""
+DIFFERENCES = ("correlation", "delta", "gain", "lead", "lost")  # columns whose axis has a line at zero
 NAMES = {
     "mse": "MSE",
     "cosine": "cosine similarity",

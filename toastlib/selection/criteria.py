@@ -43,8 +43,7 @@ over the rows of the moments: all tokens, or CLS with moments of ``tokens="cls"`
 ``|H[e]|^2`` that a map leaves: ``"fit"`` an affine map on the rows that it was fitted on, ``"held-out"`` a ridge on
 held-out images, ``"by-token"`` the mean of that for special tokens and for patches.
 """
-NEED_FOLDS = ("held-out", "by-token")
-"""Criteria that hold images out: they need moments in folds."""
+NEED_FOLDS = ("held-out", "by-token")  # criteria that hold images out: they need moments in folds
 
 
 def span_costs(moments: Moments | KFoldMoments, criterion: str = "by-token") -> Costs:

@@ -11,8 +11,7 @@ from toastlib.plan import Plan, Span, plan_of
 from toastlib.selection.criteria import Costs, span_costs
 from toastlib.statistics.moments import KFoldMoments, Moments
 
-CANDIDATES = 20
-"""Plans that are run before one of them is chosen."""
+CANDIDATES = 20  # plans that are run before one of them is chosen
 POOLED = ("by-token", "fit", "block-influence")
 """Criteria that candidates come from: on one encoder or with one map each of them is misled (`12_selection`)."""
 
@@ -35,8 +34,7 @@ def select(
     remove, budget
         The number of blocks to remove; or the total predicted cost that may be spent, on as many blocks as it allows.
     rerank, candidates
-        Plans -> the cost of each when it is run, in their order, such as a column of `race_plans` or `run_plans`; and
-        how many of `candidate_plans` are run.
+        Plans -> the cost of each, such as a column of `race_plans`; and how many of `candidate_plans` are run.
 
     Returns
     -------
@@ -46,8 +44,7 @@ def select(
     Raises
     ------
     InputError
-        If not exactly one of `remove` and `budget` is given, there are fewer blocks, or `rerank` does not give a number
-        for each plan; or as for `span_costs`.
+        If not exactly one of `remove` and `budget` is given, or there are fewer blocks; or as for `span_costs`.
     """
     best = best_plans(span_costs(moments, criterion), 1, remove, budget=budget)[0]
     if rerank is None:
@@ -122,16 +119,13 @@ def candidate_plans(costs: Iterable[Costs], remove: int, n: int = CANDIDATES) ->
 
     Parameters
     ----------
-    costs
-        From `span_costs`, by each criterion.
-    remove, n
-        Number of blocks that each plan removes, and of plans.
+    costs, remove, n
+        From `span_costs`, by each criterion; number of blocks that each plan removes, and of plans.
 
     Returns
     -------
     list of Plan
-        Different plans, fewer than `n` where there are fewer: those of `control_plans`, then in turn the best plan by
-        each criterion, the second best, and so on.
+        Different plans: those of `control_plans`, then in turn the best by each criterion, the second best, and so on.
 
     Raises
     ------
@@ -183,8 +177,7 @@ def random_plans(block_count: int, remove: int, n: int, *, seed: int = 0) -> lis
 def control_plans(block_count: int, remove: int) -> dict[str, Plan]:
     """The controls of a choice that no criterion makes: plans of evenly spaced blocks, of the first, and of the last.
 
-    Evenly spaced (a control of arXiv 2603.20275) are the middles of `remove` equal parts of the encoder, rounded down:
-    blocks ``floor((i + 1/2) * block_count / remove)`` for i from 0 on. An `InputError` if there are fewer blocks.
+    Evenly spaced (a control of arXiv 2603.20275) are the middles of `remove` equal parts of the encoder, rounded down.
     """
     whole_number("remove", remove)
     if remove > block_count:

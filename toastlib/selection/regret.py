@@ -16,8 +16,7 @@ from toastlib.translators.linear import linear_module
 def random_map(linear: nn.Linear, center: str = "zero", seed: int = 0) -> nn.Linear:
     """Draw a map with the singular values of a fitted map's matrix W, shape (width, width), and random directions.
 
-    Uniform over all rotations and reflections. `center` is ``"zero"``, or ``"identity"`` for the singular values of
-    ``W - I``, else an `InputError`; a bias stays.
+    Uniform over all rotations and reflections; `center` ``"identity"`` takes the values of ``W - I``. A bias stays.
     """
     if center not in ("zero", "identity"):
         raise unknown("center of a random map", center, ("zero", "identity"))
@@ -40,33 +39,26 @@ def rank_correlation(predicted: pd.Series, correct: pd.DataFrame) -> tuple[float
     resamples = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), size=500)
     accuracies = np.vstack([outcomes.mean(0), resamples @ outcomes / images]).round(9)  # ties are equal up to rounding
     ranks = rankdata(np.vstack([-predicted.to_numpy(), accuracies]), axis=1)
-    ranks -= ranks.mean(1, keepdims=True)
-    lengths = np.linalg.norm(ranks, axis=1, keepdims=True)
-    expected, *measured = ranks / np.where(lengths > 0, lengths, 1)  # 0 where all plans are tied, also in one resample
-    correlation, *resampled = np.array(measured) @ expected
+    with np.errstate(invalid="ignore"):  # NaN where all plans are tied, also in one resample
+        correlation, *resampled = np.nan_to_num(np.corrcoef(ranks)[0, 1:])
     low, high = np.quantile(resampled, [0.025, 0.975])
     return float(correlation), float(low), float(high)
 
 
 class Regret(NamedTuple):
-    """Points by which the best plan of a size beats the chosen one.
-
-    The lead is too large: among many plans the luckiest is best. The cross-validated one is that of the best plan of
-    one half of the images, measured on the other half; mean over random halves.
-    """
+    """Points by which the best plan of a size beats the chosen one: too many, as the luckiest of many plans is best."""
 
     best: str  # the most accurate plan on the test images
     points: float  # its lead, with the 95 % interval paired over images
     low: float
     high: float
-    cross_validated: float
+    cross_validated: float  # lead of the best plan of half of the images on the other half, mean over random halves
 
 
 def regret(correct: pd.DataFrame, chosen: str, splits: int = 200) -> Regret:
     """Compare a chosen plan with the best of all plans of its size, found by the test labels.
 
-    From the correctness of each test image in [0, 1], shape (images, plans), and the column of the chosen plan, over as
-    many random halves of the test images as `splits` says.
+    `correct` is the correctness of each test image in [0, 1], shape (images, plans); `splits` are its random halves.
     """
     own = correct.columns.get_loc(chosen)
     leads = [second[first.argmax()] - second[own] for first, second in _halves(correct.to_numpy(), splits)]
@@ -76,15 +68,11 @@ def regret(correct: pd.DataFrame, chosen: str, splits: int = 200) -> Regret:
 
 
 class WinRate(NamedTuple):
-    """The rank of a chosen plan among others of its size, as shares in [0, 1].
-
-    Hindsight is `beats` of an oracle that chooses by the labels of a random half of the test images, scored on the
-    other half, mean over halves: the ceiling for `beats`.
-    """
+    """The rank of a chosen plan among others of its size, as shares in [0, 1]."""
 
     beats: float  # share of the others that are less accurate; equally accurate ones count half
     unbeaten: float  # share of the others that are not clearly more accurate: the paired 95 % interval reaches zero
-    hindsight: float
+    hindsight: float  # the ceiling: what the best plan of half of the images beats on the others, mean over halves
 
 
 def win_rate(correct: pd.DataFrame, chosen: str, splits: int = 200) -> WinRate:

@@ -21,8 +21,7 @@ MEASURES = ("features", "divergence", "loss")
 """Costs of a plan: error of its features, change of the head's answers, and the head's loss with labels."""
 ROUNDS, KEPT = (10, 3, 1), 3
 """Rounds of a race end at one in 10, one in 3 and all of the images; one plan in 3 goes on."""
-FEWEST = 8
-"""Images before a plan leaves a race."""
+FEWEST = 8  # images before a plan leaves a race
 
 
 def run_plans(
@@ -40,23 +39,19 @@ def run_plans(
 
     Parameters
     ----------
-    encoder, plans
-        The original encoder, and plans that are not empty.
-    images
-        Training images that neither maps nor head are fitted on.
+    encoder, images, plans
+        The original encoder, training images that neither maps nor head are fitted on, and plans that are not empty.
     calibration, translator, batch_size
         As for `approximate`; the maps may be with ``"+align"``, which needs images for calibration.
     head
-        Fitted on the original's features: a `Probe`, whose seeds are averaged, or a module from features to logits.
-        ``"features"`` needs none.
+        Fitted on the original's features: a `Probe`, whose seeds are averaged, or a module; ``"features"`` needs none.
     measures
         Names of `MEASURES`; only ``"loss"`` needs labels.
 
     Returns
     -------
     DataFrame
-        One row per plan, with its name as index, and one column per measure: ``"features"`` from `features_error`,
-        ``"divergence"`` in nats, ``"loss"`` the head's cross-entropy in nats.
+        One row per plan, by its name, and a column per measure: ``"features"`` from `features_error`, others in nats.
 
     Raises
     ------
@@ -87,20 +82,13 @@ def race_plans(
 
     Parameters
     ----------
-    encoder, images, plans, calibration, translator, head, batch_size
-        As for `run_plans`.
-    measure
-        A name of `MEASURES`.
+    encoder, images, plans, calibration, translator, head, measure, batch_size
+        As for `run_plans`, and a name of `MEASURES`.
 
     Returns
     -------
     DataFrame
-        One row per plan, see `race`.
-
-    Raises
-    ------
-    InputError
-        As for `run_plans`.
+        One row per plan, see `race`; an `InputError` as for `run_plans`.
     """
     _check_measure(measure, head, images)
     ready = prepare(encoder, None, plans, translators=[translator], calibration=calibration, batch_size=batch_size)
@@ -117,20 +105,11 @@ def race(plans: list[Plan], images: Images, run: Callable[[list[Plan], Images], 
     """Find the plan of least cost by successive elimination, as scikit-learn's ``HalvingGridSearchCV`` with factor 3.
 
     All plans are run on a tenth of the images (8 at least), the best third of them up to a third, and the best third of
-    those on all images (sequential halving, Karnin, Koren and Somekh, ICML 2013, with thirds).
+    those on all images (sequential halving, Karnin, Koren and Somekh, ICML 2013, with thirds). `run` takes plans and
+    images to the cost of each plan on each image, shape (plans, images).
 
-    Parameters
-    ----------
-    plans, images
-        Different plans, and images; there must be one of each.
-    run
-        (plans, images) -> the cost of each plan on each of these images, shape (plans, images).
-
-    Returns
-    -------
-    DataFrame
-        One row per plan, with its name as index: ``cost``, the best plan's mean cost plus the mean paired difference
-        from it on the images that both were run on, so that the best has the least; and ``images``, their number.
+    Each plan is a row, with its name as index: ``cost``, the best plan's mean cost plus the mean paired difference
+    from it on the images that both were run on, so that the best has the least; and ``images``, their number.
     """
     costs = torch.full((len(plans), len(images)), torch.nan, dtype=torch.float64)
     left, done = torch.arange(len(plans)), 0
@@ -163,17 +142,12 @@ def removal_order(
     encoder, images, calibration, head, translator
         As for `run_plans`. Each step runs all plans of one block more with maps of their own, best fitted from moments.
     at_most
-        Number of steps; by default all blocks go.
+        Number of steps, from 1 on; by default all blocks go.
 
     Returns
     -------
     DataFrame
         One row per step: ``removed`` (number of blocks), the ``block`` that goes, ``plan``, ``divergence`` in nats.
-
-    Raises
-    ------
-    InputError
-        If `at_most` is no whole number from 1 on; or as for `run_plans`.
     """
     need_encoder(encoder)
     count, options = len(encoder.blocks), {"calibration": calibration, "translator": translator, "head": head}

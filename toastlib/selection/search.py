@@ -28,8 +28,7 @@ from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import KFoldMoments
 from toastlib.translators.base import make_translator, split_align
 
-HELD_OUT = 3
-"""One in three training images is held out where a loss is bounded: neither maps, head nor choice see it."""
+HELD_OUT = 3  # one in three training images is held out where a loss is bounded: neither maps, head nor choice see it
 TESTED = ("removed", "plan", "tried", "tried_on", "next", "lost", "low", "high", "held_out", "parameters")
 """Columns of the table of numbers of blocks: plans run and on how many images; points lost on others; what is left."""
 
@@ -95,12 +94,11 @@ class Tested(NamedTuple):
 
 
 def make_selector(calibrated: Calibrated, trying: Images, head: Head, translator: str) -> Callable[[int], Choice]:
-    """Number of blocks -> of the candidates, the plan that changes the answers least.
+    """Number of blocks -> of the candidates, the plan that changes the answers least, or features if there is no head.
 
     Candidates are those of `candidate_plans`, and the chosen plan of one block fewer with any block more. They race on
-    the images `trying`, without their labels, and without feature alignment, which takes a pass over the calibration
-    images for each. Answers are compared, or features if there is no head. A fused span needs a block before it; fused
-    plans, and maps that need a pass of their own, are tried with linear ones, which need none.
+    the images `trying`, without their labels, and without feature alignment and fused maps, which take a pass over the
+    calibration images for each: fused plans are tried with linear maps.
     """
     kind, count = split_align(translator)[0], len(calibrated.encoder.blocks)
     costs = [span_costs(calibrated.moments, criterion) for criterion in POOLED]
@@ -165,11 +163,8 @@ def largest_plan_within(
 
     They say so if the upper end of the paired 95 % interval of the loss is at most `max_drop`. Numbers of blocks are
     tested in a fixed order up to the first that fails, so that the error of all tests together is that of one
-    (Maurer, Hothorn and Lehmacher 1995): a promise is broken in one case of forty at most.
-
-    `tested` are `scores_by_size`, on images that neither maps, head nor choice have seen. The result is the last plan
-    within the bound, and a row for each that was tested, with the columns `TESTED`; an `InputError` if removing one
-    block may lose more, which says how many images would tell.
+    (Maurer, Hothorn and Lehmacher 1995): a promise is broken in one case of forty at most. The result is the last plan
+    within the bound, and a row for each that was tested; an `InputError` if removing one block may lose more.
     """
     best, rows = None, []
     for step in tested:

@@ -1,7 +1,6 @@
 """The interface of maps from ``h[s]`` to an approximation of ``h[e]``, and their names.
 
-A translator is fitted once per span, by `fit` on rows or by `fit_moments` on moments, and returns itself; fitted
-attributes end in ``_``.
+A translator is fitted once per span, by `fit` on rows or by `fit_moments`; fitted attributes end in ``_``.
 """
 
 import copy
@@ -51,8 +50,7 @@ class Translator:
         """Fit the map from X to Y, the outputs of a span's first and last block.
 
         Arrays or tensors of shape (rows, width), or (images, tokens, width) with `special_tokens` tokens before the
-        patches; an `InputError` for others, and for NaN or infinity. Where folds are needed, row or image i belongs to
-        fold ``i % 5``.
+        patches; an `InputError` for others, and for NaN or infinity. Row or image i belongs to fold ``i % 5``.
         """
         hidden = dict(enumerate(check_rows(X, Y)))
         hidden = {block: rows if rows.ndim == 3 else rows[:, None] for block, rows in hidden.items()}
@@ -130,12 +128,8 @@ TRANSLATORS: dict[str, str | type[Translator]] = {
 }
 """Name -> the class, or its place, from where it is imported on first use. Add your own here."""
 RECOMMENDED = "context"
-"""Default translator: it loses less accuracy than the paper's ``"linear"`` on two encoders, see 16_better_maps.
-
-For decoders neither is better as a rule, see 13_text.
-"""
-ALIGN = "+align"
-"""Behind a name, as in ``"linear+align"``: the same maps, and the final features aligned."""
+"""Default translator: on two encoders it loses less than ``"linear"``, see 16_better_maps; not on decoders, 13_text."""
+ALIGN = "+align"  # behind a name, as in "linear+align": the same maps, and the final features aligned
 
 
 def split_align(translator: str) -> tuple[str, bool]:
@@ -145,10 +139,7 @@ def split_align(translator: str) -> tuple[str, bool]:
 
 
 def make_translator(translator: str | Translator) -> Translator:
-    """A fresh translator by name, with or without ``"+align"``; a translator is returned as it is.
-
-    An `InputError` if there is no translator of that name, or its class does not extend `Translator`.
-    """
+    """A fresh translator by name, with or without ``"+align"``; a translator is returned as it is."""
     if isinstance(translator, str):
         kind = look_up("translator", split_align(translator)[0], TRANSLATORS)
         translator = (pkgutil.resolve_name(kind) if isinstance(kind, str) else kind)()

@@ -1,7 +1,6 @@
 """Least squares from sums over rows: the form that all closed forms read, and a cross-validated ridge.
 
-``X`` and ``Y`` are rows of inputs and of targets. The sums of disjoint rows add up, and held-out errors follow from the
-sums of one fold and the maps fitted on the others.
+``X`` and ``Y`` are rows of inputs and of targets. Sums of disjoint rows add up, and give held-out errors of folds.
 """
 
 from collections.abc import Sequence
@@ -122,18 +121,14 @@ def share(error: Tensor | float, square: Tensor | float) -> float:
 
 
 def inverse(values: Tensor, alpha: float | Tensor) -> Tensor:
-    """``1 / (values + alpha * mean value)``, and 0 where a value is 0: ``alpha = 0`` gives the pseudo-inverse.
-
-    Shape (inputs,), or (alphas, inputs) for `alpha` of shape (alphas, 1).
-    """
+    """``1 / (values + alpha * mean value)``, and 0 where a value is 0: ``alpha = 0`` gives the pseudo-inverse."""
     return torch.where(values > 0, 1 / (values + alpha * values.mean()), 0)
 
 
 def held_out_errors(folds: Sequence[Sums], shrink_to: str = "identity", shared: list | None = None) -> Tensor:
     """Squared error of the maps of all `ALPHAS`, shape (alphas,), every fold mapped by the fit on the others.
 
-    `shared`, a list that is empty at first, is passed again for other targets of the same inputs: it keeps the
-    decompositions, which depend on the inputs alone.
+    `shared`, a list that is empty at first, keeps the decompositions for other targets of the same inputs.
     """
     others = [reduce(add, [*folds[:k], *folds[k + 1 :]]) for k in range(len(folds))]
     kept = [] if shared is None else shared

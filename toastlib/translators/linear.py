@@ -1,7 +1,6 @@
 """Closed forms: one matrix for all tokens, free, without or with a bias, shrunk to the identity, or restricted.
 
-All of them read `Sums`. ``X`` and ``Y`` below are rows of ``h[s]`` and ``h[e]``, and ``h[e]`` is approximated by
-``h[s] @ weight_ + bias_``.
+``X`` and ``Y`` are rows of ``h[s]`` and ``h[e]``, which is approximated by ``h[s] @ weight_ + bias_``.
 """
 
 import warnings
@@ -54,13 +53,7 @@ class Affine(Translator):
     bias_: Tensor | None
 
     def fit_moments(self, moments: Moments | KFoldMoments, span: Span) -> Self:
-        """Solve for the weights; the bias takes mean to mean.
-
-        Warns
-        -----
-        UserWarning
-            If there are fewer calibration rows than the width, so that many maps fit them equally well.
-        """
+        """Solve for the weights; the bias takes mean to mean. Fewer rows than the width are warned of."""
         self.warn_of_few(moments.whole)
         sums = Sums.of_span(moments, span)
         centred, (x_mean, y_mean) = sums.centred(), sums.means
@@ -132,14 +125,12 @@ class Ridge(Affine):
     shrink_to
         ``"identity"``, or ``"zero"`` for ordinary ridge regression.
     alpha
-        Penalty in units of the mean eigenvalue of ``X'X``; if `None` the one of least held-out error, see `fit_ridge`,
-        which takes moments in folds.
+        Penalty in units of the mean eigenvalue of ``X'X``; if `None` that of least held-out error, see `fit_ridge`.
 
     Attributes
     ----------
     alpha_, cv_error_
-        The penalty in use; ``|H[e] - map(H[s])|^2 / |H[e]|^2`` with every fold mapped by the fit on the others, NaN if
-        alpha was given.
+        The penalty in use; ``residual_`` with every fold mapped by the fit on the others, NaN if alpha was given.
 
     Raises
     ------

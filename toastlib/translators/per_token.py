@@ -125,8 +125,7 @@ class PooledContext(Translator):
     Attributes
     ----------
     fits_
-        Type of token -> its `RidgeFit`; where tokens read the context the weight has shape (3 width, width), in the
-        order own, mean, standard deviation.
+        Type of token -> its `RidgeFit`; weights that read the context are (3 width, width): own, mean, deviation.
     """
 
     name = "context"
@@ -180,14 +179,10 @@ class PooledContext(Translator):
 
 
 def add_context(own: Sums, summaries: dict[int, Tensor], span: Span) -> Sums:
-    """Sums over rows ``[token, context]`` from those over tokens and each image's summary, see `summarise`.
-
-    All tokens of an image have the same context, so that their products with it are those of their mean, which comes
-    first in the summary.
-    """
+    """Sums over rows ``[token, context]`` from those over tokens and each image's summary, see `summarise`."""
     start, end = (summaries[block].double() for block in span)
     width, tokens = len(own.gram), own.count // len(start)
-    context = start[:, -2 * width :]  # (images, 2 width)
+    context = start[:, -2 * width :]  # (images, 2 width), the same for all tokens of an image; their mean comes first
     products = tokens * start[:, :width].mT @ context
     gram = torch.cat([torch.cat([own.gram, products], 1), torch.cat([products.mT, tokens * context.mT @ context], 1)])
     cross = torch.cat([own.cross, tokens * context.mT @ end[:, :width]])

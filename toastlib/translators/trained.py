@@ -25,13 +25,9 @@ each lower the least held-out error by less than the tolerance, as a share of it
 class MLP(Translator):
     """The paper's MLP (Table 5): half as wide inside, trained from scratch on all rows at once.
 
-    Full-batch steps of Adam on the mean squared error; their number and size are the paper's by default. `seed` is that
-    of the initial weights and of dropout.
+    Full-batch steps of Adam, their number and size the paper's by default. `seed` fixes first weights and dropout.
 
-    Attributes
-    ----------
-    map_, losses_
-        The trained `nn.Module`, float32; and the mean squared error before each step, float32, shape (steps,).
+    `map_` is the trained module, float32, and `losses_` the mean squared error before each step, shape (steps,).
     """
 
     name = "mlp"
@@ -94,11 +90,7 @@ class WarmStartMLP(MLP):
     go on until the held-out error stops falling, `max_epochs` at most; the learning rate then falls to a tenth, twice.
     The state of least held-out error is kept. `seed` is that of the initial weights and of the order of the rows.
 
-    Attributes
-    ----------
-    map_, losses_
-        The trained `nn.Module`, float32; and the mean squared error on the held-out rows, first that of the
-        least-squares map, then after each epoch, float32, shape (1 + epochs,).
+    `losses_` is the mean squared error on the held-out rows, of the least-squares map and after each epoch.
     """
 
     name = "warm-start-mlp"
