@@ -32,8 +32,8 @@ def row(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
     names = names or [action.metavar or action.dest]
     text = parser._get_formatter()._expand_help(action)
     said = [text, "required" if action.required and action.option_strings else ""]
-    cells = " | ".join([", ".join(f"`{name}`" for name in names), "; ".join(filter(None, said)).replace("|", "\\|")])
-    return f"| {cells} |".replace("<", "&lt;")
+    cells = [", ".join(f"`{name}`" for name in names), "; ".join(filter(None, said))]
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |".replace("<", "&lt;")
 
 
 if __name__ == "__main__":

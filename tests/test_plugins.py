@@ -156,9 +156,10 @@ def test_a_model_and_a_data_set_may_be_functions(tiny_encoder, tmp_path):
     assert check_parameters(
         write_notebook(tmp_path / "small.ipynb"), {"model": "mine", "datasets": "noise,digits"}
     ) == {"model": "mine", "datasets": ["noise", "digits"]}
-    for settings in ({"features": "mean"}, {"image_size": 64}):
-        with pytest.raises(InputError, match=r"mine is made by a function, with features='cls' and at its own"):
-            toast.load_encoder("mine", **settings)
+    with pytest.warns(UserWarning, match="mine is made by a function, and keeps its features='cls', not 'mean'"):
+        assert toast.load_encoder("mine", features="mean").feature_kind == "cls"
+    with pytest.raises(InputError, match="mine is made by a function, at its own image size: leave out image_size=64"):
+        toast.load_encoder("mine", image_size=64)
     with pytest.raises(InputError, match="mine is made by a function: it has no checkpoint"):
         toast.load_dual_encoder(encoder, "mine")
     with pytest.raises(InputError, match="'mine' is on this machine and has no revisions"):

@@ -45,6 +45,12 @@ def test_rows_of_a_cell_are_averaged_and_values_need_no_interval():
     assert row == [r"1$\to$2", "$81.50$", "$nan$"]
 
 
+def test_what_cells_are_averaged_over_is_told():
+    frame = pd.DataFrame({"plan": "1->2", "head": ["a", "a", "b"], "model": ["x", "y", "x"], "seed": [0, 1, 0]})
+    with pytest.warns(UserWarning, match="Cells are means over model, seed, and so are their intervals"):
+        plots.to_latex(frame.assign(lost=[80.0, 83.0, 1.0]), rows="plan", columns="head")
+
+
 def test_a_column_that_is_not_there_is_refused():
     with pytest.raises(InputError, match="Unknown column 'plans': did you mean 'plan'"):
         plots.to_latex(FRAME, rows="plans", columns="translator")

@@ -11,9 +11,10 @@ import pytest
 from scipy import stats
 from small_notebook import write_notebook
 
+from toastlib.errors import InputError
 from toastlib.runs import collect as module
 from toastlib.runs import run as run_module
-from toastlib.runs.collect import collect, failure_of, results_table, run_labels, run_states
+from toastlib.runs.collect import collect, failure_of, headlines, results_table, run_labels, run_states
 from toastlib.runs.execute import Failure, RunError
 from toastlib.runs.run import SweepOptions, attempt
 from toastlib.runs.store import Results, Run
@@ -43,6 +44,27 @@ def runs(tmp_path, monkeypatch):
     with runs[2].locked():
         runs[2].new_staging_dir()
         yield runs
+
+
+def test_a_collection_is_not_replaced_by_none(runs, tmp_path):
+    collect(runs, tmp_path / "all")
+    earlier = (tmp_path / "all" / "results.csv").read_text()
+    with pytest.raises(InputError, match="None of the 2 runs is done, and nothing is collected: runs of other"):
+        collect(runs[2:], tmp_path / "all")
+    assert (tmp_path / "all" / "results.csv").read_text() == earlier
+
+
+def test_of_several_heads_the_headline_is_the_frozen_one_s_and_says_so():
+    results = pd.DataFrame(
+        {"run": ["a"] * 4 + ["b"] * 2, "head": ["retrained"] * 2 + ["frozen"] * 2 + ["retrained"] * 2}
+    )
+    results["plan"] = results["translator"] = ["original", "1->2"] * 3
+    results["translator"] = results["translator"].replace("1->2", "linear")
+    results = results.assign(seed=0, accuracy=[90, 88, 91, 84, 80, 79], lost=[0, 2, 0, 7, 0, 1])
+    found = headlines(results).set_index("run")
+    assert found["head"].to_dict() == {"a": "frozen", "b": "retrained"}
+    assert found["lost, linear"].to_dict() == {"a": 7, "b": 1}
+    assert found["original (%)"].to_dict() == {"a": 91, "b": 80}
 
 
 def test_every_run_has_one_state_and_says_why(runs, tmp_path):

@@ -74,6 +74,18 @@ def test_the_module_computes_the_map_and_has_the_parameters_that_are_counted(for
     assert not any(p.requires_grad for p in module.parameters())
 
 
+def test_an_own_solve_of_another_shape_is_named():
+    class Narrow(Affine):
+        name = "narrow"
+
+        def solve(self, sums):
+            return super().solve(sums)[:, :2]
+
+    source, target = rows(50, 4)
+    with pytest.raises(InputError, match=r"Translator 'narrow' solves for weights of \(4, 2\), not \(4, 4\)"):
+        Narrow().fit(source, target)
+
+
 def test_affine_is_linear_regression():
     source, target = rows()
     ours, theirs = (

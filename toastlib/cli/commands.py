@@ -112,9 +112,10 @@ def collect(options: argparse.Namespace) -> int:
     runs = read_grid(options.grid, options.results_dir)
     states = collecting.collect(runs, options.out, options.force, f"Runs of {Path(options.grid).stem}")
     numbers = [name for name in states if name.startswith(("original (%)", "lost, "))]
+    names = ["label", *states.columns.intersection(["head"])]
     if options.sort not in ("label", *numbers):
         raise unknown("column", options.sort, ["label", *numbers])
-    print(states[["label", *numbers]].sort_values(options.sort, kind="stable").round(1).to_string(index=False))
+    print(states[[*names, *numbers]].sort_values(options.sort, kind="stable").round(1).to_string(index=False))
     print(f"{(states['state'] == 'done').sum()} of {len(states)} runs are done; the page to open is")
     print(f"  {options.out.resolve() / 'index.html'}")
     return 0

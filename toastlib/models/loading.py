@@ -99,13 +99,18 @@ def load_encoder(
 
 
 def _made(make: Callable[[], Encoder], name: str, features: str | None, image_size: int | None) -> Encoder:
-    """The encoder of a registered function, which alone decides on its features and its image size."""
+    """The encoder of a registered function, which alone decides on its features and its image size.
+
+    A notebook always asks for features, its default if its user does not: so other ones are told, and not refused.
+    """
     encoder = make()
     need_encoder(encoder)
-    if image_size or features not in (None, encoder.feature_kind):
-        raise InputError(
-            f"{name} is made by a function, with features={encoder.feature_kind!r} and at its own image_size: ask for "
-            "these, or leave both out."
+    if image_size:
+        raise InputError(f"{name} is made by a function, at its own image size: leave out image_size={image_size}.")
+    if features not in (None, encoder.feature_kind):
+        warnings.warn(
+            f"{name} is made by a function, and keeps its features={encoder.feature_kind!r}, not {features!r}.",
+            stacklevel=3,
         )
     encoder.name = name
     return encoder

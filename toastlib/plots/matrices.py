@@ -1,6 +1,7 @@
 """Figures of matrices: similarity of blocks, and one value for each row and column; and the same as a LaTeX table."""
 
 import re
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -122,7 +123,8 @@ def to_latex(data: pd.DataFrame, *, rows: str, columns: str, value: str = "lost"
     Parameters
     ----------
     data
-        Rows of one cell are averaged. Intervals end at ``{value}_low`` and ``{value}_high``, or ``low`` and ``high``.
+        Rows of one cell are averaged, and a warning names the columns in which they differ. Intervals end at
+        ``{value}_low`` and ``{value}_high``, or ``low`` and ``high``.
     rows, columns, value, digits
         Columns of names, and of values; digits behind the point.
 
@@ -134,7 +136,11 @@ def to_latex(data: pd.DataFrame, *, rows: str, columns: str, value: str = "lost"
     check_columns(data, rows, columns, value)
     ends = interval_ends(data, value)
     down, up = (np.nan, np.nan) if ends is None else ends
-    cells = data.assign(down=down, up=up).groupby([rows, columns], observed=True)[[value, "down", "up"]].mean()
+    groups = data.assign(down=down, up=up).groupby([rows, columns], observed=True)
+    differing = [name for name in data.select_dtypes(exclude="float") if groups[name].nunique().max() > 1]
+    if differing := [name for name in differing if name not in (rows, columns)]:
+        warnings.warn(f"Cells are means over {', '.join(differing)}, and so are their intervals.", stacklevel=2)
+    cells = groups[[value, "down", "up"]].mean()
     texts = {key: _cell(*numbers, digits) for key, numbers in zip(cells.index, cells.to_numpy(), strict=True)}
     names = levels(data[columns])
     lines = [[row, *(texts.get((row, name), "") for name in names)] for row in levels(data[rows])]

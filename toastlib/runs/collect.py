@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toastlib.errors import need_packages
+from toastlib.errors import InputError, need_packages
 from toastlib.evaluation.metrics import paired_difference
 from toastlib.output import writing
 from toastlib.plan import ORIGINAL
@@ -96,9 +96,15 @@ def collect(runs: Sequence[Run], out: Path, force: bool = False, title: str = "R
     `out` gets every table of the complete runs, merged (`merged_tables`), ``intervals`` (`intervals_apart`) and
     ``runs`` (`run_states` and `headlines`, failures included), each as parquet and CSV; ``index.html``; and under
     ``runs/`` each executed notebook, also as a page, with its figures. An earlier collection is replaced. Returns
-    ``runs``; an `InputError` if `out` holds something else and `force` is not set, or cannot be written.
+    ``runs``; an `InputError` if no run is done or has failed, if `out` holds something else and `force` is not set, or
+    if it cannot be written.
     """
     need_packages("Collecting notebooks as pages", ["nbconvert"], "study")
+    if set(run_states(runs)["state"]) <= {"missing", "running"}:
+        raise InputError(
+            f"None of the {len(runs)} runs is done, and nothing is collected: runs of other parameters, or made with "
+            "another state of a notebook or a plug-in, do not count."
+        )
     with writing(out, {run.root for run in runs}, force) as folder:
         (folder / "runs").mkdir(parents=True)
         tables, states = merged_tables(runs), run_states(runs)
@@ -141,15 +147,19 @@ def results_table(runs: Sequence[Run], name: str = "results") -> "pd.DataFrame":
 def headlines(results: "pd.DataFrame") -> "pd.DataFrame":
     """The numbers of each run: the original's accuracy in percent, and points lost by each translator, mean over plans.
 
-    Of several heads it is the first. One row per run; no columns but ``run`` where no run has evaluated plans.
+    Of several heads it is the frozen one, and ``head`` says which. One row per run; no columns but ``run`` where no run
+    has evaluated plans.
     """
     if EVALUATED - set(results):
         return results[["run"]].drop_duplicates()
-    first = results[results["head"] == results.groupby("run")["head"].transform("first")]
+    ordered = results.sort_values("head", key=lambda heads: heads != "frozen", kind="stable")
+    first = results[results["head"] == ordered.groupby("run")["head"].first().reindex(results["run"]).to_numpy()]
     is_original = first["plan"] == ORIGINAL
     lost = first[~is_original].pivot_table("lost", "run", "translator", sort=False).add_prefix("lost, ")
-    original = first[is_original].groupby("run")["accuracy"].mean().rename("original (%)")
-    return original.to_frame().join(lost, how="outer").reset_index()
+    original = (
+        first[is_original].groupby("run").agg(**{"head": ("head", "first"), "original (%)": ("accuracy", "mean")})
+    )
+    return original.join(lost, how="outer").reset_index()
 
 
 def intervals_apart(results: "pd.DataFrame", varied: Sequence[str] = ()) -> "pd.DataFrame":

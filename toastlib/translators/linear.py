@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from toastlib.errors import real_number, unknown
+from toastlib.errors import InputError, real_number, unknown
 from toastlib.models.layers import Parallel, Scale
 from toastlib.plan import Span
 from toastlib.statistics.moments import KFoldMoments, Moments
@@ -58,6 +58,10 @@ class Affine(Translator):
         sums = Sums.of_span(moments, span)
         centred, (x_mean, y_mean) = sums.centred(), sums.means
         self.weight_ = self.solve(centred)
+        if self.weight_.shape != (expected := (len(x_mean), len(y_mean))):
+            raise InputError(
+                f"Translator {self.name!r} solves for weights of {(*self.weight_.shape,)}, not {expected}."
+            )
         self.bias_ = y_mean - x_mean @ self.weight_
         self.residual_ = share(centred.error(self.weight_), sums.square)
         return self
