@@ -190,6 +190,10 @@ def test_a_grid_names_plug_ins_before_its_values_are_checked(mine, tmp_path):
     grid.write_text(text.replace("{}", str(mine)))
     own, plain = read_grid(grid)
     assert (list(own.plugins), plain.plugins) == ([str(mine)], {})
+    (tmp_path / "grids").mkdir()
+    (beside := tmp_path / "grids" / "beside.py").write_text(MAP.format("half-way"))
+    (tmp_path / "grids" / "grid.yaml").write_text(text.replace("{}", "beside.py"))
+    assert list(read_grid(tmp_path / "grids" / "grid.yaml")[0].plugins) == [str(beside)]
     for value, says in (("nowhere.py", "line 2: The plug-in .*cannot be read"), ("[[x]]", "line 2: 'plugins' takes a")):
         grid.write_text(text.replace("{}", value))
         with pytest.raises(InputError, match=rf"^grid\.yaml, {says}"):

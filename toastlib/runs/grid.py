@@ -23,8 +23,8 @@ def read_grid(path: str | Path, root: Path = Path("results")) -> list[Run]:
 
     The file holds one entry or a list of them, each with a ``notebook`` (name, number or path) and
 
-    - ``plugins``: Python files, one or a list, that are imported before the notebook's cells, and before values here
-      are checked; see `plugins_of`;
+    - ``plugins``: Python files, one or a list, here or beside the grid, that are imported before the notebook's cells,
+      and before values here are checked; see `plugins_of`;
     - ``parameters``: name -> value. A list gives one run for each of its members, several lists every combination; for
       a parameter that is itself a list, a list of lists does;
     - ``include``: a list of mappings that extend or replace ``parameters``, one for each further run;
@@ -137,7 +137,8 @@ def _plugins(entry: _Mapping) -> dict[str, str]:
     if not all(isinstance(member, yaml.ScalarNode) for member in nodes):
         raise _error(entry.path, line, "'plugins' takes a Python file, or a list of them.")
     try:
-        return plugins_of([member.value for member in nodes])
+        files = [Path(member.value).expanduser() for member in nodes]
+        return plugins_of(file if file.exists() else Path(entry.path).parent / file for file in files)
     except InputError as error:
         raise _error(entry.path, line, error) from None
 
