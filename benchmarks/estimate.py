@@ -67,6 +67,12 @@ def main() -> None:
         show(against_runs(runs, Path(folder).resolve()))
 
 
+def of_demo() -> list[Row]:
+    """Estimates of grids/demo.yaml over what its runs take."""
+    with tempfile.TemporaryDirectory() as folder:
+        return against_runs(read_grid(GRIDS[0]), Path(folder).resolve())
+
+
 def write_prices(folder: Path) -> None:
     """What every notebook takes with its default parameters, and how fast this machine was then."""
     runs = [Run(find_notebook(name).resolve(), {}) for name in notebook_names()]
