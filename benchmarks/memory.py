@@ -52,7 +52,7 @@ def moments(count: int) -> float:
             for start in range(0, count, size):
                 yield torch.rand(min(size, count - start), 3, 32, 32) * 2 - 1, None
 
-    toast.collect_moments(toast.load_encoder("vit-mini", device="cpu"), Stream())
+    toast.collect_moments(toast.load_encoder("vit-mini", device="cpu"), Stream(), folds=0)
     return _peak()
 
 
