@@ -413,6 +413,11 @@ def test_maps_that_are_fitted_on_activations_are_taken(tiny_encoder, tiny_images
     assert len(taken.plan.removed) == 2
 
 
+def test_the_card_and_the_report_are_of_one_mind_about_times(taken):
+    asked = (*taken.card.latency, "pipeline")
+    assert taken.card.unclear == tuple(batch for batch in asked if taken.time(batch)[0] == "not clear")
+
+
 def test_the_verdict_names_what_is_won_and_what_it_costs(taken):
     row = dict.fromkeys(("ms_low_1", "ms_low_32", "ms_high_1", "ms_high_32"), 1.0)
     same = replace(taken, maps=taken.maps.assign(**row), lost=(2.0, 0.5, 3.5))
@@ -453,7 +458,7 @@ def test_the_answers_of_the_checkpoints_own_classifier_choose(tiny_encoder, tiny
     settings = {"calibration": moments, "head": classifier.classifier}
     costs = run_plans(tiny_encoder, drawn[40:], every_plan(6, 2), measures=["divergence"], **settings)["divergence"]
     assert costs.rank()[str(taken.plan)] <= 3  # a race of 15 plans on 50 images
-    assert f"({costs[str(taken.plan)]:.2g}, and " in taken.summary()
+    assert f"its cost in the race is {costs[str(taken.plan)]:.2g}, " in taken.summary()
 
 
 def test_a_classifier_that_reads_more_than_the_features_chooses_by_its_answers_too(tiny_model, tiny_images):
@@ -477,7 +482,7 @@ def test_a_classifier_that_reads_more_than_the_features_chooses_by_its_answers_t
             found = small(pixels).logits.log_softmax(-1)
             costs[plan] = torch.nn.functional.kl_div(found, expected, log_target=True, reduction="batchmean").item()
     assert taken.plan in sorted(costs, key=costs.get)[:3]  # a race of 15 plans on 50 images
-    assert f"({costs[taken.plan]:.2g}, and " in taken.summary()
+    assert f"its cost in the race is {costs[taken.plan]:.2g}, " in taken.summary()
 
 
 def test_answers_that_changed_are_all_those_that_differ(taken, tiny_encoder, tiny_images):

@@ -149,6 +149,7 @@ def compress(
     task = task_of(encoder.reads_text, own_head.module and "base").name
     in_pipeline = measure_pipeline(models[:2], data.test, task, encoder.tokenizer)
     in_pipeline += [(float("nan"),) * 3] * (len(models) - 2)
+    spreads = {batch: times[:2] for batch, times in latency.items()} | {"pipeline": in_pipeline[:2]}
     inputs = heads.inputs_of(data.test)
     before, after = (heads.percent(one, own_head.measure) for one in scores[:2])
     card = ModelCardData(
@@ -162,6 +163,7 @@ def compress(
         after=after,
         latency={batch: (times[0][0], times[1][0]) for batch, times in latency.items()},
         in_pipeline=(in_pipeline[0][0], in_pipeline[1][0]),
+        unclear=tuple(key for key, ((_, *a), (_, *b)) in spreads.items() if a[0] <= b[1] and b[0] <= a[1]),
         device=device_name(encoder.device),
         input=input_of(encoder),
         sizes=Sizes(

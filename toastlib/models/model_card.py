@@ -34,6 +34,7 @@ class ModelCardData:
     after: Accuracy | None = None  # of this model
     latency: dict[int, tuple[float, float]] = field(default_factory=dict)  # batch size -> milliseconds per batch
     in_pipeline: tuple[float, float] | None = None  # milliseconds per image in transformers' `pipeline`
+    unclear: tuple[int | str, ...] = ()  # batch sizes, or "pipeline", whose times the rounds do not tell apart
     device: str | None = None  # on which times were measured
     sizes: Sizes | None = None  # counted when the model is saved if `None`
     input: str = "image"  # what the FLOPs are of
@@ -51,10 +52,12 @@ class ModelCardData:
             form = "{:.2f} % ({:.2f} to {:.2f})"
             texts = (form.format(*value) if value else "" for value in (self.before, self.after))
             rows.append((f"{self.measure} (95 % interval)", *texts))
-        for size, times in sorted(self.latency.items()):
-            rows.append((f"milliseconds per batch of {size}", *map(short, times)))
+        times = {size: (f"batch of {size}", pair) for size, pair in sorted(self.latency.items())}
         if self.in_pipeline:
-            rows.append((f"milliseconds per {self.input.split()[0]} in a pipeline", *map(short, self.in_pipeline)))
+            times["pipeline"] = (f"{self.input.split()[0]} in a pipeline", self.in_pipeline)
+        for key, (what, pair) in times.items():
+            told = " (which is faster is not clear)" if key in self.unclear else ""
+            rows.append((f"milliseconds per {what}{told}", *map(short, pair)))
         return rows
 
 

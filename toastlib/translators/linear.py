@@ -53,7 +53,13 @@ class Affine(Translator):
     bias_: Tensor | None
 
     def fit_moments(self, moments: Moments | KFoldMoments, span: Span) -> Self:
-        """Solve for the weights; the bias takes mean to mean. Fewer rows than the width are warned of."""
+        """Solve for the weights; the bias takes mean to mean. Fewer rows than the width are warned of.
+
+        Raises
+        ------
+        InputError
+            If `solve` gives weights of another shape.
+        """
         self.warn_of_few(moments.whole)
         sums = Sums.of_span(moments, span)
         centred, (x_mean, y_mean) = sums.centred(), sums.means
