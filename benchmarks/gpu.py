@@ -18,10 +18,11 @@ from transformers import ViTConfig, ViTModel
 import toastlib as toast
 from benchmarks import reference
 from benchmarks.inputs import shapes
-from benchmarks.sweep import CALIBRATION, SAMPLED, SEEDS, needed_blocks
+from benchmarks.sweep import CALIBRATION, SAMPLED, SEEDS
 from benchmarks.table import HEADER, Row, show
-from toastlib.approximation.engine import collect_features, variants_of
+from toastlib.approximation.engine import collect_features
 from toastlib.approximation.prepare import prepare
+from toastlib.runs.estimate import block_runs
 
 SIZES = {"ViT-S": (384, 12), "ViT-L": (1024, 24)}
 """Width and number of blocks; a head has 64 dimensions."""
@@ -63,7 +64,7 @@ def rows_of(name: str, count: int, plain_count: int, ceiling: float) -> list[Row
     }
     job()
     ours = seconds_of(job) / count
-    work = needed_blocks(variants_of(plans, ["linear"]), len(encoder.blocks)) * block_flops(encoder)
+    work = block_runs(plans, len(encoder.blocks)) * block_flops(encoder)
     rates = {size: len(images.train) * work / spent for size, spent in features.items()}
     told = ", ".join(f"{rate / ceiling:.0%} with {size}" for size, rate in rates.items())
     print(f"<!-- {name}: blocks that must run, at that share of the ceiling by batch size: {told} -->")

@@ -159,13 +159,14 @@ def against_hardware(train_size: int, test_size: int, dataset: str = "") -> list
     from toastlib.approximation.engine import collect_features, variants_of
     from toastlib.approximation.prepare import prepare
     from toastlib.models.sublayers import split_blocks
+    from toastlib.runs.estimate import block_runs
 
     encoder, images = load(train_size, test_size, dataset)
     plans = toast.paper.plan_list(len(encoder.blocks))
     options = {"translators": ["identity", "linear"], "calibration": images.train[:CALIBRATION], "batch_size": 32}
     ready = prepare(encoder, images, plans, **options)
     linear, both, maps = variants_of(plans, ["linear"]), ready.variants, ready.maps
-    needed = needed_blocks(linear, len(encoder.blocks))
+    needed = block_runs(plans, len(encoder.blocks))
     ends = sum(
         len(encoder.blocks) - 1 not in variant.plan.removed for variant in linear
     )  # no two share their last block
@@ -206,17 +207,6 @@ def _fit_heads(sets: int, images: int, width: int) -> None:
     toast.Probe(10, toast.HeadConfig(seeds=SEEDS, min_steps=0)).fit(
         torch.randn(sets, images, width), torch.arange(images) % 10
     )
-
-
-def needed_blocks(variants, depth: int) -> int:
-    """How many blocks run for one image, each state once: the edges of the trie that the plans form."""
-    states = {
-        (tuple((span, v.translator) for span in v.plan if span.end < block), block)
-        for v in variants
-        for block in range(depth)
-        if block not in v.plan.removed
-    }
-    return len(states)
 
 
 def _block_seconds(encoder, images, of: int | None = None) -> float:

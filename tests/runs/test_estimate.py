@@ -116,12 +116,27 @@ def test_the_time_left_is_the_estimates_at_the_pace_of_what_has_ended(measured):
     runs = [given_run(name, {}, "results") for name in ("00", "02", "05")]
     price = [sum(COSTS[run.notebook.stem]["seconds"].values()) for run in runs]
     left = TimeLeft(runs, 1)
-    assert str(left) == f"; about {duration(sum(price))} left"
+    assert str(left) == ""  # of one encoder nothing is measured, and no run has told the pace
     left.finish(runs[0], 3 * price[0])
     assert str(left) == f"; about {duration(3 * (price[1] + price[2]))} left"
     left.finish(runs[1], price[1])
     left.finish(runs[2], price[2])
     assert str(left) == ""
+
+
+def test_runs_of_several_encoders_are_measured_for(measured):
+    runs = [given_run("00", {}, "results"), given_run("00", {"image_size": 64}, "results")]
+    together = duration(sum(one.seconds for one in estimate(runs)))
+    assert str(TimeLeft(runs, 1)) == f"; about {together} left"
+
+
+def test_runs_of_one_encoder_are_not_measured_for(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(estimating, "measure_encoders", refuse)
+    left = TimeLeft([given_run(name, {}, "results") for name in ("00", "05")], 1)
+    assert len(left.left) == 2
 
 
 def test_one_run_alone_is_not_measured_for_and_is_counted():

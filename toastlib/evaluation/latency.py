@@ -35,6 +35,11 @@ else:  # ru_maxrss would begin with that of the process that started this one
 """Program of the process whose memory is measured."""
 
 
+def told_apart(one: Spread, other: Spread) -> bool:
+    """Whether the rounds tell two times apart: their quartiles do not overlap."""
+    return one[2] < other[1] or other[2] < one[1]
+
+
 def measure_latency(
     models: Sequence[Callable], images: Images | Texts, sizes: tuple[int, ...] = (1, BATCH)
 ) -> dict[int, list[Spread]]:

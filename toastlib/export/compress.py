@@ -14,7 +14,7 @@ from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
 from toastlib.evaluation import heads
 from toastlib.evaluation.heads import MEASURES, Head
-from toastlib.evaluation.latency import device_name, measure_energy, measure_latency, measure_pipeline
+from toastlib.evaluation.latency import device_name, measure_energy, measure_latency, measure_pipeline, told_apart
 from toastlib.export.onnx import NEEDED, in_onnxruntime
 from toastlib.export.result import TUNED, CompressionResult, Contender, maps_table
 from toastlib.models.base_architecture import own_classifier
@@ -163,7 +163,7 @@ def compress(
         after=after,
         latency={batch: (times[0][0], times[1][0]) for batch, times in latency.items()},
         in_pipeline=(in_pipeline[0][0], in_pipeline[1][0]),
-        unclear=tuple(key for key, ((_, *a), (_, *b)) in spreads.items() if a[0] <= b[1] and b[0] <= a[1]),
+        unclear=tuple(key for key, pair in spreads.items() if not told_apart(*pair)),
         device=device_name(encoder.device),
         input=input_of(encoder),
         sizes=Sizes(

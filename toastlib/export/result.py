@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from toastlib.approximation.fuse import FUSED
 from toastlib.evaluation.heads import LOST, Flip, Head, points_lost
-from toastlib.evaluation.latency import Spread
+from toastlib.evaluation.latency import Spread, told_apart
 from toastlib.evaluation.metrics import changes
 from toastlib.export.folder import save_compressed
 from toastlib.export.onnx import OnnxModel
@@ -85,9 +85,9 @@ class CompressionResult:
     def time(self, batch: int | str) -> tuple[str, str]:
         """The change of the time for a batch, or ``"pipeline"``, if the quartiles tell one, and both times."""
         first, own = self.maps.iloc[0], self.maps.iloc[1]
-        apart = any(a[f"ms_high_{batch}"] < b[f"ms_low_{batch}"] for a, b in ((first, own), (own, first)))
+        spreads = self.maps[[f"ms_{batch}", f"ms_low_{batch}", f"ms_high_{batch}"]].to_numpy()
         times = f"{_with_spread(first, f'_{batch}')} to {_with_spread(own, f'_{batch}')} ms"
-        return change(first[f"ms_{batch}"], own[f"ms_{batch}"]) if apart else "not clear", times
+        return change(first[f"ms_{batch}"], own[f"ms_{batch}"]) if told_apart(*spreads[:2]) else "not clear", times
 
     def verdict(self) -> str:
         """Whether it is worth it, in one sentence: size and time won, and what that costs."""

@@ -100,14 +100,15 @@ def collect(runs: Sequence[Run], out: Path, force: bool = False, title: str = "R
     if it cannot be written.
     """
     need_packages("Collecting notebooks as pages", ["nbconvert"], "study")
-    if set(run_states(runs)["state"]) <= {"missing", "running"}:
+    states = run_states(runs)
+    if set(states["state"]) <= {"missing", "running"}:
         raise InputError(
             f"None of the {len(runs)} runs is done, and nothing is collected: runs of other parameters, or made with "
             "another state of a notebook or a plug-in, do not count."
         )
     with writing(out, {run.root for run in runs}, force) as folder:
         (folder / "runs").mkdir(parents=True)
-        tables, states = merged_tables(runs), run_states(runs)
+        tables = merged_tables(runs)
         varied = [name for name in states if name not in FIXED]
         states = states.merge(headlines(tables["results"]), on="run", how="left")
         intervals = intervals_apart(tables["results"], varied)

@@ -56,9 +56,8 @@ def amounts(parameters: dict[str, Any], depth: int, width: int) -> dict[str, flo
     from toastlib.paper import read_plans
 
     given = {name.rpartition(".")[2]: value for name, value in parameters.items()}
-    sets = sets_of(parameters)[
-        : None if "plans" in given or "dataset" in given else 1
-    ]  # 01 has accuracies of the first
+    sets = sets_of(parameters)
+    sets = sets if {"plans", "dataset"} & set(given) else sets[:1]  # 01 has accuracies of the first
     train, test = (_images(given, split, sets) for split in ("train", "test"))
     text = given.get("plans", given.get("plan", ""))
     plans = read_plans(text, depth) if text else [Plan((Span(k, k + 1),)) for k in range(depth - 1)]
@@ -108,12 +107,15 @@ def listed(value: Any) -> list:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def estimate(runs: Sequence[Run], jobs: int = 1) -> list[Estimate | None]:
-    """Estimate each run, `jobs` of them side by side; `None` for a notebook that is not in `PRICES`."""
+def estimate(runs: Sequence[Run], jobs: int = 1, *, measured: bool = True) -> list[Estimate | None]:
+    """Estimate each run, `jobs` of them side by side; `None` for a notebook that is not in `PRICES`.
+
+    Unless `measured`, times are those of the machine and encoder that `PRICES` were made with.
+    """
     prices = read_json(PRICES)
     costs, standard = [prices["notebooks"].get(run.notebook.stem) for run in runs], Speed(**prices["speed"])
     encoders = {_encoder_of(run): run.plugins for run, cost in zip(runs, costs, strict=True) if cost}
-    speeds = measure_encoders(encoders, jobs)
+    speeds = measure_encoders(encoders, jobs) if measured else dict.fromkeys(encoders, standard)
     return [
         _estimate(run, cost, speeds[_encoder_of(run)], standard) if cost else None
         for run, cost in zip(runs, costs, strict=True)
@@ -121,13 +123,17 @@ def estimate(runs: Sequence[Run], jobs: int = 1) -> list[Estimate | None]:
 
 
 class TimeLeft:
-    """Time that is left of runs: their estimates, at the pace of those that have ended."""
+    """Time that is left of runs: their estimates, at the pace of those that have ended.
+
+    Only runs of several encoders are measured for, which takes seconds. Else nothing is said before a run has ended.
+    """
 
     def __init__(self, waiting: Sequence[Run], jobs: int) -> None:
-        estimates = estimate(waiting, jobs) if len(waiting) > 1 else [None] * len(waiting)
+        measured = len(set(map(_encoder_of, waiting))) > 1
+        estimates = estimate(waiting, jobs, measured=measured)
         known = [one.seconds for one in estimates if one]
         usual = sum(known) / len(known) if known else 1.0
-        self.jobs, self.pace = jobs, 1.0 if known else None  # no pace: nothing is known before a run has ended
+        self.jobs, self.pace = jobs, 1.0 if known and measured else None
         self.left = {run.folder: one.seconds if one else usual for run, one in zip(waiting, estimates, strict=True)}
         self._ended = self._took = 0.0
 
