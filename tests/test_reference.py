@@ -98,7 +98,7 @@ ROWS = {
     "one matrix, the paper's (`linear`)": "linear",
     "one matrix for the CLS token, one for the patches (`separate`)": "separate",
     "the same, and CLS reads the patches' mean and standard deviation (`context`)": "context",
-    "`context`, and the features aligned (`context+align`)": "context+align",
+    "`context`, and one more matrix behind the last block (`context+align`)": "context+align",
 }
 COLUMNS = [(m, d) for m in ("vit-mini", "vit-s14-focus") for d in ("mnist", "fashion-mnist", "cifar10")]
 
@@ -165,7 +165,7 @@ def test_the_sentence_on_the_race_is_that_of_the_reference_runs():
     (race, other), by_token = (intervals(real.loc[name].sort_values("dataset")) for name in ("race", "by-token"))
     assert list(real.loc["race"].sort_values("dataset")["dataset"]) == ["cifar10", "fashion-mnist"]
     assert in_readme(f"on the ViT-S {race.replace(' [', ' points [')} better on CIFAR-10 and {other} on Fashion-MNIST")
-    assert in_readme(f"by the criterion `by-token` alone {by_token[0]} and {by_token[1]} worse")
+    assert in_readme(f"by the maps' held-out errors alone (`by-token`) {by_token[0]} and {by_token[1]} worse")
     of_mini = mini.loc[["race", "by-token"]]
     assert ((of_mini["gain_low"] <= 0) & (of_mini["gain_high"] >= 0)).all()
 

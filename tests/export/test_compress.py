@@ -422,19 +422,19 @@ def test_the_verdict_names_what_is_won_and_what_it_costs(taken):
     row = dict.fromkeys(("ms_low_1", "ms_low_32", "ms_high_1", "ms_high_32"), 1.0)
     same = replace(taken, maps=taken.maps.assign(**row), lost=(2.0, 0.5, 3.5))
     size = 100 * (1 - taken.card.sizes.parameters[1] / taken.card.sizes.parameters[0])
-    time = "a time at batch 32 that cannot be distinguished from the original's"
-    assert same.verdict() == f"{size:.0f} % fewer parameters and {time}; points lost: 2.0 [0.5, 3.5]."
+    time = "Faster at batch 32: not clear, the two times overlap"
+    assert same.verdict() == f"Smaller: yes, {size:.0f} % fewer parameters. {time}. Points lost: 2.0 [0.5, 3.5]."
     times = taken.maps.copy()
     times.loc[1, ["ms_low_32", "ms_high_32"]] = 1e6
     slower = replace(taken, maps=times, card=replace(taken.card, latency={32: (1.0, 1.5)}, sizes=taken.card.sizes))
-    assert "50 % MORE time at batch 32" in slower.verdict()
+    assert "Faster at batch 32: no, 50 % MORE time. " in slower.verdict()
     larger = replace(same, card=replace(taken.card, sizes=taken.card.sizes._replace(parameters=(100, 120))))
-    assert larger.verdict().startswith("Not worth it: 20 % MORE parameters")
+    assert larger.verdict().startswith("Not worth it. Smaller: no, 20 % MORE parameters. ")
     sizes = taken.card.sizes._replace(parameters=(100, 100))
     nothing = replace(same, card=replace(taken.card, sizes=sizes), lost=(0.5, -0.5, 1.5))
     assert nothing.verdict() == (
-        "Not worth it: as many parameters and a time at batch 32 that cannot be distinguished from the original's; "
-        "points lost: 0.5 [-0.5, 1.5], which cannot be distinguished from none."
+        f"Not worth it. Smaller: no, as many parameters. {time}. "
+        "Points lost: 0.5 [-0.5, 1.5], which cannot be distinguished from none."
     )
 
 

@@ -124,6 +124,11 @@ def test_many_columns_are_drawn_without_numbers():
     assert not plots.matrix(frame, row="plan", column="class", value="delta").texts
 
 
+def test_a_matrix_of_two_metrics_is_refused(blocks):
+    with pytest.raises(InputError, match="One matrix shows one metric, not cka, mse"):
+        plots.similarity(pd.concat([blocks.assign(metric="cka"), blocks.assign(metric="mse")]))
+
+
 def test_a_missing_column_is_named():
     with pytest.raises(InputError, match="'clas'"):
         plots.matrix(pd.DataFrame({"plan": [], "class": []}), row="plan", column="clas", value="delta")

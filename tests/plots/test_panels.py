@@ -110,3 +110,11 @@ def test_numbers_have_the_same_colours_where_a_panel_lacks_some():
     assert points[0][0.1, 1] == points[1][0.2, 2]
     assert points[0][0.2, 2] == points[1][0.1, 1]
     assert len({points[0][place] for place in ((0.1, 1), (0.2, 2), (0.3, 3))}) == 3
+
+
+def test_one_column_of_panels_names_their_common_axis_once():
+    frame = pd.DataFrame({"model": [*"abc"], "x": [0, 1, 2], "lost": [0, 1, 2]})
+    axes = plots.panels(plots.scatter, frame, by="model", columns=1, x="x", y="lost")
+    assert [ax.get_xlabel() for ax in axes] == ["", "", "x"]
+    apart = plots.panels(plots.scatter, frame, by="model", columns=1, sharex=False, x="x", y="lost")
+    assert [ax.get_xlabel() for ax in apart] == ["x"] * 3

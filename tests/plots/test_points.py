@@ -258,3 +258,16 @@ def test_every_translator_has_a_colour_and_a_marker_of_its_own():
     assert len({COLOURS[name] for name in known}) == len(known)
     assert len(set(markers.values())) == len(markers)
     assert all(COLOURS[name + ALIGN] == COLOURS[name] for name in TRANSLATORS)
+
+
+def test_a_table_without_rows_is_named_where_it_makes_no_axes():
+    empty = pd.DataFrame({"plan": [], "lost": []})
+    draws = (
+        lambda: plots.matrix(empty, row="plan", column="plan", value="lost"),
+        lambda: plots.to_latex(empty, rows="plan", columns="plan"),
+        lambda: plots.panels(plots.curve, empty, by="plan", x="plan", y="lost"),
+    )
+    for draw in draws:
+        with pytest.raises(InputError, match="no rows"):
+            draw()
+    assert plots.curve(empty, x="plan", y="lost").get_xlabel() == "plan"  # an empty figure, as seaborn draws it

@@ -104,6 +104,15 @@ def test_an_unknown_width_is_refused():
         plots.set_style(width="colum")
 
 
+def test_a_width_in_inches_is_that_of_the_figure():
+    plots.set_style(width=3.5)
+    ax = FIGURES["intervals"](lost(3))
+    assert (ax.figure.get_figwidth(), ax.xaxis.label.get_size()) == (3.5, pytest.approx(8))
+    for width in (0, -2, 1e9, float("nan")):
+        with pytest.raises(InputError, match="cannot be drawn"):
+            plots.set_style(width=width)
+
+
 def test_the_style_of_a_width_is_left_again():
     plots.set_style(width="column")
     plots.set_style()

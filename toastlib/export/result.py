@@ -90,20 +90,19 @@ class CompressionResult:
         return change(first[f"ms_{batch}"], own[f"ms_{batch}"]) if told_apart(*spreads[:2]) else "not clear", times
 
     def verdict(self) -> str:
-        """Whether it is worth it, in one sentence: size and time won, and what that costs."""
+        """Whether it is smaller, whether it is faster, and what that costs; "Not worth it" if it is neither."""
         lost, low, high = self.lost
-        batch, (old, new) = max(self.card.latency.items())
-        told, faster = self.time(batch)[0] != "not clear", new < old
-        size, time = (100 * (1 - after / before) for before, after in (self.card.sizes.parameters, (old, new)))
-        other_size = f"{abs(size):.0f} % {'fewer' if size > 0 else 'MORE'} parameters"
-        won = other_size if abs(size) >= 1 else "as many parameters"
-        if told:
-            won += f" and {abs(time):.0f} % {'less' if faster else 'MORE'} time at batch {batch}"
-        else:
-            won += f" and a time at batch {batch} that cannot be distinguished from the original's"
+        batch, times = max(self.card.latency.items())
+        size, time = (100 * (1 - after / before) for before, after in (self.card.sizes.parameters, times))
+        told = self.time(batch)[0] != "not clear"
+        smaller = f"{abs(size):.0f} % {'fewer' if size > 0 else 'MORE'} parameters"
+        smaller = f"yes, {smaller}" if size >= 1 else f"no, {smaller if size <= -1 else 'as many parameters'}"
+        faster = f"yes, {time:.0f} % less time" if time > 0 else f"no, {-time:.0f} % MORE time"
+        faster = faster if told else "not clear, the two times overlap"
         clear = "" if low > 0 or high < 0 else ", which cannot be distinguished from none"
-        worth = "" if size >= 1 or (told and faster) else "Not worth it: "
-        return f"{worth}{won}; {self.loses}: {lost:z.1f} [{low:z.1f}, {high:z.1f}]{clear}."
+        worth = "" if size >= 1 or (told and time > 0) else "Not worth it. "
+        cost = f"{self.loses[0].upper()}{self.loses[1:]}: {lost:z.1f} [{low:z.1f}, {high:z.1f}]{clear}"
+        return f"{worth}Smaller: {smaller}. Faster at batch {batch}: {faster}. {cost}."
 
     def summary(self) -> str:
         """What was done, in two lines, and what it costs, in five."""

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullFormatter
 
-from toastlib.errors import need, unknown
+from toastlib.errors import InputError, need, unknown
 from toastlib.plots.style import DIFFERENCES, LABELS, TEXT
 
 F = TypeVar("F", bound=Callable)
@@ -33,12 +33,14 @@ def share_texts(function: F) -> F:
     return function
 
 
-def check_columns(data: pd.DataFrame, *columns: str | None) -> None:
-    """Raise an `InputError` if it is no frame, or a column is missing."""
+def check_columns(data: pd.DataFrame, *columns: str | None, rows: bool = False) -> None:
+    """Raise an `InputError` if it is no frame, a column is missing, or, where `rows` are needed, it has none."""
     need(data, "columns", "A tidy pandas.DataFrame")
     for column in columns:
         if column is not None and column not in data:
             raise unknown("column", column, [str(name) for name in data])
+    if rows and not len(data):
+        raise InputError("The table has no rows to draw: was it filtered by a value that does not occur?")
 
 
 def levels(column: pd.Series) -> list:

@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from toastlib.errors import InputError
 from toastlib.plots.axes import check_columns, finish_panel, interval_ends, levels, share_texts
 from toastlib.plots.style import LABELS, NAMES, figure_size
 
@@ -35,12 +36,22 @@ def similarity(
     title
         Title above the matrix.
     $ax
+
+    Raises
+    ------
+    InputError
+        If it has several metrics, or no rows.
     """
-    check_columns(data, "first", "second", "metric", "value")
+    check_columns(data, "first", "second", "metric", "value", rows=True)
+    metric, *others = data["metric"].unique()
+    if others:
+        raise InputError(
+            f"One matrix shows one metric, not {metric}, {', '.join(others)}: draw them with "
+            "panels(similarity, data, by='metric')."
+        )
     values = data.pivot(index="first", columns="second", values="value")
     blocks = values.loc[values.index >= 0, values.columns >= 0].to_numpy()
     low, high = limits or (np.nanmin(blocks), np.nanmax(blocks))
-    [metric] = data["metric"].unique()
     is_distance = metric in DISTANCES or (metric not in NAMES and np.nanmean(blocks.diagonal()) < np.nanmean(blocks))
     ax = ax or plt.subplots(figsize=figure_size(5.2, 4.2))[1]
     cmap = sns.color_palette("rocket_r" if is_distance else "rocket", as_cmap=True)
@@ -82,7 +93,7 @@ def matrix(
         Colours, a name of matplotlib; by default by `value`.
     $ax
     """
-    check_columns(data, row, column, value)
+    check_columns(data, row, column, value, rows=True)
     rows, columns = (sorted(levels(data[name]), key=lambda name: name == "") for name in (row, column))
     cells = data.pivot_table(value, row, column, observed=True).reindex(index=rows, columns=columns)
     end = np.nanmax(np.abs(cells.to_numpy())) or 1.0
@@ -133,7 +144,7 @@ def to_latex(data: pd.DataFrame, *, rows: str, columns: str, value: str = "lost"
     str
         A ``tabular`` for booktabs. Cells are ``1.2 \pm 0.9``, or ``1.2^{+0.9}_{-0.7}`` where the two arms differ.
     """
-    check_columns(data, rows, columns, value)
+    check_columns(data, rows, columns, value, rows=True)
     ends = interval_ends(data, value)
     down, up = (np.nan, np.nan) if ends is None else ends
     groups = data.assign(down=down, up=up).groupby([rows, columns], observed=True)

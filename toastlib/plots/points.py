@@ -208,7 +208,7 @@ def panels(
     ndarray
         The axes, shape (panels,).
     """
-    check_columns(data, by)
+    check_columns(data, by, rows=True)
     names, hue = data.select_dtypes(exclude=["number", "bool"]), options.get("hue")
     if hue in data and hue not in (options.get("x"), options.get("y")):  # numbers have their colours in all panels too
         names[hue] = data[hue]
@@ -228,6 +228,8 @@ def panels(
     for ax, title in zip(axes, titles, strict=True):
         plot(data[(data[by] == title) | is_shared], ax=ax, **options)
         ax.set_title(NAMES.get(title, title))
+    for ax in axes[:-columns] if sharex else ():
+        ax.set_xlabel("")
     if sharex and plot is curve:  # each panel has set the ticks of its own values
         set_whole_ticks(axes[0], levels(data[options["x"]]))
     for ax in axes[-columns:]:

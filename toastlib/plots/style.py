@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 import matplotlib.pyplot as plt
 import seaborn as sns
 
-from toastlib.errors import unknown
+from toastlib.errors import InputError, unknown
 from toastlib.plan import ORIGINAL
 from toastlib.translators.base import ALIGN
 
@@ -96,23 +96,27 @@ WIDTHS = {"column": ("paper", 3.25, 8), "page": ("paper", 6.75, 8), "slide": ("t
 TEXT = 12  # points; the sizes of figures are made for it
 
 
-def set_style(width: str | None = None) -> None:
+def set_style(width: str | float | None = None) -> None:
     """Set the look of every figure that follows.
 
     Parameters
     ----------
     width
         ``"column"`` or ``"page"`` of a paper with two columns (3.25 and 6.75 inches wide, text of 8 points), or
-        ``"slide"`` (10 inches, 18 points). `None`: each figure has the width that suits it, and text of 12 points.
+        ``"slide"`` (10 inches, 18 points); a number: inches, with text of 8 points. `None`: each figure has the width
+        that suits it, and text of 12 points.
 
     Raises
     ------
     InputError
         If it is none of these.
     """
-    if width is not None and width not in WIDTHS:
-        raise unknown("width", width, WIDTHS)
-    context, inches, points = WIDTHS.get(width, ("notebook", 0, TEXT))
+    is_number = isinstance(width, int | float)
+    if width not in WIDTHS and width is not None and not (is_number and 0 < width <= 100):
+        refused = InputError(f"A width of {width} inches cannot be drawn.")
+        raise refused if is_number else unknown("width", width, WIDTHS)
+    other = ("notebook", 0, TEXT) if width is None else ("paper", width, 8)
+    context, inches, points = WIDTHS.get(width, other)
     scale = points / sns.plotting_context(context)["font.size"]
     sns.set_theme(context=context, style="ticks", palette=list(COLOURS.values())[:6], font_scale=scale)
     plt.rcParams.update(
