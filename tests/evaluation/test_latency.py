@@ -1,6 +1,7 @@
 """Times of models in turns, in a pipeline, memory of a fresh process, and energy from the machine's counters."""
 
 import math
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -43,6 +44,20 @@ def test_a_pipeline_is_timed_from_pictures_to_answers(tiny_encoder, images):
     (median, low, high), _ = measure_pipeline([model, model], images, "image-classification")
     assert 0 < low <= median <= high
     assert set(seen) == {(32, 3, 32, 32)}
+
+
+def test_a_pipeline_prints_nothing_of_packages_that_it_does_not_need():
+    """In a fresh process, since transformers says it once."""
+    lines = (
+        "import torch",
+        "from toastlib.data.images import Images",
+        "from toastlib.evaluation import latency",
+        "images = Images(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), None, ())",
+        "latency._in_turns = lambda *_, **__: []",
+        "latency.measure_pipeline([], images, 'image-classification')",
+    )
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_a_pipeline_leaves_the_model_where_it_is(tiny_encoder, images, monkeypatch):

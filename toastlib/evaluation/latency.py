@@ -56,13 +56,15 @@ def measure_pipeline(
     models: Iterable[PreTrainedModel], images: Images | Texts, task: str, tokenizer: Any = None
 ) -> list[Spread]:
     """Milliseconds per picture or text in transformers' `pipeline`, which reads it and answers, in batches of 32."""
-    from transformers import CLIPImageProcessor, pipeline
+    from transformers import pipeline
 
     if isinstance(images, Texts):
         given, reader = images[:BATCH].decoded(tokenizer), {"tokenizer": tokenizer}
     else:
         given = [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in images.pixels[:BATCH]]
-        with quiet_transformers():  # without torchvision it says so
+        with quiet_transformers():  # without torchvision it says so, as early as it is imported
+            from transformers import CLIPImageProcessor
+
             reader = {"image_processor": CLIPImageProcessor(**images.preprocessing.to_config())}
     settings = {"batch_size": BATCH} | reader
     # By itself a pipeline would move the model to a GPU.
