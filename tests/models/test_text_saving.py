@@ -19,6 +19,7 @@ from tiny import (
     make_tiny_model,
 )
 from torch import nn
+from transformers import MambaConfig, MambaModel
 
 from toastlib.approximation.engine import Variant, forward_plans
 from toastlib.approximation.fuse import fuse_spans
@@ -233,6 +234,16 @@ def test_a_static_cache_is_for_maps_of_single_tokens(family, texts):
     assert linear.generate(PROMPTS, 12, cache_implementation="static") == linear.generate(PROMPTS, 12)
     with pytest.raises(ValueError, match=r"A context map takes an attention mask of shape \(batch, tokens\)"):
         context.generate(PROMPTS, 12, cache_implementation="static")
+
+
+def test_a_model_of_states_without_a_cache_of_tokens_is_saved_with_maps_of_single_tokens(texts, tmp_path):
+    config = MambaConfig(hidden_size=32, num_hidden_layers=6, state_size=4, vocab_size=50)
+    encoder = Encoder(MambaModel(config), features="last", name="mamba", tokenizer=letter_tokenizer())
+    smaller = approximate(encoder, PLAN, texts, translator="linear")
+    smaller.save_pretrained(tmp_path)
+    assert torch.equal(load_encoder(str(tmp_path), device="cpu")(texts.tokens), smaller(texts.tokens))
+    with pytest.raises(InputError, match="mamba cannot be saved: a context map keeps its sums in a cache"):
+        approximate(encoder, PLAN, texts, translator="context").save_pretrained(tmp_path / "context")
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])

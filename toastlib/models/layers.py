@@ -178,10 +178,13 @@ class Replacement(nn.Module):
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple:
         """Approximate ``h[end]`` from ``h[start]``, both of shape (batch, tokens, width)."""
         cache = next((one for one in (*args, *kwargs.values()) if hasattr(one, "get_seq_length")), None)
-        if cache is None:
+        sums_up = isinstance(self.translation, AddRunningContext)
+        if cache is None or not _counts_tokens(cache, self.layer_idx):
+            if cache is not None and sums_up:
+                raise ValueError("a context map keeps its sums in a cache of attention, which it does not have")
             return as_output(self.translation(hidden), self.outputs)
         kept, further = hidden[..., :1], ()
-        if isinstance(self.translation, AddRunningContext):
+        if sums_up:
             begun = cache.get_seq_length(self.layer_idx) > 0
             before = cache.layers[self.layer_idx].keys[:, 0, -1:] if begun else 0
             kept = running_sums(hidden, self.translation.mask, before)
@@ -192,6 +195,12 @@ class Replacement(nn.Module):
     def extra_repr(self) -> str:
         """The span."""
         return "->".join(map(str, self.span))
+
+
+def _counts_tokens(cache: Any, layer: int) -> bool:
+    """Whether a layer of a cache keeps something of each token; a state-space model keeps one state for all."""
+    layers = getattr(cache, "layers", ())
+    return layer >= len(layers) or hasattr(layers[layer], "get_seq_length")
 
 
 def as_output(hidden: Tensor, outputs: int) -> Tensor | tuple:

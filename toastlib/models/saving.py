@@ -139,7 +139,11 @@ def saved_form(encoder: Encoder, head: Any = None, class_names: Sequence[str] | 
         raise InputError(f"{encoder.name} is not what its configuration makes: {min(different)[0]} differs.")
     example = example_input(encoder)
     with torch.inference_mode():
-        if not torch.equal(body(**arguments_of(example)).pooler_output, encoder(example)):
+        try:
+            features = body(**arguments_of(example)).pooler_output
+        except ValueError as error:  # from its maps
+            raise InputError(f"{encoder.name} cannot be saved: {error}.") from error
+        if not torch.equal(features, encoder(example)):
             raise InputError(f"{encoder.name} computes other features once it is saved: it cannot be saved.")
     return model
 
