@@ -83,16 +83,13 @@ def setup(app):
 
 
 def complete(app, docname, source):
-    """Write results into the front page and commands into theirs, and fold the parameters of the notebooks."""
+    """Write results into the front page, and fold the parameters of the notebooks."""
     if docname == "docs/index":
         readme = (ROOT / "README.md").read_text(encoding="utf-8")
-        results = readme[readme.index("## What it costs") : readme.index("## The notebooks")]
+        parts = (("## What it costs", "## The notebooks"), ("## When not to use it", "## Eight lines"))
+        results = "".join(readme[readme.index(first) : readme.index(end)] for first, end in parts)
         results = re.sub(r"\[([^]]+)\]\((data/[^)]+)\)", r"\1: `\2`", results)  # these are no pages of the site
         source[0] = source[0].replace("<!-- results -->", re.sub(r"\]\((?!http)", "](../", results))
-    elif docname == "docs/commands":
-        from command_page import command_page
-
-        source[0] = source[0].replace("<!-- commands -->", command_page())
     elif app.env.doc2path(docname).suffix == ".ipynb":
         notebook = json.loads(source[0])
         for cell in notebook["cells"]:

@@ -1,28 +1,36 @@
-"""Write the page of all commands from the parser of `toast`, so that page and program cannot differ.
-
-The site's build calls `command_page`; to read it: ``python scripts/command_page.py``.
-"""
+"""Write docs/commands.md from the parser of `toast`, so that page and program cannot differ: a test compares them."""
 
 import argparse
+from pathlib import Path
 
 from toastlib.cli import _parser
 
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
+HEAD = """\
+<!-- Written by `python scripts/command_page.py`: change the program, and write the page anew. -->
+# Command line
+
+All commands of `toast` and all their arguments; `toast COMMAND --help` prints the same. `toast` lies in `.venv/bin`.
+[Make it smaller](howto/smaller.md) explains `toast approximate`, and [Many runs](howto/runs.md) `toast run`, `study`,
+`sweep`, `status` and `collect`.
+
+"""
+
 
 def command_page(parser: argparse.ArgumentParser | None = None) -> str:
-    """Markdown: a list of the commands, then for each its usage and a table of its arguments."""
+    """Markdown: a list of the commands, then for each a table of its arguments."""
     parser = parser or _parser()
     [commands] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     listed = [f"- [`toast {name}`](#toast-{name}): {sub.description}" for name, sub in commands.choices.items()]
-    return "\n\n".join(["\n".join(listed), *(section(name, sub) for name, sub in commands.choices.items())]) + "\n"
+    parts = ["\n".join(listed), *(section(name, sub) for name, sub in commands.choices.items())]
+    return HEAD + "\n\n".join(parts) + "\n"
 
 
 def section(name: str, parser: argparse.ArgumentParser) -> str:
     """One command."""
-    parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=100)
     rows = [row(parser, action) for action in parser._actions]
     table = "\n".join(["| argument | meaning |", "|---|---|", *rows])
-    heading = f"## toast {name}"
-    return f"{heading}\n\n{parser.description}\n\n```text\n{parser.format_usage()}```\n\n{table}"
+    return f"## toast {name}\n\n{parser.description}\n\n{table}"
 
 
 def row(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
@@ -37,4 +45,4 @@ def row(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
 
 
 if __name__ == "__main__":
-    print(command_page())
+    PAGE.write_text(command_page(), encoding="utf-8")

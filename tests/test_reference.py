@@ -95,11 +95,14 @@ def test_an_unknown_table_is_named():
 
 ROWS = {
     "nothing (`identity`)": "identity",
+    "nothing, and one matrix behind the last block (`identity+align`)": "identity+align",
     "one matrix, the paper's (`linear`)": "linear",
-    "one matrix for the CLS token, one for the patches (`separate`)": "separate",
-    "the same, and CLS reads the patches' mean and standard deviation (`context`)": "context",
-    "`context`, and one more matrix behind the last block (`context+align`)": "context+align",
+    "the paper's, and the matrix behind the last block (`linear+align`)": "linear+align",
+    "one matrix for the CLS token, which also reads the patches' mean and standard deviation, and one for the patches "
+    "(`context`)": "context",
+    "`context`, and the matrix behind the last block (`context+align`)": "context+align",
 }
+NAMES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 COLUMNS = [(m, d) for m in ("vit-mini", "vit-s14-focus") for d in ("mnist", "fashion-mnist", "cifar10")]
 
 
@@ -124,20 +127,58 @@ def test_the_table_of_the_readme_is_that_of_the_reference_runs():
         assert cells == ["{:.1f} [{:.1f}, {:.1f}]".format(*row) for row in rounded], name
 
 
+def test_the_headline_is_that_of_the_table():
+    draws = toast.reference("16", "draws").query("draw == 'all draws' and model == 'vit-s14-focus'")
+    ends = draws.groupby("translator")["lost"].agg(["min", "max"]).round().astype(int) + 0
+    dropped, paper, best = (
+        f"{low} to {high}" for low, high in ends.loc[["identity", "linear", "context+align"]].values
+    )
+    assert in_readme(f"dropping 2 or 3 of 12 blocks costs {dropped} points of accuracy; with the paper's matrix")
+    assert in_readme(f"in their place it costs {paper}, and with the best map here {best} (")
+    assert draws.groupby("translator")["lost"].max().idxmin() == "context+align"
+
+
+def test_the_sentence_on_the_size_of_maps_is_right():
+    """Of 12 blocks of width 384 with their two norms and two scales, and everything else that `vit-s14-focus` has."""
+    width, parameters, maps = 384, 22_056_576, {"linear": 1, "context": 4, "nothing": 0}
+    block = 12 * width**2 + (4 + 4 + 1) * width + 4 * width + 2 * width
+    costs = {name: toast.map_costs(name, width, 65, special_tokens=1)[0] for name in ("linear", "context")}
+    assert {name: cost // width**2 for name, cost in costs.items()} == {"linear": 1, "context": 4}
+    left = {name: 100 * (parameters - 3 * block + costs.get(name, 0)) / parameters for name in maps}
+    sentence = (
+        "`linear` leaves {linear:.1f} % of the parameters, `context` {context:.1f} %, and nothing {nothing:.1f} %"
+    )
+    assert in_readme(sentence.format(**left))
+
+
 def test_the_sentence_on_retrained_heads_is_that_of_the_reference_runs():
-    gains = toast.reference("05", "gains").query("model == 'vit-mini' and head == 'retrained'")
-    assert gains["plan"].nunique() == 20
-    assert (gains["clear"] == "").all()
+    gains = toast.reference("05", "gains").query("head == 'retrained'")
+    mini, real = (gains[gains["model"] == model] for model in ("vit-mini", "vit-s14-focus"))
+    assert mini["plan"].nunique() == 20
+    assert (mini["clear"] == "").all()
+    assert len(real) == 60
+    [(plan, dataset)] = real.loc[real["clear"] == "worse", ["plan", "dataset"]].itertuples(index=False)
+    assert in_readme(f"better for one plan of these 60 (`{plan}`, {NAMES[dataset]})")
     lost = toast.reference("05", "accuracy_lost").query(
         "model == 'vit-s14-focus' and head == 'retrained' and plan == 'all plans'"
     )
     assert (lost["test_size"] == 1000).all()
-    ends = lost.sort_values("lost").groupby("translator")[["lost", "lost_low", "lost_high"]].nth([0, -1])
-    least, most, dropped_least, dropped_most = (
-        "{:.1f} [{:.1f}, {:.1f}]".format(*row) for row in ends.itertuples(index=False, name=None)
-    )
-    sentence = f"dropping loses {dropped_least} to {dropped_most} points, the map {least} to {most} (1,000 test images"
-    assert in_readme(sentence)
+    lost = lost.set_index(["dataset", "translator"])[["lost", "lost_low", "lost_high"]]
+    written = {key: "{:.1f} [{:.1f}, {:.1f}]".format(*row) for key, row in zip(lost.index, lost.to_numpy())}
+    dropped, mapped = ({d: written[d, t] for d in NAMES} for t in ("identity", "linear"))
+    first, *others = (f"{dropped[d]} and {mapped[d]}{{}} on {name}" for d, name in NAMES.items())
+    assert in_readme(", ".join([first.format(" points lost"), *(other.format("") for other in others)]))
+
+
+def test_the_sentence_on_the_relative_is_that_of_the_reference_runs():
+    theirs = toast.paper.published(9).query("model == 'dinov2-s'").set_index(["dataset", "plan"])["accuracy"]
+    ours = toast.reference("02", "accuracy_lost").query("model == 'vit-s14-focus' and translator == 'linear'")
+    ours = ours.set_index(["dataset", "plan"])
+    original = theirs.xs("original", level="plan").reindex(ours.index.get_level_values("dataset")).to_numpy()
+    printed = original - theirs.reindex(ours.index)
+    inside = (ours["lost_low"] <= printed) & (printed <= ours["lost_high"])
+    assert in_readme(f"{inside.sum()} of {printed.count()} printed losses lie in our 95 % intervals")
+    assert in_readme(f"but {(printed.abs() < 1).sum()} of the {printed.count()} are below one point")
 
 
 def in_readme(words: str) -> bool:
@@ -155,19 +196,29 @@ def test_the_sentence_on_stopping_early_is_that_of_the_reference_runs():
     gains = toast.reference("18", "gains").query("way == 'stop, mapped' and removed == 4").sort_values("gain")
     real, mini = (intervals(gains[gains["model"] == model].iloc[[0, -1]]) for model in ("vit-s14-focus", "vit-mini"))
     assert in_readme(
-        f"a map gains {real[0]} to {real[1]} points on nothing on the ViT-S, {mini[0]} to {mini[1]} on `vit"
+        f"A map in their place gains {real[0]} to {real[1]} points on the ViT-S, and {mini[0]} to {mini[1]} on `vit"
     )
 
 
 def test_the_sentence_on_the_race_is_that_of_the_reference_runs():
-    tried = toast.reference("12-selectors", "selectors").query("translator == 'context'").set_index("selector")
-    real, mini = (tried[tried["model"] == model] for model in ("vit-s14-focus", "vit-mini"))
-    (race, other), by_token = (intervals(real.loc[name].sort_values("dataset")) for name in ("race", "by-token"))
-    assert list(real.loc["race"].sort_values("dataset")["dataset"]) == ["cifar10", "fashion-mnist"]
-    assert in_readme(f"on the ViT-S {race.replace(' [', ' points [')} better on CIFAR-10 and {other} on Fashion-MNIST")
-    assert in_readme(f"by the maps' held-out errors alone (`by-token`) {by_token[0]} and {by_token[1]} worse")
-    of_mini = mini.loc[["race", "by-token"]]
-    assert ((of_mini["gain_low"] <= 0) & (of_mini["gain_high"] >= 0)).all()
+    tried = toast.reference("12-selectors", "selectors").sort_values("dataset").set_index("selector")
+    assert sorted(set(tried["dataset"])) == ["cifar10", "fashion-mnist"]
+
+    def found(selector, translator, model="vit-s14-focus"):
+        return tried.loc[selector].query(f"translator == '{translator}' and model == '{model}'")
+
+    def signed(selector, translator):
+        rows = found(selector, translator)[["gain", "gain_low", "gain_high"]]
+        return " and ".join("{:.1f} [{:.1f}, {:.1f}]".format(*row) for row in rows.itertuples(index=False))
+
+    assert in_readme(f"the best of them on more, {signed('race', 'context')}; ")
+    assert in_readme(f"simply the last four, {signed('last', 'context')}; ")
+    assert in_readme(f"the criterion `by-token`, {signed('by-token', 'context')}. ")
+    assert in_readme(f"the last four lose {' and '.join(intervals(found('last', 'linear')))}. ")
+    unclear = [found(name, "context", "vit-mini") for name in ("race", "last", "by-token")]
+    unclear += [found(name, "linear", "vit-mini") for name in ("race", "last")] + [found("race", "linear")]
+    for rows in unclear:
+        assert ((rows["gain_low"] <= 0) & (rows["gain_high"] >= 0)).all()
 
 
 def test_the_sentence_on_starts_is_that_of_the_reference_runs():
@@ -175,4 +226,7 @@ def test_the_sentence_on_starts_is_that_of_the_reference_runs():
     real, mini = (starts[starts["model"] == model].iloc[[0]] for model in ("vit-s14-focus", "vit-mini"))
     [of_real], [of_mini] = intervals(real), intervals(mini)
     assert in_readme(f"at equal seconds, {of_real.replace(' [', ' points [')} ahead of a start at the identity")
-    assert in_readme(f"on `vit-mini` {of_mini} (CIFAR-10, three seeds")
+    assert in_readme(f"On `vit-mini` {of_mini} (CIFAR-10, three seeds")
+    trained = toast.reference("17", "gains").query("start == 'original' and model == 'vit-s14-focus'")
+    assert in_readme(f"The same training brings the original itself {intervals(trained)[0]}. ")
+    assert set(trained["plan"]) == {"2->5 7->10"}  # six blocks
