@@ -38,8 +38,8 @@ COLUMNS = 20  # of the sheet of test images
 CARD = """# A page to play with
 
 Run `make site`, then open `build/site/docs/play/index.html` (from the built site:
-<a href="index.html">click blocks away</a>). It shows what a click costs: accuracy, changed answers, size and compute. The page
-is one file, and needs no Python, no kernel and no network.
+<a href="index.html">click blocks away</a>). It shows what a click costs: accuracy, changed answers, size and compute.
+The page is one file, and needs no Python, no kernel and no network.
 
 The page has no model inside. Its numbers are computed beforehand, for all plans that remove one block, two blocks, or
 neighbours, and for the paper's. The file holds the class that the head gives each test image, and the page counts from

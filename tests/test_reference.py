@@ -127,6 +127,9 @@ def test_the_table_of_the_readme_is_that_of_the_reference_runs():
         assert cells == ["{:.1f} [{:.1f}, {:.1f}]".format(*row) for row in rounded], name
 
 
+HEADLINE = ("identity", "linear", "context+align")
+
+
 def test_the_headline_is_that_of_the_table():
     draws = toast.reference("16", "draws").query("draw == 'all draws' and model == 'vit-s14-focus'")
     ends = draws.groupby("translator")["lost"].agg(["min", "max"]).round().astype(int) + 0
