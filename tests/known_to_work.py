@@ -115,8 +115,8 @@ HEAD = """\
 Each family was tried out on a tiny model with random weights by
 [`check_model`](#toastlib.export.compatibility.check_model), as `toast doctor MODEL` does with your own: ✓ works,
 ✗ does not, – was not reached, since something before it does not work. Blocks, features, `walk = forward` and maps are
-needed for everything. The other columns are ways to keep the result (a folder, ONNX), or to make another one (maps
-fused into MLPs; attention and MLP removed separately). Pyramids have no list of blocks that goes from first to last.
+needed for everything. A ✗ in another column closes that way alone: to keep the result (a folder, ONNX), or to make
+another one (maps fused into MLPs; attention and MLP removed separately). Pyramids have no list of blocks that goes from first to last.
 
 A family that is missing may work too: ask `toast doctor`. How to open a model stands in [My own model](howto/model.md).
 """
@@ -182,13 +182,23 @@ def row(family: str, make) -> str:
     return f"| {family} | {' | '.join(marks)} | {why} |"
 
 
+def in_short(rows: list[str]) -> str:
+    """The families whose blocks can be replaced by maps, and those whose blocks cannot."""
+    cells = [[cell.strip() for cell in row.split("|")[1:]] for row in rows]
+    maps = list(CHECKS).index("maps")
+    works, fails = ([name for name, *marks in cells if (marks[maps] == "✓") is wanted] for wanted in (True, False))
+    lists = f"Blocks can be replaced by maps in: {' · '.join(works)}."
+    return lists + (f"\n\nNot in: {' · '.join(fails)}." if fails else "")
+
+
 def page() -> str:
     """The whole page."""
     parts = [HEAD]
     for part, families in models().items():
         head = f"| {' | '.join(['family', *CHECKS, 'why not'])} |"
         rows = [row(family, make) for family, make in families.items()]
-        parts.append("\n".join([f"## {part}", "", head, "|---|" + ":-:|" * len(CHECKS) + "---|", *rows, ""]))
+        ruler = "|---|" + ":-:|" * len(CHECKS) + "---|"
+        parts.append("\n".join([f"## {part}", "", in_short(rows), "", head, ruler, *rows, ""]))
     return "\n".join(parts)
 
 
