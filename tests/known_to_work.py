@@ -116,7 +116,8 @@ Each family was tried out on a tiny model with random weights by
 [`check_model`](#toastlib.export.compatibility.check_model), as `toast doctor MODEL` does with your own: ✓ works,
 ✗ does not, – was not reached, since something before it does not work. Blocks, features, `walk = forward` and maps are
 needed for everything. A ✗ in another column closes that way alone: to keep the result (a folder, ONNX), or to make
-another one (maps fused into MLPs; attention and MLP removed separately). Pyramids have no list of blocks that goes from first to last.
+another one (maps fused into MLPs; attention and MLP removed separately). Pyramids have no list of blocks that goes
+from first to last.
 
 A family that is missing may work too: ask `toast doctor`. How to open a model stands in [My own model](howto/model.md).
 """
