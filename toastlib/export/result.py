@@ -168,7 +168,7 @@ class CompressionResult:
     def about_maps(self) -> list[str]:
         """The maps that cannot be had for these blocks, and why; and how another one is taken."""
         rows = self.maps[self.maps["why"] != ""]
-        said = [f"{row.translator} is not to be had: {row.why}" for row in rows.itertuples()]
+        said = [f"{row.translator} is not possible here: {row.why}" for row in rows.itertuples()]
         in_torch = self.maps[self.maps["opens"].str.startswith("transformers", na=False)]
         said += ["Energy: unknown on this machine."] * bool(self.maps["millijoules"].isna().all())
         others = list(in_torch["translator"][2 + self.tuned :])
