@@ -179,14 +179,15 @@ class Replacement(nn.Module):
         """Approximate ``h[end]`` from ``h[start]``, both of shape (batch, tokens, width)."""
         cache = next((one for one in (*args, *kwargs.values()) if hasattr(one, "get_seq_length")), None)
         sums_up = isinstance(self.translation, AddRunningContext)
-        if cache is None or not _counts_tokens(cache, self.layer_idx):
-            if cache is not None and sums_up:
-                raise ValueError("a context map keeps its sums in a cache of attention, which it does not have")
+        layer = getattr(cache, "layers", [])[self.layer_idx : self.layer_idx + 1]
+        of_states = any(hasattr(one, "conv_states") for one in layer)  # Mamba's, which keeps nothing of single tokens
+        if of_states and sums_up:
+            raise ValueError("a context map keeps its sums in a cache of attention, which it does not have")
+        if cache is None or of_states:
             return as_output(self.translation(hidden), self.outputs)
         kept, further = hidden[..., :1], ()
         if sums_up:
-            begun = cache.get_seq_length(self.layer_idx) > 0
-            before = cache.layers[self.layer_idx].keys[:, 0, -1:] if begun else 0
+            before = cache.layers[self.layer_idx].keys[:, 0, -1:] if cache.get_seq_length(self.layer_idx) > 0 else 0
             kept = running_sums(hidden, self.translation.mask, before)
             further = (kept,)
         cache.update(kept[:, None], kept[:, None, :, :1], self.layer_idx)
@@ -195,12 +196,6 @@ class Replacement(nn.Module):
     def extra_repr(self) -> str:
         """The span."""
         return "->".join(map(str, self.span))
-
-
-def _counts_tokens(cache: Any, layer: int) -> bool:
-    """Whether a layer of a cache keeps something of each token; a state-space model keeps one state for all."""
-    layers = getattr(cache, "layers", ())
-    return layer >= len(layers) or hasattr(layers[layer], "get_seq_length")
 
 
 def as_output(hidden: Tensor, outputs: int) -> Tensor | tuple:
@@ -263,10 +258,6 @@ def pool_text(hidden: Tensor, mask: Tensor, features: str, special_tokens: int) 
     return hidden.masked_fill(~chosen[..., None], 0).sum(1) / chosen.sum(1, keepdim=True).clamp(min=1)
 
 
-def _scale(factors: int, width: int) -> Scale:
-    return Scale(torch.ones(factors), torch.zeros(width))
-
-
 LAYERS = {
     "Identity": (nn.Identity, lambda layer: ()),
     "Linear": (nn.Linear, lambda layer: (layer.in_features, layer.out_features, layer.bias is not None)),
@@ -276,7 +267,10 @@ LAYERS = {
     "Dropout": (nn.Dropout, lambda layer: (layer.p,)),
     "Sequential": (nn.Sequential, lambda layer: layer),
     "Sum": (Parallel, lambda layer: (layer.straight, layer.bent)),
-    "Scale": (_scale, lambda layer: (len(layer.weight), len(layer.bias))),
+    "Scale": (
+        lambda factors, width: Scale(torch.ones(factors), torch.zeros(width)),
+        lambda layer: (len(layer.weight), len(layer.bias)),
+    ),
     "ByToken": (SplitByTokenType, lambda layer: (layer.special_tokens, layer.special, layer.patches)),
     "ByPosition": (MapPerPosition, lambda layer: layer.weight.shape[:2]),
     "InContext": (AddPooledContext, lambda layer: (layer.special_tokens, layer.tokens, layer.context)),
