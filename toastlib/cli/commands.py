@@ -34,6 +34,14 @@ from toastlib.runs.store import Run
 
 def run(options: argparse.Namespace) -> int:
     """Execute one notebook."""
+    if options.dry_run:
+        planned = given_run(options.notebook, _overrides(options), options.results_dir)
+        _check_sizes([planned])
+        print(f"{planned.folder}{', which is done,' * planned.is_done()} with")
+        for name, value in planned.parameters.items():
+            print(f"  {name} = {value!r}")
+        print(*estimating.report([planned], 1), sep="\n")
+        return 0
     settings = {"progress": sys.stderr.isatty(), "seconds": options.timeout}
     _print_folders([run_notebook(options.notebook, _overrides(options), options.results_dir, **settings)])
     return 0
@@ -113,9 +121,10 @@ def collect(options: argparse.Namespace) -> int:
     states = collecting.collect(runs, options.out, options.force, f"Runs of {Path(options.grid).stem}")
     numbers = [name for name in states if name.startswith(("original (%)", "lost, "))]
     names = ["label", *states.columns.intersection(["head"])]
-    if options.sort not in ("label", *numbers):
-        raise unknown("column", options.sort, ["label", *numbers])
-    print(states[[*names, *numbers]].sort_values(options.sort, kind="stable").round(1).to_string(index=False))
+    if options.sort not in states:
+        raise unknown("column", options.sort, states)
+    columns = dict.fromkeys([*names, options.sort, *numbers])
+    print(states.sort_values(options.sort, kind="stable")[[*columns]].round(1).to_string(index=False))
     print(f"{(states['state'] == 'done').sum()} of {len(states)} runs are done; the page to open is")
     print(f"  {options.out.resolve() / 'index.html'}")
     return 0

@@ -110,7 +110,7 @@ def collect(runs: Sequence[Run], out: Path, force: bool = False, title: str = "R
         (folder / "runs").mkdir(parents=True)
         tables = merged_tables(runs)
         varied = [name for name in states if name not in FIXED]
-        states = states.merge(headlines(tables["results"]), on="run", how="left")
+        states = _one_type_each(states.merge(headlines(tables["results"]), on="run", how="left"))
         intervals = intervals_apart(tables["results"], varied)
         tables |= ({} if intervals.empty else {"intervals": intervals}) | {"runs": states}
         for name, frame in tables.items():
@@ -164,7 +164,7 @@ def headlines(results: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def intervals_apart(results: "pd.DataFrame", varied: Sequence[str] = ()) -> "pd.DataFrame":
-    """Points lost in each setting, with 95 % intervals of what chance brings by three ways, each on its own.
+    """Points lost in each setting, with 95 % intervals of what chance brings by three ways, a row each.
 
     Parameters
     ----------
@@ -174,9 +174,9 @@ def intervals_apart(results: "pd.DataFrame", varied: Sequence[str] = ()) -> "pd.
     Returns
     -------
     DataFrame
-        The setting, ``lost``, and its ends: ``draws_low``, ``draws_high`` over draws of calibration images and
-        ``heads_low``, ``heads_high`` over seeds of heads (Student's, of the means of each; NaN if there is but one),
-        and ``images_low``, ``images_high`` over test images (those of one head and draw, averaged).
+        The setting, ``interval``, ``lost``, ``lost_low`` and ``lost_high``. The interval is over ``"draws"`` of
+        calibration images or seeds of ``"heads"`` (Student's, of the means of each; no row if there is but one), or
+        over test ``"images"`` (those of one head and draw, averaged).
     """
     import pandas as pd
 
@@ -188,13 +188,13 @@ def intervals_apart(results: "pd.DataFrame", varied: Sequence[str] = ()) -> "pd.
     by = [name for name in dict.fromkeys([*SETTING, *varied]) if name in results and name not in (*draws, "seed")]
     rows = []
     for key, part in results[results["plan"] != ORIGINAL].dropna(subset="lost").groupby(by, sort=False, dropna=False):
-        row = dict(zip(by, key, strict=True)) | {"lost": part["lost"].mean()}
+        found = {"images": part[["lost", "lost_low", "lost_high"]].mean()}
         for source, column in (("draws", "of_draw"), ("heads", "seed")):
             means = part.groupby(column)["lost"].mean() / 100
-            _, *ends = paired_difference(means, np.zeros(len(means))) if len(means) > 1 else [np.nan] * 3
-            row |= dict(zip((f"{source}_low", f"{source}_high"), ends, strict=True))
-        rows.append(row | {"images_low": part["lost_low"].mean(), "images_high": part["lost_high"].mean()})
-    return pd.DataFrame(rows)
+            if len(means) > 1:
+                found[source] = paired_difference(means, np.zeros(len(means)))
+        rows += [(*key, source, *ends) for source, ends in found.items()]
+    return pd.DataFrame(rows, columns=[*by, "interval", "lost", "lost_low", "lost_high"])
 
 
 def _one_type_each(frame: "pd.DataFrame") -> "pd.DataFrame":

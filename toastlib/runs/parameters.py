@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from toastlib.data import catalog
-from toastlib.errors import InputError, unknown
+from toastlib.errors import InputError, unknown, whole_number
 from toastlib.plan import Plan, parse_plans
 from toastlib.plugins import look_up
 
@@ -173,8 +173,12 @@ def _read(name: str, text: str, default: Any) -> Any:
     if isinstance(default, bool):
         return {"true": True, "false": False}[text.lower()]
     if isinstance(default, list):
-        items = [item.strip().strip("'\"") for item in re.sub(r"^\s*\[|\]\s*$", "", text).split(",")]
-        return _convert(name, [item for item in items if item], default)
+        if (inside := text.strip()).startswith("[") != inside.endswith("]"):
+            raise ValueError(text)
+        items = [item.strip() for item in inside.removeprefix("[").removesuffix("]").split(",")]
+        if any(item[:1] in ("'", '"') and not item.endswith(item[0], 1) for item in items):
+            raise ValueError(text)  # a quote that is not closed
+        return _convert(name, [item.strip("'\"") for item in items if item], default)
     return type(default)(text)
 
 
@@ -216,10 +220,25 @@ def _check_value(name: str, value: Any) -> None:
             from toastlib.evaluation.zero_shot import check_templates
 
             check_templates([value])
+    if type(value) is int and name.endswith(NOT_NEGATIVE):
+        whole_number(name, value)
     if value not in CHOICES.get(name, [value]):
         raise unknown(name, value, CHOICES[name])
 
 
+NOT_NEGATIVE = (
+    "_size",
+    "_sizes",
+    "steps",
+    "repeats",
+    "remove",
+    "removed",
+    "candidates",
+    "rerank",
+    "copies",
+    "head.seeds",
+)
+"""How names of numbers end that are never negative."""
 CHOICES = {
     "dtype": ("fastest", "float32", "bfloat16", "float64"),
     "features": ("cls", "mean", "pooler"),

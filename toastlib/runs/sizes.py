@@ -1,24 +1,28 @@
-"""Sizes that runs ask of their images, checked before anything runs; a set that would be downloaded is left alone."""
+"""Sizes that runs ask of their images and encoders, checked before anything runs, without torch or a download."""
 
 import warnings
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from toastlib.data import catalog
 from toastlib.errors import InputError
-from toastlib.runs.parameters import KINDS
-from toastlib.runs.store import Run
+from toastlib.plan import Plan
+from toastlib.runs.parameters import KINDS, notebook_names
+from toastlib.runs.store import Run, read_json
 
 
 def check_sizes(runs: Iterable[Run]) -> list[str]:
-    """Compare the sizes among the parameters of runs with their sets of images; return the sets that are not here yet.
+    """Compare parameters of runs with their encoders and sets of images; return the sets that are not here yet.
 
     An `InputError` if a split has fewer images than are asked for, fewer training images are drawn than calibration
-    images, or there are no labels where heads are trained.
+    images, there are no labels where heads are trained, a plan leaves the encoder, or its patches do not fit an image.
     """
-    absent = {}
+    absent, study = {}, notebook_names()
     for run in runs:
+        if run.notebook.stem in study:  # plans of others may be of sublayers
+            _check_encoder(run)
         named = [value for name, value in run.parameters.items() if KINDS.get(name) == "images"]
         for name in [name for value in named for name in (value if isinstance(value, list) else [value])]:
             splits = splits_of(name)
@@ -41,6 +45,36 @@ def _check(run: Run, name: str, train: int, test: int, is_labelled: bool) -> Non
         raise InputError(f"{where}: calibration_size={size}, and {of}: calibration images are training images.")
     if not is_labelled and any(parameter.startswith("head.") for parameter in run.parameters):
         raise InputError(f"{where} has no labels: accuracies need them, similarities and maps do not.")
+
+
+def _check_encoder(run: Run) -> None:
+    given = {parameter.rpartition(".")[2]: value for parameter, value in run.parameters.items()}
+    config = config_of(given["model"]) if "model" in given else {}
+    depth, patch, size = config.get("num_hidden_layers"), config.get("patch_size"), given.get("image_size")
+    if depth and given.get("plan"):
+        Plan.parse(given["plan"]).check(depth)
+    if depth and given.get("plans"):
+        from toastlib.paper import read_plans
+
+        read_plans(given["plans"], depth)
+    if isinstance(patch, int) and size and size % patch:
+        near = max(patch, round(size / patch) * patch)
+        raise InputError(f"An image of {size} pixels has no whole patches of {patch} pixels: take {near}.")
+
+
+def config_of(model: str) -> dict[str, Any]:
+    """The configuration of a checkpoint that is on this machine, of CLIP's its encoder of images; else empty."""
+    if callable(catalog.MODELS.get(model)):
+        return {}
+    path = catalog.model_path(model)
+    if not Path(path).is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        name, revision = catalog.split_revision(path)
+        found = try_to_load_from_cache(name, "config.json", revision=revision)
+        path = Path(found).parent if isinstance(found, str) else ""
+    config = read_json(Path(path) / "config.json") if path else {}
+    return config.get("vision_config", config)
 
 
 @cache

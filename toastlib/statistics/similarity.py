@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from toastlib.errors import InputError, need
-from toastlib.plugins import look_up
+from toastlib.plugins import look_up, registry
 from toastlib.statistics.moments import KFoldMoments, Moments
 
 
@@ -169,8 +169,10 @@ def _centred_gram(rows: Tensor, debiased: bool) -> Tensor:
 
 
 METRICS = {"mse": mse, "cosine": cosine, "angular": angular, "cka": cka, "debiased-cka": debiased_cka}
+registry("metric", METRICS)
 METRICS_BETWEEN = {"cka": cka_from_samples, "rsa": rsa, "procrustes": procrustes}
 METRICS_BETWEEN["debiased-cka"] = partial(cka_from_samples, debiased=True)
+registry("metric between encoders", METRICS_BETWEEN)
 FEW_ROWS = 0.05  # above its debiased value by more, CKA says more of the number of rows than of the blocks
 
 

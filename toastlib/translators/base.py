@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from toastlib.errors import InputError
 from toastlib.plan import Span
-from toastlib.plugins import look_up
+from toastlib.plugins import look_up, registry
 from toastlib.statistics.moments import KFoldMoments, Moments
 
 Activations = dict[int, Tensor]
@@ -127,6 +127,7 @@ TRANSLATORS: dict[str, str | type[Translator]] = {
     "warm-start-mlp": "toastlib.translators.trained:WarmStartMLP",
 }
 """Name -> the class, or its place, from where it is imported on first use. Add your own here."""
+registry("translator", TRANSLATORS)
 RECOMMENDED = "context"
 """Default translator: on two encoders it loses less than ``"linear"``, see 16_better_maps; not on decoders, 13_text."""
 ALIGN = "+align"  # behind a name, as in "linear+align": the same maps, and the final features aligned
