@@ -32,10 +32,7 @@ class Span(NamedTuple):
     def parse(cls, text: str) -> Self:
         """Read ``"s->e"``, or ``"s..e"``, which needs no quotes in a shell.
 
-        Raises
-        ------
-        InputError
-            If the text is not of that form, or the span runs backwards, is empty or starts before ``h[-1]``.
+        An `InputError` if the text is not of that form, or the span runs backwards, is empty or starts below -1.
         """
         match = re.fullmatch(r"(-?\d+)(?:->|\.\.)(\d+)", text.strip())
         if match is None:
@@ -43,9 +40,8 @@ class Span(NamedTuple):
             raise InputError(f"{text!r} is not a span: write it as start->end, for example '2->5'{shell}.")
         start, end = span = cls(int(match[1]), int(match[2]))
         if end < start:
-            raise InputError(
-                f"Span {text!r} runs backwards: write '{end}->{start}' to remove the blocks after {end} up to {start}."
-            )
+            right = f"'{end}->{start}' to remove the blocks after {end} up to {start}"
+            raise InputError(f"Span {text!r} runs backwards: write {right}.")
         if end == start:
             raise InputError(f"Span {text!r} removes nothing: its end must lie after its start.")
         if start < -1:
@@ -97,14 +93,9 @@ class Plan:
 
     @classmethod
     def parse(cls, plan: "str | Plan | Iterable[tuple[int, int]]") -> "Plan":
-        """Read ``"1->2 4->5"``, ``"1..2 4..5"``, ``[(1, 2), (4, 5)]`` or a plan.
+        """Read ``"1->2 4->5"``, ``"1..2 4..5"``, ``[(1, 2), (4, 5)]`` or a plan; an `InputError` if it is none.
 
         ``"original"``, ``""`` and ``[]`` give the empty plan.
-
-        Raises
-        ------
-        InputError
-            If it is no plan, or a span of it is none.
         """
         if isinstance(plan, Plan):
             return plan
@@ -117,13 +108,7 @@ class Plan:
         return cls(tuple(map(Span.parse, re.sub(r"\s*(->|\.\.)\s*", r"\1", plan).split())))
 
     def check(self, block_count: int) -> Self:
-        """The plan itself, if it fits a model of `block_count` blocks.
-
-        Raises
-        ------
-        InputError
-            If a span ends beyond the last block.
-        """
+        """The plan itself; an `InputError` if a span ends beyond the last block of a model of `block_count` blocks."""
         for span in self.spans:
             if span.end >= block_count:
                 raise InputError(

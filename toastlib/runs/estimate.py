@@ -12,8 +12,8 @@ from typing import Any
 from toastlib.data import catalog
 from toastlib.plan import Plan, Span
 from toastlib.runs.collect import run_labels
-from toastlib.runs.parameters import KINDS, defaults
-from toastlib.runs.sizes import splits_of
+from toastlib.runs.parameters import defaults
+from toastlib.runs.sizes import by_last_name, listed, named_in, sets_of, splits_of
 from toastlib.runs.speed import HUB_TIMEOUT, STANDARD, Speed, hub_path, measure_encoders
 from toastlib.runs.store import Run, read_json
 
@@ -55,7 +55,7 @@ def amounts(parameters: dict[str, Any], depth: int, width: int) -> dict[str, flo
     """Kind of work -> how much of it a notebook's parameters ask of an encoder, in a unit of each kind."""
     from toastlib.paper import read_plans
 
-    given = {name.rpartition(".")[2]: value for name, value in parameters.items()}
+    given = by_last_name(parameters)
     sets = sets_of(parameters)
     sets = sets if {"plans", "dataset"} & set(given) else sets[:1]  # 01 has accuracies of the first
     train, test = (_images(given, split, sets) for split in ("train", "test"))
@@ -95,16 +95,6 @@ def _images(given: dict[str, Any], split: str, sets: list[str]) -> int:
     """How many images of a split are asked for, over all sets; where 0 asks for all of a set not here, none."""
     sizes = [(splits_of(name) or (0, 0))[split == "test"] for name in sets]
     return sum(given.get(f"{split}_size") or size for size in sizes)
-
-
-def sets_of(parameters: dict[str, Any]) -> list[str]:
-    """The sets of images among parameters."""
-    return [one for name, value in parameters.items() if KINDS.get(name) == "images" for one in listed(value)]
-
-
-def listed(value: Any) -> list:
-    """A value as a list: itself if it is one, none for `None`."""
-    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def estimate(runs: Sequence[Run], jobs: int = 1, *, measured: bool = True) -> list[Estimate | None]:
@@ -223,8 +213,7 @@ def _uncounted(run: Run) -> list[str]:
 
 def downloads(runs: Iterable[Run]) -> dict[str, int | None]:
     """Models and data sets of the Hub that runs would fetch -> bytes; `None` where the Hub does not say."""
-    parameters = [pair for run in runs for pair in run.parameters.items() if pair[0] in KINDS]
-    named = {(KINDS[name], value): None for name, values in parameters for value in listed(values)}
+    named = dict.fromkeys(pair for run in runs for pair in named_in(run.parameters))
     return {name: _size_on_hub(kind, path) for kind, name in named if (path := hub_path(kind, name))}
 
 

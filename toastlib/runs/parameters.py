@@ -55,13 +55,17 @@ def find_notebook(name: str | Path) -> Path:
 def notebook_parameters(notebook: Path) -> dict[str, Parameter]:
     """Read the parameters of a notebook, in order; a dictionary's members are named as in ``head.seeds``.
 
-    An `InputError` if the notebook has no cell tagged ``parameters``.
+    An `InputError` if it is no notebook, or has no cell tagged ``parameters``.
     """
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    if not tagged:
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+        found = _parameters(tagged[0]) if tagged else None
+    except (OSError, ValueError, SyntaxError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"{notebook.name!r} cannot be read as a notebook.") from error
+    if found is None:
         raise InputError(f"{notebook.name} has no cell tagged 'parameters'.")
-    return _parameters("".join(tagged[0]["source"]))
+    return found
 
 
 def _parameters(source: str) -> dict[str, Parameter]:
@@ -97,9 +101,9 @@ def defaults(notebook: Path) -> dict[str, Any]:
 
 @lru_cache(64)  # a grid asks once for each of its runs; the time of the last change tells versions of a file apart
 def _code(notebook: Path, modified: int) -> tuple[str, dict[str, Any]]:
+    default = {name: parameter.default for name, parameter in notebook_parameters(notebook).items()}
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    default = {name: parameter.default for name, parameter in notebook_parameters(notebook).items()}
     return sha256(json.dumps(code).encode()).hexdigest()[:16], default
 
 

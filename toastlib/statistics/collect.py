@@ -50,7 +50,6 @@ def collect_moments(
     augmentation
         Function of the images of a fold and the fold's number, such as `Augmentation`; all copies of an image stay in
         its fold.
-
     context
         Whether folds of a decoder hold what ``"context"`` maps need; it multiplies the products by about four.
 

@@ -64,10 +64,7 @@ class Moments:
     def of(cls, hidden: dict[int, Tensor], pairs: Iterable[Pair]) -> Self:
         """Moments of stored rows: block -> (rows, width), all of one shape; the products of `pairs`, in float64.
 
-        Raises
-        ------
-        InputError
-            If there are no rows, they are of several shapes, or a pair names a block that is not among them.
+        An `InputError` if there are no rows, they are of several shapes, or a pair names a block that is not there.
         """
         blocks, pairs = tuple(sorted(hidden)), list(pairs)
         shapes = {tuple(rows.shape) for rows in hidden.values()}
@@ -91,13 +88,7 @@ class Moments:
         return cls(blocks, len(rows), **added, products=_products(rows, blocks, pairs))
 
     def merge(self, other: Self) -> Self:
-        """Moments of the union of two disjoint sets of images.
-
-        Raises
-        ------
-        InputError
-            If the two do not hold the same pairs.
-        """
+        """Moments of the union of two disjoint sets of images; an `InputError` unless both hold the same pairs."""
         if self.products.keys() != other.products.keys() or self.blocks != other.blocks:
             raise InputError("Only moments of the same blocks and pairs can be merged.")
         added = {name: getattr(self, name) + getattr(other, name) for name in SUMS}
@@ -180,9 +171,7 @@ class KFoldMoments:
     def of(cls, hidden: dict[int, Tensor], pairs: Iterable[Pair], *, special_tokens: int = 0, folds: int = 5) -> Self:
         """Moments of block outputs of shape (images, tokens, width), image i in fold ``i % folds``."""
         kinds = {"special": slice(special_tokens), "patch": slice(special_tokens, None)}
-        dealt = [
-            dict(zip(hidden, part, strict=True)) for part in zip(*(split_folds(h, folds) for h in hidden.values()))
-        ]
+        dealt = [dict(zip(hidden, part)) for part in zip(*(split_folds(h, folds) for h in hidden.values()))]
         parts = {
             kind: tuple(Moments.of({k: h[:, chosen].flatten(0, 1) for k, h in fold.items()}, pairs) for fold in dealt)
             for kind, chosen in kinds.items()
@@ -224,17 +213,9 @@ def all_pairs(block_count: int) -> list[Pair]:
 
 
 def plan_pairs(plans: str | Plan | Iterable[str | Plan]) -> list[Pair]:
-    """The pairs that the maps of plans are fitted from: (s, s) and (s, e) for each span ``s->e``.
+    """The pairs that the maps of plans are fitted from, sorted: (s, s) and (s, e) for each span ``s->e``.
 
-    Parameters
-    ----------
-    plans
-        One plan, or several, in any form of `Plan.parse`.
-
-    Returns
-    -------
-    list of Pair
-        Sorted, without repetitions.
+    One plan, or several, in any form of `Plan.parse`.
     """
     return sorted({pair for plan in parse_plans(plans) for s, e in plan for pair in ((s, s), (s, e))})
 

@@ -45,7 +45,8 @@ def cka(moments: Moments | KFoldMoments) -> Tensor:
     needs the products of all pairs. NaN for a block whose rows are all alike, as the CLS tokens are before block 0.
     """
     moments = moments.whole
-    centred = _pairwise(moments, lambda a, b, xy: _about_the_means(moments, a, b, xy).square().sum())
+    sums, n = moments.sums, moments.count
+    centred = _pairwise(moments, lambda a, b, xy: (xy - torch.outer(sums[a], sums[b]) / n).square().sum())
     return _normalised(centred, moments)
 
 
@@ -78,11 +79,6 @@ def _pairwise(moments: Moments, value: Callable[[int, int, Tensor], Tensor]) -> 
         for b, second in enumerate(moments.blocks[a:], start=a):
             matrix[a, b] = matrix[b, a] = value(a, b, moments.product(first, second))
     return matrix
-
-
-def _about_the_means(moments: Moments, a: int, b: int, product: Tensor) -> Tensor:
-    """``Xc'Yc`` from ``X'Y``."""
-    return product - torch.outer(moments.sums[a], moments.sums[b]) / moments.count
 
 
 def _normalised(hsic: Tensor, moments: Moments) -> Tensor:

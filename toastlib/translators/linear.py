@@ -55,19 +55,14 @@ class Affine(Translator):
     def fit_moments(self, moments: Moments | KFoldMoments, span: Span) -> Self:
         """Solve for the weights; the bias takes mean to mean. Fewer rows than the width are warned of.
 
-        Raises
-        ------
-        InputError
-            If `solve` gives weights of another shape.
+        An `InputError` if `solve` gives weights of another shape.
         """
         self.warn_of_few(moments.whole)
         sums = Sums.of_span(moments, span)
         centred, (x_mean, y_mean) = sums.centred(), sums.means
         self.weight_ = self.solve(centred)
         if self.weight_.shape != (expected := (len(x_mean), len(y_mean))):
-            raise InputError(
-                f"Translator {self.name!r} solves for weights of {(*self.weight_.shape,)}, not {expected}."
-            )
+            raise InputError(f"{self.name!r} solves for weights of {(*self.weight_.shape,)}, not {expected}.")
         self.bias_ = y_mean - x_mean @ self.weight_
         self.residual_ = share(centred.error(self.weight_), sums.square)
         return self
