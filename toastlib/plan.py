@@ -32,7 +32,10 @@ class Span(NamedTuple):
     def parse(cls, text: str) -> Self:
         """Read ``"s->e"``, or ``"s..e"``, which needs no quotes in a shell.
 
-        An `InputError` if the text is not of that form, or the span runs backwards, is empty or starts below -1.
+        Raises
+        ------
+        InputError
+            If the text is not of that form, or the span runs backwards, is empty or starts before ``h[-1]``.
         """
         match = re.fullmatch(r"(-?\d+)(?:->|\.\.)(\d+)", text.strip())
         if match is None:
@@ -93,9 +96,14 @@ class Plan:
 
     @classmethod
     def parse(cls, plan: "str | Plan | Iterable[tuple[int, int]]") -> "Plan":
-        """Read ``"1->2 4->5"``, ``"1..2 4..5"``, ``[(1, 2), (4, 5)]`` or a plan; an `InputError` if it is none.
+        """Read ``"1->2 4->5"``, ``"1..2 4..5"``, ``[(1, 2), (4, 5)]`` or a plan.
 
         ``"original"``, ``""`` and ``[]`` give the empty plan.
+
+        Raises
+        ------
+        InputError
+            If it is no plan, or a span of it is none.
         """
         if isinstance(plan, Plan):
             return plan
@@ -108,7 +116,13 @@ class Plan:
         return cls(tuple(map(Span.parse, re.sub(r"\s*(->|\.\.)\s*", r"\1", plan).split())))
 
     def check(self, block_count: int) -> Self:
-        """The plan itself; an `InputError` if a span ends beyond the last block of a model of `block_count` blocks."""
+        """The plan itself, if it fits a model of `block_count` blocks.
+
+        Raises
+        ------
+        InputError
+            If a span ends beyond the last block.
+        """
         for span in self.spans:
             if span.end >= block_count:
                 raise InputError(

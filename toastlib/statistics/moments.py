@@ -64,7 +64,10 @@ class Moments:
     def of(cls, hidden: dict[int, Tensor], pairs: Iterable[Pair]) -> Self:
         """Moments of stored rows: block -> (rows, width), all of one shape; the products of `pairs`, in float64.
 
-        An `InputError` if there are no rows, they are of several shapes, or a pair names a block that is not there.
+        Raises
+        ------
+        InputError
+            If there are no rows, they are of several shapes, or a pair names a block that is not among them.
         """
         blocks, pairs = tuple(sorted(hidden)), list(pairs)
         shapes = {tuple(rows.shape) for rows in hidden.values()}
@@ -88,7 +91,13 @@ class Moments:
         return cls(blocks, len(rows), **added, products=_products(rows, blocks, pairs))
 
     def merge(self, other: Self) -> Self:
-        """Moments of the union of two disjoint sets of images; an `InputError` unless both hold the same pairs."""
+        """Moments of the union of two disjoint sets of images.
+
+        Raises
+        ------
+        InputError
+            If the two do not hold the same pairs.
+        """
         if self.products.keys() != other.products.keys() or self.blocks != other.blocks:
             raise InputError("Only moments of the same blocks and pairs can be merged.")
         added = {name: getattr(self, name) + getattr(other, name) for name in SUMS}
@@ -213,9 +222,17 @@ def all_pairs(block_count: int) -> list[Pair]:
 
 
 def plan_pairs(plans: str | Plan | Iterable[str | Plan]) -> list[Pair]:
-    """The pairs that the maps of plans are fitted from, sorted: (s, s) and (s, e) for each span ``s->e``.
+    """The pairs that the maps of plans are fitted from: (s, s) and (s, e) for each span ``s->e``.
 
-    One plan, or several, in any form of `Plan.parse`.
+    Parameters
+    ----------
+    plans
+        One plan, or several, in any form of `Plan.parse`.
+
+    Returns
+    -------
+    list of Pair
+        Sorted, without repetitions.
     """
     return sorted({pair for plan in parse_plans(plans) for s, e in plan for pair in ((s, s), (s, e))})
 

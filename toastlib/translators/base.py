@@ -59,7 +59,13 @@ class Translator:
         return self.fit_moments(Moments.of({block: h.flatten(0, 1) for block, h in hidden.items()}, PAIRS), SPAN)
 
     def fit_moments(self, moments: Moments | KFoldMoments, span: Span) -> Self:
-        """Fit the map of `span` to the moments of the original's outputs; an `InputError` if it is fitted on rows."""
+        """Fit the map of `span` to the moments of the original model's block outputs.
+
+        Raises
+        ------
+        InputError
+            If the translator is fitted on rows.
+        """
         raise InputError(f"Translator {self.name!r} is fitted on rows, not on moments: use fit(X, Y).")
 
     def module(self) -> nn.Module:
@@ -67,7 +73,13 @@ class Translator:
         raise NotImplementedError
 
     def predict(self, X: Rows) -> Rows:
-        """The map of X, in its type, shape and dtype; an `InputError` if it was not fitted, or to another width."""
+        """The map of X, in the type, shape and dtype of X.
+
+        Raises
+        ------
+        InputError
+            If the map was not fitted, or was fitted on rows of another width.
+        """
         if not any(name.endswith("_") for name in vars(self)):
             raise InputError(f"Translator {self.name!r} is not fitted: call fit or fit_moments first.")
         try:

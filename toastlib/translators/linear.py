@@ -55,7 +55,10 @@ class Affine(Translator):
     def fit_moments(self, moments: Moments | KFoldMoments, span: Span) -> Self:
         """Solve for the weights; the bias takes mean to mean. Fewer rows than the width are warned of.
 
-        An `InputError` if `solve` gives weights of another shape.
+        Raises
+        ------
+        InputError
+            If `solve` gives weights of another shape.
         """
         self.warn_of_few(moments.whole)
         sums = Sums.of_span(moments, span)

@@ -79,7 +79,13 @@ class PerPosition(Translator):
         self.form = form or Ridge()
 
     def fit(self, X: Rows, Y: Rows, special_tokens: int = 0) -> Self:
-        """Fit the map of each position from X to Y, of shape (images, tokens, width); an `InputError` for others."""
+        """Fit the map of each position from X to Y, of shape (images, tokens, width).
+
+        Raises
+        ------
+        InputError
+            If they have another shape, or hold NaN or infinity.
+        """
         source, target = check_rows(X, Y)
         if source.ndim != 3:
             raise InputError(f"Translator {self.name!r} is fitted on X and Y of shape (images, tokens, width) alone.")
@@ -129,7 +135,13 @@ class PooledContext(Translator):
         self.alpha = alpha
 
     def fit_moments(self, moments: KFoldMoments, span: Span) -> Self:
-        """Fit the maps of either type of token; an `InputError` if the moments hold no context."""
+        """Fit the maps of either type of token.
+
+        Raises
+        ------
+        InputError
+            If the moments hold no summaries of the images, or no running context of a decoder's tokens.
+        """
         if not (moments.summaries or moments.running):
             raise InputError(f"{self.name!r} needs moments of the context: leave context=True in collect_moments.")
         self.is_causal_ = bool(moments.running)
