@@ -124,6 +124,23 @@ def test_a_plug_in_replaces_nothing_that_is_built_in(tmp_path, line, says):
     assert [dict(registry) for registry in REGISTRIES] == before
 
 
+def test_an_installed_package_that_replaces_a_name_is_left_out(monkeypatch):
+    class Entry:
+        value = "own_package.maps"
+
+        def load(self):
+            TRANSLATORS["linear"] = dict
+
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [Entry()])
+    plugins._load_installed.cache_clear()
+    with (
+        pytest.warns(UserWarning, match=r"own_package\.maps replaces the built-in translator 'linear'"),
+        pytest.raises(InputError, match="Unknown translator 'mine'"),
+    ):
+        make_translator("mine")
+    assert make_translator("linear").name == "linear"
+
+
 def test_a_first_import_of_the_names_is_compared_too(tmp_path):
     (file := tmp_path / "own_names.py").write_text(
         "from toastlib.selection.criteria import CRITERIA\nCRITERIA['fit'] = dict"

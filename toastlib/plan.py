@@ -125,9 +125,8 @@ class Plan:
         """
         for span in self.spans:
             if span.end >= block_count:
-                raise InputError(
-                    f"Span {span} leaves the model: it has {block_count} blocks, so the last is {block_count - 1}."
-                )
+                depth = f"it has {block_count} blocks, so the last is {block_count - 1}"
+                raise InputError(f"Span {span} leaves the model: {depth}.")
         return self
 
     @property

@@ -16,7 +16,7 @@ from toastlib.cli import commands, main
 from toastlib.errors import InputError
 from toastlib.runs import collect as module
 from toastlib.runs import run as run_module
-from toastlib.runs.collect import collect, failure_of, headlines, results_table, run_labels, run_states
+from toastlib.runs.collect import collect, headlines, results_table, run_labels, run_states
 from toastlib.runs.execute import Failure, RunError
 from toastlib.runs.run import SweepOptions, attempt
 from toastlib.runs.store import Results, Run
@@ -74,7 +74,7 @@ def test_every_run_has_one_state_and_says_why(runs, tmp_path):
     assert states["size"].to_dict() == SIZES
     assert states["seeds"]["failed"] == "0, 2"
     assert states["cell"].notna().to_dict() == {state: state == "failed" for state in SIZES}
-    assert str(failure_of(states.loc["failed"])) == "cell 3: KeyError: <script>alert(1)</script>"
+    assert states["failure"]["failed"] == "cell 3: KeyError: <script>alert(1)</script>"
     assert Path(states["path"]["failed"]).name.endswith(".failed")
     assert states["path"]["missing"] == ""
     assert states["seconds"].notna().to_dict() == {"done": True, "failed": True, "running": False, "missing": False}

@@ -56,7 +56,7 @@ def blocks(text: str) -> list[int]:
 
 
 COUNT = {"type": positive, "metavar": "N"}
-ARGUMENTS = {
+ARGUMENTS = {  # settings of each argument; those after a command's name are for that command alone
     "grid": {"help": "a YAML file, for example grids/demo.yaml"},
     "work": {"nargs": "+", "metavar": "GRID|NOTEBOOK", "help": "YAML files, and names, numbers or paths of notebooks"},
     "run notebook": {"help": "name, number or path: 02, 02_approximation, my.ipynb"},
@@ -84,11 +84,7 @@ ARGUMENTS = {
     "--results-dir": {"type": lambda to: Path(to).resolve(), "default": "results", "help": "where runs lie (results)"},
     "export --out": {"type": Path, "help": "the file (model.onnx in a folder that toastlib wrote, or here)"},
     "--out": {"type": Path, "required": True, "help": "the folder to write"},
-    "--sort": {
-        "default": "label",
-        "metavar": "COLUMN",
-        "help": "column of runs.csv that orders the printed table, such as 'lost, linear'",
-    },
+    "--sort": {"default": "label", "metavar": "COLUMN", "help": "column of runs.csv that orders the rows (label)"},
     "--force": {"action": "store_true", "help": "replace what toastlib did not write, or what has changed since"},
     "export --onnx": {"action": "store_true", "required": True, "help": "the format"},
     "--onnx": {"action": "store_true", "help": "measure in onnxruntime too, and with int8 weights"},
@@ -125,8 +121,7 @@ ARGUMENTS = {
     "--batch-size": COUNT | {"default": 32, "help": "images per forward pass (32)"},
     "--clear": {"action": "store_true", "help": "delete everything in it"},
 }
-"""Settings of each argument; those after a command's name are for that command alone."""
-COMMANDS = {
+COMMANDS = {  # arguments of each command; | separates those of which only one may be given
     commands.run: "notebook --parameter --device --dry-run --timeout --results-dir",
     commands.study: "--full|--table --jobs --dask --parameter --device --timeout --results-dir",
     commands.sweep: "grid --jobs --dask --dry-run --timeout --results-dir",
@@ -146,7 +141,6 @@ COMMANDS = {
     models.export: "model --onnx --fp16|--int8 --out --force",
     commands.cache: "--clear",
 }
-"""Arguments of each command; | separates those of which only one may be given."""
 
 
 def _parser() -> argparse.ArgumentParser:

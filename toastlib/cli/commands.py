@@ -109,7 +109,7 @@ def status(options: argparse.Namespace) -> int:
     print(f"{len(states)} runs: " + ", ".join(f"{counts.get(state, 0)} {state}" for state in collecting.STATES))
     for _, row in states.iterrows():
         if row["state"] == "failed":
-            print(f"failed   {row['label']}  {collecting.failure_of(row)}\n         {row['path']}")
+            print(f"failed   {row['label']}  {row['failure']}\n         {row['path']}")
         elif row["state"] != "done":
             print(f"{row['state']:8} {row['label']}")
     return 1 if counts.get("failed", 0) else 0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 STATES = ("done", "failed", "running", "missing")
 RECORD = ("seconds", "host", "started")
 FAILURE = tuple(Failure.__dataclass_fields__)
-FIXED = ("run", "label", "notebook", "state", *RECORD, "ran_on", *FAILURE, "path")
+FIXED = ("run", "label", "notebook", "state", *RECORD, "ran_on", "failure", *FAILURE, "path")
 PICTURES = (".png", ".svg", ".pdf")
 EVALUATED = {"run", "head", "translator", "plan", "seed", "accuracy", "lost"}
 """Columns of what `Evaluation.table` leaves."""
@@ -73,21 +73,14 @@ def _state(run: Run) -> dict[str, object]:
         row["state"] = "running"
     elif failure:
         record = failure
-        row |= {"state": "failed", "path": str(run.failed)}
+        text = str(Failure(*(failure[name] for name in FAILURE)))
+        row |= {"state": "failed", "path": str(run.failed), "failure": text}
     return row | {name: record[name] for name in (*RECORD, *FAILURE) if name in record}
 
 
 def _cell(value: object) -> object:
     """A parameter for a table: lists as text, so that the column has one type."""
     return ", ".join(map(str, value)) if isinstance(value, list) else value
-
-
-def failure_of(row: Mapping[str, Any]) -> Failure:
-    """Failure of a failed run, from its row of `run_states`."""
-    import pandas as pd
-
-    fields = {name: row[name] for name in FAILURE}
-    return Failure(**fields | {"cell": None if pd.isna(row["cell"]) else int(row["cell"])})
 
 
 def collect(runs: Sequence[Run], out: Path, force: bool = False, title: str = "Runs") -> "pd.DataFrame":
@@ -118,7 +111,7 @@ def collect(runs: Sequence[Run], out: Path, force: bool = False, title: str = "R
         rows, names = states.to_dict("records"), [name for name in states if name not in FIXED]
         figures = {row["run"]: _copy(row, folder / "runs") for row in rows if row["path"]}
         counts = {state: (states["state"] == state).sum() for state in STATES}
-        facts = {"counts": counts, "names": names, "figures": figures, "failure_of": failure_of}
+        facts = {"counts": counts, "names": names, "figures": figures}
         _write_page(folder, "index.html", title=title, rows=rows, tables=tables, **facts)
     return states
 
@@ -151,32 +144,25 @@ def headlines(results: "pd.DataFrame") -> "pd.DataFrame":
     Of several heads it is the frozen one, and ``head`` says which. One row per run; no columns but ``run`` where no run
     has evaluated plans.
     """
+    import pandas as pd
+
     if EVALUATED - set(results):
         return results[["run"]].drop_duplicates()
     ordered = results.sort_values("head", key=lambda heads: heads != "frozen", kind="stable")
     first = results[results["head"] == ordered.groupby("run")["head"].first().reindex(results["run"]).to_numpy()]
     is_original = first["plan"] == ORIGINAL
     lost = first[~is_original].pivot_table("lost", "run", "translator", sort=False).add_prefix("lost, ")
-    original = (
-        first[is_original].groupby("run").agg(**{"head": ("head", "first"), "original (%)": ("accuracy", "mean")})
-    )
+    runs = first[is_original].groupby("run")
+    original = pd.DataFrame({"head": runs["head"].first(), "original (%)": runs["accuracy"].mean()})
     return original.join(lost, how="outer").reset_index()
 
 
 def intervals_apart(results: "pd.DataFrame", varied: Sequence[str] = ()) -> "pd.DataFrame":
     """Points lost in each setting, with 95 % intervals of what chance brings by three ways, a row each.
 
-    Parameters
-    ----------
-    results, varied
-        From `results_table`; and the parameters that differ between runs, which tell settings apart.
-
-    Returns
-    -------
-    DataFrame
-        The setting, ``interval``, ``lost``, ``lost_low`` and ``lost_high``. The interval is over ``"draws"`` of
-        calibration images or seeds of ``"heads"`` (Student's, of the means of each; no row if there is but one), or
-        over test ``"images"`` (those of one head and draw, averaged).
+    From a `results_table` and the parameters that tell settings apart. Columns are the setting, ``interval``, ``lost``,
+    ``lost_low`` and ``lost_high``: over ``"draws"`` of calibration images or seeds of ``"heads"`` (Student's, of the
+    means of each; no row if there is but one), or over test ``"images"`` (those of one head and draw, averaged).
     """
     import pandas as pd
 
@@ -215,8 +201,7 @@ def _copy(row: Mapping[str, Any], runs: Path) -> list[str]:
             shutil.copy(path, target)
     for path in target.glob("*.ipynb"):
         body, _ = HTMLExporter(template_name="basic").from_notebook_node(nbformat.read(path, 4))
-        failure = failure_of(row) if row["state"] == "failed" else ""
-        _write_page(target, "notebook.html", title=row["label"], failure=failure, name=path.name, body=body)
+        _write_page(target, "notebook.html", title=row["label"], failure=row["failure"], name=path.name, body=body)
     return sorted(path.name for path in target.glob("*.png"))
 
 

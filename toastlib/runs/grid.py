@@ -16,8 +16,7 @@ from toastlib.runs.store import Run
 
 GRIDS = ROOT / "grids"
 KEYS = ("notebook", "plugins", "parameters", "include", "exclude")
-Mapping = dict[str, tuple[int, yaml.Node]]
-"""A mapping of the file: key -> the key's line, and its value."""
+Mapping = dict[str, tuple[int, yaml.Node]]  # key -> its line, and its value
 
 
 def read_grid(path: str | Path, root: Path = Path("results")) -> list[Run]:

@@ -2,9 +2,9 @@
 
 import ast
 import json
-import re
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from hashlib import sha256
 from itertools import pairwise
@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 
 from toastlib.data import catalog
 from toastlib.errors import InputError, unknown, whole_number
-from toastlib.plan import Plan, parse_plans
+from toastlib.plan import Plan
 from toastlib.plugins import look_up
 
 NOTEBOOKS = catalog.ROOT / "notebooks"
-KINDS = {"model": "model", "language_model": "model", "text_encoder": "model"}
+KINDS = {"model": "model", "language_model": "model", "text_encoder": "model"}  # parameter -> what it names
 KINDS |= {"dataset": "images", "datasets": "images", "others": "images", "text": "texts", "sentences.name": "texts"}
-"""Parameter -> what it names."""
 TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", list: "a list"}
 
 
@@ -69,7 +68,6 @@ def notebook_parameters(notebook: Path) -> dict[str, Parameter]:
 
 
 def _parameters(source: str) -> dict[str, Parameter]:
-    """The literals of a cell."""
     found: dict[str, Parameter] = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign):
@@ -160,11 +158,9 @@ def _convert(name: str, value: Any, default: Any) -> Any:
         value = list(value)
     if type(value) is wanted:
         return [_convert(name, item, default[0]) for item in value] if wanted is list and default else value
-    try:
+    with suppress(ValueError, KeyError):
         if isinstance(value, str):
             return _read(name, value, default)
-    except (ValueError, KeyError):
-        pass
     raise _wrong_type(name, value, default)
 
 
@@ -198,12 +194,10 @@ def _check_value(name: str, value: Any) -> None:
         case "plan":
             Plan.parse(value)
         case "plans":
-            from toastlib.paper import table_plans
+            from toastlib.paper import read_plans
 
-            if table := re.fullmatch(r"\s*table\s*(\w+)\s*", value):
-                table_plans(table[1])
-            elif value.strip() != "paper":
-                parse_plans(value.split(","))
+            if value.strip() not in ("", "paper"):
+                read_plans(value, sys.maxsize)  # the depth is not known here
         case "device":
             from toastlib.models.loading import resolve_device
 
@@ -230,19 +224,8 @@ def _check_value(name: str, value: Any) -> None:
         raise unknown(name, value, CHOICES[name])
 
 
-NOT_NEGATIVE = (
-    "_size",
-    "_sizes",
-    "steps",
-    "repeats",
-    "remove",
-    "removed",
-    "candidates",
-    "rerank",
-    "copies",
-    "head.seeds",
-)
-"""How names of numbers end that are never negative."""
+# How names of numbers end that are never negative.
+NOT_NEGATIVE = ("_size", "_sizes", "steps", "repeats", "remove", "removed", "candidates", "rerank", "head.seeds")
 CHOICES = {
     "dtype": ("fastest", "float32", "bfloat16", "float64"),
     "features": ("cls", "mean", "pooler"),

@@ -16,8 +16,7 @@ from toastlib.models.hooks import capture_outputs
 from toastlib.models.walk import check_walk
 from toastlib.statistics.moments import KFoldMoments, Moments, Pair, all_pairs, running_moments, split_folds, summarise
 
-Kinds = dict[str, str | TokenSample]
-"""Name of a part of the moments -> the tokens that are its rows."""
+Kinds = dict[str, str | TokenSample]  # name of a part of the moments -> the tokens that are its rows
 
 
 def collect_moments(

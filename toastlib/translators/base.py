@@ -20,8 +20,7 @@ from toastlib.statistics.moments import KFoldMoments, Moments
 Activations = dict[int, Tensor]
 """Block -> its outputs, shape (rows, width), the same tokens of the same images in every block."""
 Rows = ArrayLike | Tensor
-SPAN, PAIRS = Span(0, 1), [(0, 0), (0, 1)]
-"""Where X is called the output of block 0, and Y that of block 1."""
+SPAN, PAIRS = Span(0, 1), [(0, 0), (0, 1)]  # where X is called the output of block 0, and Y that of block 1
 
 
 class Translator:
