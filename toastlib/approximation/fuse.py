@@ -27,12 +27,8 @@ FUSED = "fused"
 class FusedEncoder(Encoder):
     """An encoder of the base architecture whose spans are folded away: fewer blocks, and nothing in their place.
 
-    `Encoder.save_pretrained` writes it as a folder that transformers opens without toastlib.
-
-    Attributes
-    ----------
-    plan, original
-        The spans of the original's blocks that are gone; the original's parameters, and its FLOPs for one image.
+    `Encoder.save_pretrained` writes it as a folder that transformers opens without toastlib. `plan` holds the spans of
+    the original's blocks that are gone, and `original` the original's parameters and its FLOPs for one image.
     """
 
     plan: Plan

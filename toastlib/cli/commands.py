@@ -17,16 +17,9 @@ from toastlib.output import check_output
 from toastlib.plugins import plugins_of
 from toastlib.runs import collect as collecting
 from toastlib.runs import estimate as estimating
+from toastlib.runs import parameters
 from toastlib.runs.cluster import connect, sbatch_script, worker_pool
 from toastlib.runs.grid import paper_grid, read_grid
-from toastlib.runs.parameters import (
-    NOTEBOOKS,
-    check_parameters,
-    find_notebook,
-    full_name,
-    notebook_names,
-    notebook_parameters,
-)
 from toastlib.runs.run import Outcome, SweepOptions, default_jobs, given_run, run_all, run_notebook
 from toastlib.runs.sizes import check_sizes
 from toastlib.runs.store import Run
@@ -55,21 +48,18 @@ def study(options: argparse.Namespace) -> int:
         runs = [run for table in options.table or [None] for run in paper_grid(table, root)]
     else:
         # From 11 on first, since they take longest; 10, which looks up what the others have found, comes last.
-        names = sorted(notebook_names(), key=lambda name: name < "11")
-        runs = [Run(find_notebook(name).resolve(), {}, root) for name in names]
-    for name in overrides:
-        if not any(_takes(run, name) for run in runs):
-            raise InputError(f"No notebook has a parameter {name!r}; `toast params` lists them.")
+        names = sorted(parameters.notebook_names(), key=lambda name: name < "11")
+        runs = [Run(parameters.find_notebook(name).resolve(), {}, root) for name in names]
+    met = set()
     for index, run in enumerate(runs):
-        taken = {name: value for name, value in overrides.items() if _takes(run, name)}
-        checked = run.overrides | check_parameters(run.notebook, taken)
+        names = parameters.defaults(run.notebook)
+        taken = {name: value for name, value in overrides.items() if parameters.full_name(name, names) in names}
+        met |= taken.keys()
+        checked = run.overrides | parameters.check_parameters(run.notebook, taken)
         runs[index] = replace(run, overrides=checked, plugins=plugins)
+    if unmet := overrides.keys() - met:
+        raise InputError(f"No notebook has a parameter {min(unmet)!r}; `toast params` lists them.")
     return _execute(runs, options, force=not on_paper)
-
-
-def _takes(run: Run, name: str) -> bool:
-    names = notebook_parameters(run.notebook)
-    return full_name(name, names) in names
 
 
 def sweep(options: argparse.Namespace) -> int:
@@ -134,17 +124,18 @@ def notebooks(options: argparse.Namespace) -> int:
     """Copy the notebooks to a folder, to work on; commands that are given there take those."""
     if options.folder.exists():
         raise InputError(f"{options.folder} is there already: name a new folder.")
-    shutil.copytree(NOTEBOOKS, options.folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    left_out = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+    shutil.copytree(parameters.NOTEBOOKS, options.folder, ignore=left_out)
     print(f"The notebooks lie in\n  {options.folder.resolve()}")
     return 0
 
 
 def params(options: argparse.Namespace) -> int:
     """List the parameters of the notebooks, with their defaults."""
-    for name in [options.notebook] if options.notebook else notebook_names():
-        notebook = find_notebook(name)
+    for name in [options.notebook] if options.notebook else parameters.notebook_names():
+        notebook = parameters.find_notebook(name)
         print(notebook.stem)
-        for parameter in notebook_parameters(notebook).values():
+        for parameter in parameters.notebook_parameters(notebook).values():
             comment = f"  # {parameter.comment}" if parameter.comment else ""
             print(f"  {parameter.name} = {parameter.default!r}{comment}")
     return 0

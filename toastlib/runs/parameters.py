@@ -2,6 +2,8 @@
 
 import ast
 import json
+import pkgutil
+import re
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -13,7 +15,7 @@ from typing import Any, NamedTuple
 
 from toastlib.data import catalog
 from toastlib.errors import InputError, unknown, whole_number
-from toastlib.plan import Plan
+from toastlib.plan import parse_plans
 from toastlib.plugins import look_up
 
 NOTEBOOKS = catalog.ROOT / "notebooks"
@@ -184,28 +186,19 @@ def _read(name: str, text: str, default: Any) -> Any:
 
 def _check_value(name: str, value: Any) -> None:
     """Refuse a value that a parameter of that name, or an item of its list, cannot take."""
-    match KINDS.get(name, name):
-        case "model":
-            catalog.model_path(value)
-        case "images":
-            catalog.dataset_entry(value)
+    kind = KINDS.get(name, name)
+    if kind in CHECKS:
+        pkgutil.resolve_name(CHECKS[kind])(value)
+    match kind:
         case "texts":
             catalog.dataset_entry(value, catalog.TEXTS)
-        case "plan":
-            Plan.parse(value)
         case "plans":
-            from toastlib.paper import read_plans
+            from toastlib.paper import table_plans
 
-            if value.strip() not in ("", "paper"):
-                read_plans(value, sys.maxsize)  # the depth is not known here
-        case "device":
-            from toastlib.models.loading import resolve_device
-
-            resolve_device(value)
-        case "translator" | "translators" | "closed_forms":
-            from toastlib.translators.base import make_translator
-
-            make_translator(value)
+            if table := re.fullmatch(r"\s*table\s*(\w+)\s*", value):
+                table_plans(table[1])
+            elif value.strip() != "paper":
+                parse_plans(value.split(","))
         case "metrics":
             from toastlib.statistics.similarity import METRICS
 
@@ -224,6 +217,13 @@ def _check_value(name: str, value: Any) -> None:
         raise unknown(name, value, CHOICES[name])
 
 
+CHECKS = {  # parameter, or what it names -> the function that refuses values, imported on first use
+    "model": "toastlib.data.catalog:model_path",
+    "images": "toastlib.data.catalog:dataset_entry",
+    "plan": "toastlib.plan:Plan.parse",
+    "device": "toastlib.models.loading:resolve_device",
+    **dict.fromkeys(("translator", "translators"), "toastlib.translators.base:make_translator"),
+}
 # How names of numbers end that are never negative.
 NOT_NEGATIVE = ("_size", "_sizes", "steps", "repeats", "remove", "removed", "candidates", "rerank", "head.seeds")
 CHOICES = {
