@@ -203,7 +203,7 @@ def test_the_printed_table_is_sorted_by_any_column_of_it(evaluated, tmp_path, mo
         if expected:
             assert [name for line in lines[1:4] for name in ("mnist", "digits") if f" {name} " in line] == expected
     assert main([*command, "lost"]) == 2
-    assert "Unknown column 'lost': " in capsys.readouterr().err
+    assert re.search("Unknown column 'lost': choose from run, label, .*lost, linear", capsys.readouterr().err)
 
 
 def test_rows_of_several_notebooks_are_told_apart_by_a_column(evaluated, tmp_path):

@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from toastlib.cli.models import read_by
-from toastlib.errors import InputError, unknown
+from toastlib.errors import InputError
 from toastlib.output import check_output
 from toastlib.plugins import plugins_of
 from toastlib.runs import collect as collecting
@@ -112,7 +112,7 @@ def collect(options: argparse.Namespace) -> int:
     numbers = [name for name in states if name.startswith(("original (%)", "lost, "))]
     names = ["label", *states.columns.intersection(["head"])]
     if options.sort not in states:
-        raise unknown("column", options.sort, states)
+        raise InputError(f"Unknown column {options.sort!r}: choose from {', '.join(states)}.")
     columns = dict.fromkeys([*names, options.sort, *numbers])
     print(states.sort_values(options.sort, kind="stable")[[*columns]].round(1).to_string(index=False))
     print(f"{(states['state'] == 'done').sum()} of {len(states)} runs are done; the page to open is")
