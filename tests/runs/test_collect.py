@@ -201,7 +201,7 @@ def test_the_printed_table_is_sorted_by_any_column_of_it(evaluated, tmp_path, mo
         lines = capsys.readouterr().out.splitlines()
         assert column in lines[0]
         if expected:
-            assert [name for line in lines[1:4] for name in ("mnist", "digits") if f" {name} " in line] == expected
+            assert [name for line in lines[1:4] for name in ("mnist", "digits") if name in line.split()] == expected
     assert main([*command, "lost"]) == 2
     assert re.search("Unknown column 'lost': choose from run, label, .*lost, linear", capsys.readouterr().err)
 

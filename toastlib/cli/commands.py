@@ -113,7 +113,7 @@ def collect(options: argparse.Namespace) -> int:
     names = ["label", *states.columns.intersection(["head"])]
     if options.sort not in states:
         raise InputError(f"Unknown column {options.sort!r}: choose from {', '.join(states)}.")
-    columns = dict.fromkeys([*names, options.sort, *numbers])
+    columns = dict.fromkeys([*names, *numbers, options.sort])
     print(states.sort_values(options.sort, kind="stable")[[*columns]].round(1).to_string(index=False))
     print(f"{(states['state'] == 'done').sum()} of {len(states)} runs are done; the page to open is")
     print(f"  {options.out.resolve() / 'index.html'}")
