@@ -95,6 +95,43 @@ def test_a_cell_that_fails_is_exit_code_1(study, capfd):
     assert not runs(study)
 
 
+def test_a_dry_run_says_what_would_be_run_and_runs_nothing(study, capfd):
+    assert main(["run", "00", "-p", "size=9", "--dry-run"]) == 0
+    out, err = capfd.readouterr()
+    lines = out.splitlines()
+    assert lines[0].startswith("Sizes are checked when a set is fetched")
+    assert lines[1].startswith(f"{study / 'results' / '00_first-'}")
+    assert "  size = 9" in lines
+    assert "00_first: not estimated, as no run of this notebook was measured" in lines
+    assert err == ""
+    assert not (study / "results").exists()
+    assert main(["run", "00", "-p", "size=nine", "--dry-run"]) == 2
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"toastlib {metadata.version('toastlib')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["study", "--jbs", "2"], "Unknown argument '--jbs': did you mean '--jobs'?"),
+        (
+            ["approximate", "vit-mini", "--data=digits", "--out=x", "--max-dorp=3"],
+            "'--max-dorp': did you mean '--max-drop'?",
+        ),
+    ],
+)
+def test_an_unknown_option_names_the_nearest(arguments, says, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith(says)
+
+
 def test_a_results_folder_that_is_a_file_is_refused(study, capfd):
     (study / "taken").touch()
     assert main(["run", "00", "--results-dir", "taken"]) == 2

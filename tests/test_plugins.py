@@ -105,6 +105,56 @@ def test_a_file_that_is_no_plug_in_is_refused_in_a_sentence(tmp_path, name, text
     assert "own_a" not in sys.modules
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("from toastlib.translators.base import TRANSLATORS as t; t['linear'] = dict", "translator 'linear'"),
+        ("from toastlib.statistics.similarity import METRICS as m; m.update(cka=dict)", "metric 'cka'"),
+        ("from toastlib.selection.criteria import CRITERIA as c; del c['fit']", "criterion 'fit'"),
+        ("from toastlib.data.catalog import MODELS as m; m |= {'vit-mini': 'elsewhere'}", "model 'vit-mini'"),
+        ("from toastlib.data.catalog import DATASETS as d; d['mnist'] = d['digits']", "data set 'mnist'"),
+    ],
+)
+def test_a_plug_in_replaces_nothing_that_is_built_in(tmp_path, line, says):
+    (file := tmp_path / "own_names.py").write_text(line)
+    before = [dict(registry) for registry in REGISTRIES]
+    for _ in range(2):
+        with pytest.raises(InputError, match=rf"own_names\.py replaces the built-in {says}: name yours otherwise\.$"):
+            plugins_of([file])
+    assert [dict(registry) for registry in REGISTRIES] == before
+
+
+def test_an_installed_package_that_replaces_a_name_is_left_out(monkeypatch):
+    class Entry:
+        value = "own_package.maps"
+
+        def load(self):
+            TRANSLATORS["linear"] = dict
+
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [Entry()])
+    plugins._load_installed.cache_clear()
+    with (
+        pytest.warns(UserWarning, match=r"own_package\.maps replaces the built-in translator 'linear'"),
+        pytest.raises(InputError, match="Unknown translator 'mine'"),
+    ):
+        make_translator("mine")
+    assert make_translator("linear").name == "linear"
+
+
+def test_a_first_import_of_the_names_is_compared_too(tmp_path):
+    (file := tmp_path / "own_names.py").write_text(
+        "from toastlib.selection.criteria import CRITERIA\nCRITERIA['fit'] = dict"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "toastlib.cli", "params", "00"],
+        env=os.environ | {VARIABLE: str(file)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"toast: The plug-in {file} replaces the built-in criterion 'fit': name yours otherwise.\n"
+
+
 def test_an_unknown_name_asks_installed_packages(monkeypatch, mine):
     class Entry:
         value = "own_package.maps"

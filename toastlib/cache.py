@@ -36,7 +36,7 @@ class Cache:
         """The tensors kept under a key, on the CPU; `None` if there are none."""
         if self.folder is None or key is None:
             return None
-        path = self._path(key)
+        path = self.folder / f"{key}.safetensors"
         try:
             os.utime(path)
             return load_file(path)
@@ -49,7 +49,7 @@ class Cache:
             return
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self._path(key), tensors)
+            write_whole(self.folder / f"{key}.safetensors", tensors)
         self.trim(self.limit)
 
     def entries(self) -> list[tuple[Path, os.stat_result]]:
@@ -67,9 +67,6 @@ class Cache:
             size += stat.st_size
             if size > limit:
                 path.unlink(missing_ok=True)
-
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key}.safetensors"
 
 
 def write_whole(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

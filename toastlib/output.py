@@ -68,7 +68,6 @@ def writing(target: str | Path, reads: Iterable[str | Path] = (), force: bool = 
 
 
 def _mark(folder: Path, files: Iterable[Path]) -> None:
-    """Add files to the folder's mark."""
     hashes = _marked(folder) | {file.relative_to(folder).as_posix(): _hash(file) for file in files}
     (folder / MARK).write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
 

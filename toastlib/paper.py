@@ -24,11 +24,8 @@ def _published() -> pd.DataFrame:
 def published(table: str | int | None = None) -> pd.DataFrame:
     """Every accuracy that the paper prints (1,332), or those of one of its tables; an `InputError` if that has none.
 
-    Returns
-    -------
-    DataFrame
-        Columns ``table``, ``model``, ``translator``, ``head``, ``plan``, ``source``, ``dataset``, ``accuracy`` and
-        ``std`` in percent (``std`` may be NaN), ``params_m`` as printed.
+    Columns are ``table``, ``model``, ``translator``, ``head``, ``plan``, ``source``, ``dataset``, ``accuracy`` and
+    ``std`` in percent (``std`` may be NaN), ``params_m`` as printed.
     """
     rows = _published()
     if table is None:
@@ -63,11 +60,8 @@ def table_plans(table: str | int) -> list[Plan]:
 def read_plans(text: str, block_count: int) -> list[Plan]:
     """The plans that a parameter asks for; an `InputError` if one is malformed or does not fit, or none is left.
 
-    Parameters
-    ----------
-    text, block_count
-        ``"paper"`` (see `plan_list`), ``"table 4"``, or plans separated by commas, ``"1->5, 1->2 4->5"``; and the depth
-        of the model: the plans of a table that do not fit it are left out, a plan written out must fit.
+    The text is ``"paper"`` (see `plan_list`), ``"table 4"``, or plans separated by commas, ``"1->5, 1->2 4->5"``. Plans
+    of a table that do not fit a model of this depth are left out; a plan written out must fit.
     """
     if not isinstance(text, str):
         return [plan.check(block_count) for plan in parse_plans(text)]
@@ -85,18 +79,10 @@ def read_plans(text: str, block_count: int) -> list[Plan]:
 def compare_with_paper(ours: pd.DataFrame, table: str | int | None = None) -> pd.DataFrame:
     """Our accuracies beside the published ones of the same model, data set, head, translator, plan and calibration set.
 
-    Parameters
-    ----------
-    ours, table
-        `Evaluation.table`: one row per seed; without a column ``calibration``, maps are taken to be fitted on the data
-        set that they are used on. It is compared with this table, or the first that prints the setting.
-
-    Returns
-    -------
-    DataFrame
-        One row per setting that the paper prints, with ``ours``, ``ours_std`` (over seeds), ``theirs``, ``theirs_std``,
-        ``difference`` in percent and points, and the ``table``. Both ``imagenet-1k`` and ``imagenet-1k-val`` stand
-        beside the paper's ImageNet.
+    Ours are an `Evaluation.table`, one row per seed; without a column ``calibration``, maps are taken to be fitted on
+    the data set that they are used on. They are compared with this table, or the first that prints the setting: one row
+    each with ``ours``, ``ours_std`` (over seeds), ``theirs``, ``theirs_std``, ``difference`` in percent and points, and
+    the ``table``. Both ``imagenet-1k`` and ``imagenet-1k-val`` stand beside the paper's ImageNet.
     """
     setting = ["model", "dataset", "head", "translator", "plan"]
     ours = ours.rename(columns={"calibration": "source"})

@@ -43,9 +43,8 @@ class Span(NamedTuple):
             raise InputError(f"{text!r} is not a span: write it as start->end, for example '2->5'{shell}.")
         start, end = span = cls(int(match[1]), int(match[2]))
         if end < start:
-            raise InputError(
-                f"Span {text!r} runs backwards: write '{end}->{start}' to remove the blocks after {end} up to {start}."
-            )
+            right = f"'{end}->{start}' to remove the blocks after {end} up to {start}"
+            raise InputError(f"Span {text!r} runs backwards: write {right}.")
         if end == start:
             raise InputError(f"Span {text!r} removes nothing: its end must lie after its start.")
         if start < -1:
@@ -126,9 +125,8 @@ class Plan:
         """
         for span in self.spans:
             if span.end >= block_count:
-                raise InputError(
-                    f"Span {span} leaves the model: it has {block_count} blocks, so the last is {block_count - 1}."
-                )
+                depth = f"it has {block_count} blocks, so the last is {block_count - 1}"
+                raise InputError(f"Span {span} leaves the model: {depth}.")
         return self
 
     @property

@@ -9,7 +9,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from hashlib import sha256
 from importlib import metadata, util
@@ -20,12 +21,13 @@ from toastlib.errors import InputError, unknown
 
 VARIABLE, GROUP = "TOAST_PLUGINS", "toastlib"
 _imported: dict[str, str] = {}
+_registries: dict[str, tuple[dict, dict]] = {}  # kind -> its names, and those that are built in
 
 
 def plugins_of(files: str | Iterable[str | Path] = ()) -> dict[str, str]:
     """Import the plug-ins of the environment and these files, a list or text with commas; path -> SHA-256 of each.
 
-    An `InputError` if a file cannot be read, raises an error, or has the name of another module.
+    An `InputError` if a file cannot be read, raises an error, has the name of another module, or replaces a built-in.
     """
     files = [file.strip() for file in files.split(",")] if isinstance(files, str) else list(files)
     named = filter(None, [*os.environ.get(VARIABLE, "").split(os.pathsep), *files])
@@ -34,7 +36,8 @@ def plugins_of(files: str | Iterable[str | Path] = ()) -> dict[str, str]:
         if _imported.get(file) != digest:
             _imported[file] = digest  # first: the plug-in imports toastlib, which asks for plug-ins
             try:
-                _import(Path(file))
+                with _replacing_none(file):
+                    _import(Path(file))
             except BaseException:
                 del _imported[file]
                 raise
@@ -47,6 +50,25 @@ def hash_files(files: Iterable[str | Path]) -> dict[str, str]:
         return {str(file): sha256(Path(file).read_bytes()).hexdigest() for file in files}
     except OSError as error:
         raise InputError(f"The plug-in {error.filename} cannot be read: {error.strerror}.") from None
+
+
+def registry(kind: str, names: dict) -> None:
+    """Let plug-ins add to the names of a kind, such as ``"translator"``, and replace none of those that it has now."""
+    _registries[kind] = names, dict(names)
+
+
+@contextmanager
+def _replacing_none(plug_in: object) -> Iterator[None]:
+    before = {kind: {name: names.get(name) for name in built_in} for kind, (names, built_in) in _registries.items()}
+    yield
+    for kind, (names, built_in) in _registries.items():
+        kept = before.get(kind, built_in)
+        replaced = [name for name, value in kept.items() if names.get(name) is not value]
+        names.update(kept)
+        if replaced:
+            raise InputError(
+                f"The plug-in {plug_in} replaces the built-in {kind} {replaced[0]!r}: name yours otherwise."
+            )
 
 
 def _import(file: Path) -> None:
@@ -77,7 +99,8 @@ def _load_installed() -> None:
     load_named()
     for entry in metadata.entry_points(group=GROUP):
         try:
-            entry.load()
+            with _replacing_none(entry.value):
+                entry.load()
         except Exception as error:  # of other people's code
             warnings.warn(f"The plug-in {entry.value} cannot be imported: {error}", stacklevel=3)
 

@@ -11,10 +11,12 @@ import pytest
 from scipy import stats
 from small_notebook import write_notebook
 
+from toastlib import plots
+from toastlib.cli import commands, main
 from toastlib.errors import InputError
 from toastlib.runs import collect as module
 from toastlib.runs import run as run_module
-from toastlib.runs.collect import collect, failure_of, headlines, results_table, run_labels, run_states
+from toastlib.runs.collect import collect, headlines, results_table, run_labels, run_states
 from toastlib.runs.execute import Failure, RunError
 from toastlib.runs.run import SweepOptions, attempt
 from toastlib.runs.store import Results, Run
@@ -72,7 +74,7 @@ def test_every_run_has_one_state_and_says_why(runs, tmp_path):
     assert states["size"].to_dict() == SIZES
     assert states["seeds"]["failed"] == "0, 2"
     assert states["cell"].notna().to_dict() == {state: state == "failed" for state in SIZES}
-    assert str(failure_of(states.loc["failed"])) == "cell 3: KeyError: <script>alert(1)</script>"
+    assert states["failure"]["failed"] == "cell 3: KeyError: <script>alert(1)</script>"
     assert Path(states["path"]["failed"]).name.endswith(".failed")
     assert states["path"]["missing"] == ""
     assert states["seconds"].notna().to_dict() == {"done": True, "failed": True, "running": False, "missing": False}
@@ -137,7 +139,8 @@ def evaluated(tmp_path, monkeypatch):
 
     def execute(notebook, target, parameters, **options):
         target.write_text(notebook.read_text())
-        further = parameters["drawn"]["calibration_seed"] + 10 * (parameters["dataset"] == "mnist")
+        further = parameters.get("drawn", {"calibration_seed": 0})["calibration_seed"]
+        further += 10 * (parameters.get("dataset") == "mnist")
         Results(str(target.parent)).table(EVALUATION.assign(lost=EVALUATION["lost"] + further))
         Results(str(target.parent)).table(pd.DataFrame({"gain": [further]}), "gains")
 
@@ -177,15 +180,42 @@ def test_the_headline_is_the_mean_over_plans_and_heads(evaluated, tmp_path):
 def test_intervals_over_draws_heads_and_images_stand_apart(evaluated, tmp_path):
     collect(evaluated, tmp_path / "all")
     found = pd.read_parquet(tmp_path / "all" / "intervals.parquet").set_index(["dataset", "plan"])
-    assert len(found) == 4
-    row = found.loc[("digits", "1->2")]
-    assert row["lost"] == 5  # of 2, 6 with draw 0 and 4, 8 with draw 2
+    assert len(found) == 10
+    rows = found.loc[("digits", "1->2")].set_index("interval")[["lost", "lost_low", "lost_high"]]
+    assert (rows["lost"] == 5).all()  # of 2, 6 with draw 0 and 4, 8 with draw 2
     for source, means in (("draws", [4, 6]), ("heads", [3, 7])):
         ends = stats.t.interval(0.95, 1, np.mean(means), stats.sem(means))
-        np.testing.assert_allclose(row[[f"{source}_low", f"{source}_high"]].astype(float), ends)
-    assert (row["images_low"], row["images_high"]) == (2.5, 5.5)
-    assert found.loc["mnist", "draws_low"].isna().all()
-    assert found.loc["mnist", "heads_low"].notna().all()
+        np.testing.assert_allclose(rows.loc[source, ["lost_low", "lost_high"]].astype(float), ends)
+    assert rows.loc["images"].tolist() == [5, 2.5, 5.5]
+    assert set(found.loc["mnist", "interval"]) == {"images", "heads"}  # one draw has no interval
+    drawn = found[found["interval"] == "draws"].reset_index()
+    bars = plots.intervals(drawn, y="plan").containers[0].lines[2][0].get_segments()
+    np.testing.assert_allclose([bar[:, 0] for bar in bars], drawn[["lost_low", "lost_high"]])
+
+
+def test_the_printed_table_is_sorted_by_any_column_of_it(evaluated, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "read_grid", lambda *_: evaluated)
+    command = ["collect", "grid.yaml", "--out", str(tmp_path / "all"), "--sort"]
+    for column, expected in (("dataset", ["digits", "digits", "mnist"]), ("seconds", None), ("cell", None)):
+        assert main([*command, column]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert column in lines[0]
+        if expected:
+            assert [name for line in lines[1:4] for name in ("mnist", "digits") if name in line.split()] == expected
+    assert main([*command, "lost"]) == 2
+    assert re.search("Unknown column 'lost': choose from run, label, .*lost, linear", capsys.readouterr().err)
+
+
+def test_rows_of_several_notebooks_are_told_apart_by_a_column(evaluated, tmp_path):
+    other = Run(write_notebook(tmp_path / "00_first.ipynb"), {"size": 9}, tmp_path / "results")
+    assert attempt(other, SweepOptions()).failure is None
+    collect([*evaluated, other], tmp_path / "all")
+    results = pd.read_parquet(tmp_path / "all" / "results.parquet")
+    assert list(results.columns[:2]) == ["run", "notebook"]
+    assert results["notebook"].value_counts().to_dict() == {"07_small": 18, "00_first": 6}
+    own = results.query("notebook == '00_first'").dropna(axis=1, how="all")
+    assert "drawn.calibration_seed" not in own
+    assert set(own["size"]) == {9}
 
 
 def test_a_grid_of_two_notebooks_is_told_apart_within_each(evaluated, tmp_path):

@@ -95,12 +95,33 @@ def test_only_what_was_given_comes_back(notebook):
         ("model", 3, "Parameter model takes text such as 'vit-mini', not 3."),
         ("seeds", "0,one", "Parameter seeds takes a list such as [0, 1], not '0,one'."),
         ("seeds", 3, "Parameter seeds takes a list such as [0, 1], not 3."),
+        ("seeds", "[0, 1", "Parameter seeds takes a list such as [0, 1], not '[0, 1'."),
+        (
+            "translators",
+            "identity, linear]",
+            "Parameter translators takes a list such as ['identity', 'linear'], not 'identity, linear]'.",
+        ),
+        (
+            "translators",
+            "['identity, linear]",
+            "Parameter translators takes a list such as ['identity', 'linear'], not \"['identity, linear]\".",
+        ),
     ],
 )
 def test_a_value_of_another_type_is_refused(notebook, name, given, says):
     with pytest.raises(InputError) as error:
         check_parameters(notebook, {name: given})
     assert str(error.value) == says
+
+
+@pytest.mark.parametrize("name", ["train_size", "options.image_size", "calibration_sizes", "steps", "head.seeds"])
+def test_a_number_that_is_never_negative_is_refused_before_anything_runs(tmp_path, name):
+    whole, _, member = name.partition(".")
+    value = "[4]" if name.endswith(("sizes", "steps")) else "4"
+    line = f'{whole} = {{"{member}": {value}}}' if member else f"{whole} = {value}"
+    notebook = write_notebook(tmp_path / "sizes.ipynb", parameters=line)
+    with pytest.raises(InputError, match=f"^{name.removeprefix('options.')} is a whole number from 0 on, not -5"):
+        check_parameters(notebook, {name: "-5"})
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from small_notebook import write_notebook
 from toastlib.cli import main
 from toastlib.errors import InputError
 from toastlib.runs.run import run_notebook
-from toastlib.runs.sizes import check_sizes
+from toastlib.runs.sizes import check_sizes, config_of
 from toastlib.runs.store import Run
 
 PARAMETERS = """\
@@ -51,6 +51,35 @@ def test_what_is_more_than_there_is_is_refused_by_its_parameter(notebook, given,
 def test_what_is_there_is_enough(notebook):
     given = {"sizes.train_size": 1197, "sizes.test_size": 600, "calibration_size": 1197}
     assert check_sizes([Run(notebook, given), Run(notebook, {})]) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"plans": "2->5, 2->40"}, "Span 2->40 leaves the model: it has 12 blocks, so the last is 11."),
+        ({"plan": "2->40"}, "Span 2->40 leaves the model"),
+        ({"options.image_size": 30}, "An image of 30 pixels has no whole patches of 4 pixels: take 32."),
+    ],
+)
+def test_what_the_encoder_cannot_do_is_refused_from_its_configuration(tmp_path, monkeypatch, given, says):
+    parameters = 'model = "vit-mini"\nplan = "2->5"\nplans = "paper"\noptions = {"image_size": 0}\n'
+    notebook = write_notebook(tmp_path / "02_approximation.ipynb", parameters=parameters)
+    assert check_sizes([Run(notebook, {}), Run(notebook, {"options.image_size": 64})]) == []
+    assert check_sizes([Run(notebook, given | {"model": "owner/not-here"})]) == []  # the run itself will say it
+    with pytest.raises(InputError) as error:
+        check_sizes([Run(notebook, given)])
+    assert str(error.value).startswith(says)
+    own = write_notebook(tmp_path / "own.ipynb", parameters=parameters)
+    assert check_sizes([Run(own, given)]) == []  # its plans may be of sublayers
+
+
+def test_the_configuration_of_a_fetched_checkpoint_is_read_where_it_lies(monkeypatch, tmp_path):
+    (tmp_path / "config.json").write_text('{"vision_config": {"num_hidden_layers": 3}}')
+    here = {("owner/clip", "config.json", "v1"): str(tmp_path / "config.json")}
+    found = lambda name, file, revision=None: here.get((name, file, revision))  # noqa: E731
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", found)
+    assert config_of("owner/clip@v1") == {"num_hidden_layers": 3}
+    assert config_of("owner/clip") == {}
 
 
 def test_heads_need_labels_and_maps_do_not(notebook, unlabelled, tmp_path):

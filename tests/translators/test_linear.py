@@ -82,7 +82,7 @@ def test_an_own_solve_of_another_shape_is_named():
             return super().solve(sums)[:, :2]
 
     source, target = rows(50, 4)
-    with pytest.raises(InputError, match=r"Translator 'narrow' solves for weights of \(4, 2\), not \(4, 4\)"):
+    with pytest.raises(InputError, match=r"'narrow' solves for weights of \(4, 2\), not \(4, 4\)"):
         Narrow().fit(source, target)
 
 

@@ -27,12 +27,8 @@ FUSED = "fused"
 class FusedEncoder(Encoder):
     """An encoder of the base architecture whose spans are folded away: fewer blocks, and nothing in their place.
 
-    `Encoder.save_pretrained` writes it as a folder that transformers opens without toastlib.
-
-    Attributes
-    ----------
-    plan, original
-        The spans of the original's blocks that are gone; the original's parameters, and its FLOPs for one image.
+    `Encoder.save_pretrained` writes it as a folder that transformers opens without toastlib. `plan` holds the spans of
+    the original's blocks that are gone, and `original` the original's parameters and its FLOPs for one image.
     """
 
     plan: Plan
@@ -79,11 +75,13 @@ def fuse_spans(encoder: Encoder, plan: str | Plan, images, *, batch_size: BatchS
     with encoder.block_list([encoder.blocks[k] for k in kept]):
         model = copy.deepcopy(encoder.model)
     shorten_config(model.config, kept)
-    folded = FusedEncoder(
-        model, encoder.blocks_path, encoder.feature_kind, preprocessing=encoder.preprocessing, name=encoder.name
-    )
-    for span, fit in maps.items():
-        _fold(down_projection(folded, kept.index(span.start)), fit.weight_, fit.bias_)
+    same = {"preprocessing": encoder.preprocessing, "name": encoder.name}
+    folded = FusedEncoder(model, encoder.blocks_path, encoder.feature_kind, **same)
+    for span, fit in maps.items():  # the layer then computes layer(x) @ weight + bias
+        layer = down_projection(folded, kept.index(span.start))
+        layer.weight.data = (fit.weight_.mT @ layer.weight.double()).to(layer.weight.dtype)
+        if fit.bias_ is not None:
+            layer.bias.data = (layer.bias.double() @ fit.weight_ + fit.bias_).to(layer.bias.dtype)
     folded.plan, folded.checkpoint = plan, encoder.checkpoint
     folded.original = (parameter_count(encoder), flops_of_example(encoder))
     return folded
@@ -159,10 +157,3 @@ def _fit(encoder: Encoder, plan: Plan, images, batch_size: int) -> dict[Span, Af
         raise InputError("There are no images to fit the folded maps on.")
     forms = {span: Linear() if layer.bias is None else Affine() for span, layer in layers.items()}
     return {span: forms[span].fit_moments(moments, Span(0, 1)) for span, moments in totals.items()}
-
-
-def _fold(layer: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
-    """Let the layer compute ``layer(x) @ weight + bias``."""
-    layer.weight.data = (weight.mT @ layer.weight.double()).to(layer.weight.dtype)
-    if bias is not None:
-        layer.bias.data = (layer.bias.double() @ weight + bias).to(layer.bias.dtype)

@@ -182,9 +182,8 @@ def _fit(translator: Translator, calibration: Moments | KFoldMoments | Activatio
         hidden = {block: rows.flatten(0, -2) for block, rows in hidden.items()}
     for block, rows in hidden.items():
         if not torch.isfinite(rows.sum()):
-            raise InputError(
-                f"The activations of block {block} hold NaN or infinity: check the checkpoint and its dtype."
-            )
+            where = f"The activations of block {block}"
+            raise InputError(f"{where} hold NaN or infinity: check the checkpoint and its dtype.")
     if translator.needs_activations:
         return translator.fit(*hidden.values())
     return translator.fit_moments(Moments.of(hidden, plan_pairs(Plan((span,)))), span)

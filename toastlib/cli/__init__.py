@@ -2,12 +2,14 @@
 
 import argparse
 import os
+import re
 import sys
 import warnings
+from importlib import metadata
 from pathlib import Path
 
 from toastlib.cli import commands, models
-from toastlib.errors import InputError
+from toastlib.errors import InputError, unknown
 from toastlib.plugins import load_named
 from toastlib.runs.execute import TIMEOUT
 
@@ -17,7 +19,11 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a notebook's has none
             stream.reconfigure(errors="replace")  # Windows writes to a file in an encoding that lacks most signs
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, extra = parser.parse_known_args(arguments)
+    if extra:
+        known = [name for name in re.split(r"[ |]+", COMMANDS[options.command]) if name.startswith("-")]
+        parser.error(str(unknown("argument", extra[0].partition("=")[0], known)))
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"toast: {message}", file=sys.stderr)
@@ -50,7 +56,7 @@ def blocks(text: str) -> list[int]:
 
 
 COUNT = {"type": positive, "metavar": "N"}
-ARGUMENTS = {
+ARGUMENTS = {  # settings of each argument; those after a command's name are for that command alone
     "grid": {"help": "a YAML file, for example grids/demo.yaml"},
     "work": {"nargs": "+", "metavar": "GRID|NOTEBOOK", "help": "YAML files, and names, numbers or paths of notebooks"},
     "run notebook": {"help": "name, number or path: 02, 02_approximation, my.ipynb"},
@@ -72,16 +78,13 @@ ARGUMENTS = {
     "moments --jobs": COUNT | {"help": "shards in parallel (see sweep)"},
     "--jobs": COUNT | {"help": "notebooks in parallel (one for each GPU; without GPUs two)"},
     "--dask": {"metavar": "WHERE", "help": "a scheduler's address, local, or slurm"},
+    "run --dry-run": {"action": "store_true", "help": "say with which parameters, where, and what it would take"},
     "--dry-run": {"action": "store_true", "help": "say what would run; with --dask slurm, as which job"},
     "--timeout": {"type": positive, "default": TIMEOUT, "metavar": "S", "help": "seconds for a run (a day)"},
     "--results-dir": {"type": lambda to: Path(to).resolve(), "default": "results", "help": "where runs lie (results)"},
     "export --out": {"type": Path, "help": "the file (model.onnx in a folder that toastlib wrote, or here)"},
     "--out": {"type": Path, "required": True, "help": "the folder to write"},
-    "--sort": {
-        "default": "label",
-        "metavar": "COLUMN",
-        "help": "what orders the printed table, such as 'lost, linear'",
-    },
+    "--sort": {"default": "label", "metavar": "COLUMN", "help": "column of runs.csv that orders the rows (label)"},
     "--force": {"action": "store_true", "help": "replace what toastlib did not write, or what has changed since"},
     "export --onnx": {"action": "store_true", "required": True, "help": "the format"},
     "--onnx": {"action": "store_true", "help": "measure in onnxruntime too, and with int8 weights"},
@@ -118,9 +121,8 @@ ARGUMENTS = {
     "--batch-size": COUNT | {"default": 32, "help": "images per forward pass (32)"},
     "--clear": {"action": "store_true", "help": "delete everything in it"},
 }
-"""Settings of each argument; those after a command's name are for that command alone."""
-COMMANDS = {
-    commands.run: "notebook --parameter --device --timeout --results-dir",
+COMMANDS = {  # arguments of each command; | separates those of which only one may be given
+    commands.run: "notebook --parameter --device --dry-run --timeout --results-dir",
     commands.study: "--full|--table --jobs --dask --parameter --device --timeout --results-dir",
     commands.sweep: "grid --jobs --dask --dry-run --timeout --results-dir",
     commands.estimate: "work --parameter --device --jobs --results-dir",
@@ -139,11 +141,11 @@ COMMANDS = {
     models.export: "model --onnx --fp16|--int8 --out --force",
     commands.cache: "--clear",
 }
-"""Arguments of each command; | separates those of which only one may be given."""
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="toast", description="Which blocks of a transformer are redundant?")
+    parser.add_argument("--version", action="version", version=f"toastlib {metadata.version('toastlib')}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for function, arguments in COMMANDS.items():
         command, text = function.__name__, function.__doc__

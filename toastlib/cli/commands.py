@@ -12,21 +12,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from toastlib.cli.models import read_by
-from toastlib.errors import InputError, unknown
+from toastlib.errors import InputError
 from toastlib.output import check_output
 from toastlib.plugins import plugins_of
 from toastlib.runs import collect as collecting
 from toastlib.runs import estimate as estimating
+from toastlib.runs import parameters
 from toastlib.runs.cluster import connect, sbatch_script, worker_pool
 from toastlib.runs.grid import paper_grid, read_grid
-from toastlib.runs.parameters import (
-    NOTEBOOKS,
-    check_parameters,
-    find_notebook,
-    full_name,
-    notebook_names,
-    notebook_parameters,
-)
 from toastlib.runs.run import Outcome, SweepOptions, default_jobs, given_run, run_all, run_notebook
 from toastlib.runs.sizes import check_sizes
 from toastlib.runs.store import Run
@@ -34,6 +27,14 @@ from toastlib.runs.store import Run
 
 def run(options: argparse.Namespace) -> int:
     """Execute one notebook."""
+    if options.dry_run:
+        planned = given_run(options.notebook, _overrides(options), options.results_dir)
+        _check_sizes([planned])
+        print(f"{planned.folder}{', which is done,' * planned.is_done()} with")
+        for name, value in planned.parameters.items():
+            print(f"  {name} = {value!r}")
+        print(*estimating.report([planned], 1), sep="\n")
+        return 0
     settings = {"progress": sys.stderr.isatty(), "seconds": options.timeout}
     _print_folders([run_notebook(options.notebook, _overrides(options), options.results_dir, **settings)])
     return 0
@@ -47,21 +48,18 @@ def study(options: argparse.Namespace) -> int:
         runs = [run for table in options.table or [None] for run in paper_grid(table, root)]
     else:
         # From 11 on first, since they take longest; 10, which looks up what the others have found, comes last.
-        names = sorted(notebook_names(), key=lambda name: name < "11")
-        runs = [Run(find_notebook(name).resolve(), {}, root) for name in names]
-    for name in overrides:
-        if not any(_takes(run, name) for run in runs):
-            raise InputError(f"No notebook has a parameter {name!r}; `toast params` lists them.")
+        names = sorted(parameters.notebook_names(), key=lambda name: name < "11")
+        runs = [Run(parameters.find_notebook(name).resolve(), {}, root) for name in names]
+    met = set()
     for index, run in enumerate(runs):
-        taken = {name: value for name, value in overrides.items() if _takes(run, name)}
-        checked = run.overrides | check_parameters(run.notebook, taken)
+        names = parameters.defaults(run.notebook)
+        taken = {name: value for name, value in overrides.items() if parameters.full_name(name, names) in names}
+        met |= taken.keys()
+        checked = run.overrides | parameters.check_parameters(run.notebook, taken)
         runs[index] = replace(run, overrides=checked, plugins=plugins)
+    if unmet := overrides.keys() - met:
+        raise InputError(f"No notebook has a parameter {min(unmet)!r}; `toast params` lists them.")
     return _execute(runs, options, force=not on_paper)
-
-
-def _takes(run: Run, name: str) -> bool:
-    names = notebook_parameters(run.notebook)
-    return full_name(name, names) in names
 
 
 def sweep(options: argparse.Namespace) -> int:
@@ -101,7 +99,7 @@ def status(options: argparse.Namespace) -> int:
     print(f"{len(states)} runs: " + ", ".join(f"{counts.get(state, 0)} {state}" for state in collecting.STATES))
     for _, row in states.iterrows():
         if row["state"] == "failed":
-            print(f"failed   {row['label']}  {collecting.failure_of(row)}\n         {row['path']}")
+            print(f"failed   {row['label']}  {row['failure']}\n         {row['path']}")
         elif row["state"] != "done":
             print(f"{row['state']:8} {row['label']}")
     return 1 if counts.get("failed", 0) else 0
@@ -113,9 +111,10 @@ def collect(options: argparse.Namespace) -> int:
     states = collecting.collect(runs, options.out, options.force, f"Runs of {Path(options.grid).stem}")
     numbers = [name for name in states if name.startswith(("original (%)", "lost, "))]
     names = ["label", *states.columns.intersection(["head"])]
-    if options.sort not in ("label", *numbers):
-        raise unknown("column", options.sort, ["label", *numbers])
-    print(states[[*names, *numbers]].sort_values(options.sort, kind="stable").round(1).to_string(index=False))
+    if options.sort not in states:
+        raise InputError(f"Unknown column {options.sort!r}: choose from {', '.join(states)}.")
+    columns = dict.fromkeys([*names, *numbers, options.sort])
+    print(states.sort_values(options.sort, kind="stable")[[*columns]].round(1).to_string(index=False))
     print(f"{(states['state'] == 'done').sum()} of {len(states)} runs are done; the page to open is")
     print(f"  {options.out.resolve() / 'index.html'}")
     return 0
@@ -125,17 +124,18 @@ def notebooks(options: argparse.Namespace) -> int:
     """Copy the notebooks to a folder, to work on; commands that are given there take those."""
     if options.folder.exists():
         raise InputError(f"{options.folder} is there already: name a new folder.")
-    shutil.copytree(NOTEBOOKS, options.folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    left_out = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+    shutil.copytree(parameters.NOTEBOOKS, options.folder, ignore=left_out)
     print(f"The notebooks lie in\n  {options.folder.resolve()}")
     return 0
 
 
 def params(options: argparse.Namespace) -> int:
     """List the parameters of the notebooks, with their defaults."""
-    for name in [options.notebook] if options.notebook else notebook_names():
-        notebook = find_notebook(name)
+    for name in [options.notebook] if options.notebook else parameters.notebook_names():
+        notebook = parameters.find_notebook(name)
         print(notebook.stem)
-        for parameter in notebook_parameters(notebook).values():
+        for parameter in parameters.notebook_parameters(notebook).values():
             comment = f"  # {parameter.comment}" if parameter.comment else ""
             print(f"  {parameter.name} = {parameter.default!r}{comment}")
     return 0

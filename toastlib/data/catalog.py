@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toastlib.errors import FULL, InputError, unknown
-from toastlib.plugins import is_known
+from toastlib.plugins import is_known, registry
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE / "study" if (PACKAGE / "study").is_dir() else PACKAGE.parent
@@ -76,6 +76,8 @@ TEXTS = {
     "sst2": DatasetEntry("stanfordnlp/sst2", label="label", test="validation", text="sentence"),
 }
 """Alias -> Hub id and columns of sets of texts; the embedded sets have no path."""
+for _kind, _names in {"model": MODELS, "data set": DATASETS, "set of texts": TEXTS}.items():
+    registry(_kind, _names)
 
 TIMM = "timm:"  # before the name of one of timm's models
 BROKEN = ("RemoteProtocolError", "ReadError", "ReadTimeout")  # of httpx: an answer that ends too early

@@ -19,13 +19,12 @@ MAX_DEATHS = 1_000_000  # a run counts its own lost workers; Dask would blame th
 
 def worker_pool(jobs: int, cluster: Any = None) -> AbstractContextManager:
     """Run joblib's calls inside this context in Dask's workers, or in `jobs` processes that share the cores."""
-    from joblib import parallel_config
+    from joblib import cpu_count, parallel_config
 
     if cluster:
         return parallel_config(backend=_dask_backend(cluster))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     ending = {"initializer": end_with, "initargs": (os.getpid(),)}
-    return parallel_config(backend="loky", inner_max_num_threads=max(1, cores // jobs), **ending)
+    return parallel_config(backend="loky", inner_max_num_threads=max(1, cpu_count() // jobs), **ending)
 
 
 def end_with(driver: int) -> None:
@@ -99,13 +98,8 @@ def _ready(client: Any, root: Path) -> Any:
     client.wait_for_workers(1)
     if set(client.nthreads().values()) != {1}:
         raise InputError("A Dask worker has several threads: start each with --nthreads 1, one run has one worker.")
-    _check_root(client, root)
     client.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "allowed_failures", MAX_DEATHS))
-    return client
-
-
-def _check_root(client: Any, root: Path) -> None:
-    """Refuse workers that have another results folder of the same name: their runs would not be seen."""
+    # Runs of workers that have another results folder of the same name would not be seen.
     mark = root / STAGING / f"{uuid4().hex}.mark"
     try:
         mark.parent.mkdir(parents=True, exist_ok=True)
@@ -119,6 +113,7 @@ def _check_root(client: Any, root: Path) -> None:
     blind = [worker for worker, sees in seen.items() if not sees]
     if blind:
         raise InputError(f"Dask's worker {blind[0]} does not see {root}: name a --results-dir that all of them share.")
+    return client
 
 
 def _import(module: str) -> Any:

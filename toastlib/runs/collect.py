@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 STATES = ("done", "failed", "running", "missing")
 RECORD = ("seconds", "host", "started")
 FAILURE = tuple(Failure.__dataclass_fields__)
-FIXED = ("run", "label", "notebook", "state", *RECORD, "ran_on", *FAILURE, "path")
+FIXED = ("run", "label", "notebook", "state", *RECORD, "ran_on", "failure", *FAILURE, "path")
 PICTURES = (".png", ".svg", ".pdf")
 EVALUATED = {"run", "head", "translator", "plan", "seed", "accuracy", "lost"}
 """Columns of what `Evaluation.table` leaves."""
@@ -73,21 +73,14 @@ def _state(run: Run) -> dict[str, object]:
         row["state"] = "running"
     elif failure:
         record = failure
-        row |= {"state": "failed", "path": str(run.failed)}
+        text = str(Failure(*(failure[name] for name in FAILURE)))
+        row |= {"state": "failed", "path": str(run.failed), "failure": text}
     return row | {name: record[name] for name in (*RECORD, *FAILURE) if name in record}
 
 
 def _cell(value: object) -> object:
     """A parameter for a table: lists as text, so that the column has one type."""
     return ", ".join(map(str, value)) if isinstance(value, list) else value
-
-
-def failure_of(row: Mapping[str, Any]) -> Failure:
-    """Failure of a failed run, from its row of `run_states`."""
-    import pandas as pd
-
-    fields = {name: row[name] for name in FAILURE}
-    return Failure(**fields | {"cell": None if pd.isna(row["cell"]) else int(row["cell"])})
 
 
 def collect(runs: Sequence[Run], out: Path, force: bool = False, title: str = "Runs") -> "pd.DataFrame":
@@ -110,7 +103,7 @@ def collect(runs: Sequence[Run], out: Path, force: bool = False, title: str = "R
         (folder / "runs").mkdir(parents=True)
         tables = merged_tables(runs)
         varied = [name for name in states if name not in FIXED]
-        states = states.merge(headlines(tables["results"]), on="run", how="left")
+        states = _one_type_each(states.merge(headlines(tables["results"]), on="run", how="left"))
         intervals = intervals_apart(tables["results"], varied)
         tables |= ({} if intervals.empty else {"intervals": intervals}) | {"runs": states}
         for name, frame in tables.items():
@@ -118,7 +111,7 @@ def collect(runs: Sequence[Run], out: Path, force: bool = False, title: str = "R
         rows, names = states.to_dict("records"), [name for name in states if name not in FIXED]
         figures = {row["run"]: _copy(row, folder / "runs") for row in rows if row["path"]}
         counts = {state: (states["state"] == state).sum() for state in STATES}
-        facts = {"counts": counts, "names": names, "figures": figures, "failure_of": failure_of}
+        facts = {"counts": counts, "names": names, "figures": figures}
         _write_page(folder, "index.html", title=title, rows=rows, tables=tables, **facts)
     return states
 
@@ -151,32 +144,25 @@ def headlines(results: "pd.DataFrame") -> "pd.DataFrame":
     Of several heads it is the frozen one, and ``head`` says which. One row per run; no columns but ``run`` where no run
     has evaluated plans.
     """
+    import pandas as pd
+
     if EVALUATED - set(results):
         return results[["run"]].drop_duplicates()
     ordered = results.sort_values("head", key=lambda heads: heads != "frozen", kind="stable")
     first = results[results["head"] == ordered.groupby("run")["head"].first().reindex(results["run"]).to_numpy()]
     is_original = first["plan"] == ORIGINAL
     lost = first[~is_original].pivot_table("lost", "run", "translator", sort=False).add_prefix("lost, ")
-    original = (
-        first[is_original].groupby("run").agg(**{"head": ("head", "first"), "original (%)": ("accuracy", "mean")})
-    )
+    runs = first[is_original].groupby("run")
+    original = pd.DataFrame({"head": runs["head"].first(), "original (%)": runs["accuracy"].mean()})
     return original.join(lost, how="outer").reset_index()
 
 
 def intervals_apart(results: "pd.DataFrame", varied: Sequence[str] = ()) -> "pd.DataFrame":
-    """Points lost in each setting, with 95 % intervals of what chance brings by three ways, each on its own.
+    """Points lost in each setting, with 95 % intervals of what chance brings by three ways, a row each.
 
-    Parameters
-    ----------
-    results, varied
-        From `results_table`; and the parameters that differ between runs, which tell settings apart.
-
-    Returns
-    -------
-    DataFrame
-        The setting, ``lost``, and its ends: ``draws_low``, ``draws_high`` over draws of calibration images and
-        ``heads_low``, ``heads_high`` over seeds of heads (Student's, of the means of each; NaN if there is but one),
-        and ``images_low``, ``images_high`` over test images (those of one head and draw, averaged).
+    From a `results_table` and the parameters that tell settings apart. Columns are the setting, ``interval``, ``lost``,
+    ``lost_low`` and ``lost_high``: over ``"draws"`` of calibration images or seeds of ``"heads"`` (Student's, of the
+    means of each; no row if there is but one), or over test ``"images"`` (those of one head and draw, averaged).
     """
     import pandas as pd
 
@@ -188,13 +174,13 @@ def intervals_apart(results: "pd.DataFrame", varied: Sequence[str] = ()) -> "pd.
     by = [name for name in dict.fromkeys([*SETTING, *varied]) if name in results and name not in (*draws, "seed")]
     rows = []
     for key, part in results[results["plan"] != ORIGINAL].dropna(subset="lost").groupby(by, sort=False, dropna=False):
-        row = dict(zip(by, key, strict=True)) | {"lost": part["lost"].mean()}
+        found = {"images": part[["lost", "lost_low", "lost_high"]].mean()}
         for source, column in (("draws", "of_draw"), ("heads", "seed")):
             means = part.groupby(column)["lost"].mean() / 100
-            _, *ends = paired_difference(means, np.zeros(len(means))) if len(means) > 1 else [np.nan] * 3
-            row |= dict(zip((f"{source}_low", f"{source}_high"), ends, strict=True))
-        rows.append(row | {"images_low": part["lost_low"].mean(), "images_high": part["lost_high"].mean()})
-    return pd.DataFrame(rows)
+            if len(means) > 1:
+                found[source] = paired_difference(means, np.zeros(len(means)))
+        rows += [(*key, source, *ends) for source, ends in found.items()]
+    return pd.DataFrame(rows, columns=[*by, "interval", "lost", "lost_low", "lost_high"])
 
 
 def _one_type_each(frame: "pd.DataFrame") -> "pd.DataFrame":
@@ -215,8 +201,7 @@ def _copy(row: Mapping[str, Any], runs: Path) -> list[str]:
             shutil.copy(path, target)
     for path in target.glob("*.ipynb"):
         body, _ = HTMLExporter(template_name="basic").from_notebook_node(nbformat.read(path, 4))
-        failure = failure_of(row) if row["state"] == "failed" else ""
-        _write_page(target, "notebook.html", title=row["label"], failure=failure, name=path.name, body=body)
+        _write_page(target, "notebook.html", title=row["label"], failure=row["failure"], name=path.name, body=body)
     return sorted(path.name for path in target.glob("*.png"))
 
 

@@ -12,17 +12,17 @@ from typing import Any
 from toastlib.data import catalog
 from toastlib.plan import Plan, Span
 from toastlib.runs.collect import run_labels
-from toastlib.runs.parameters import KINDS, defaults
-from toastlib.runs.sizes import splits_of
+from toastlib.runs.parameters import defaults
+from toastlib.runs.sizes import by_last_name, listed, named_in, sets_of, splits_of
 from toastlib.runs.speed import HUB_TIMEOUT, STANDARD, Speed, hub_path, measure_encoders
 from toastlib.runs.store import Run, read_json
 
 PRICES = catalog.DATA / "prices.json"  # `python -m benchmarks.estimate --measure` writes it
 OF_ENCODER = ("plans", "encoding", "few images", "moments", "choice", "timing", "training")
 """Kinds of work that take as long as the encoder's blocks do; the others are Python's."""
-COUNTED = "model image_size dtype device dataset datasets others train_size test_size images calibration_size rerank"
+COUNTED = "model image_size dtype device dataset datasets others train_size test_size images calibration_size rerank "
 COUNTED += (
-    " calibration_sizes calibration_seeds plan plans translators protocol seeds min_steps steps repeats batch_size"
+    "calibration_sizes calibration_seeds plan plans translators protocol seeds min_steps steps repeats batch_size"
 )
 FREE = "results_dir runs_dir features learning_rate seed calibration_seed prompt templates"
 """Parameters that `amounts` or a speed depends on, and those that change nothing that takes time."""
@@ -41,24 +41,24 @@ class Estimate:
 
 def block_runs(plans: Iterable[Plan], depth: int) -> int:
     """Blocks that run for one image: plans, and the original, share a block that comes behind the same spans."""
-    return len(
-        {
-            (block, tuple(span for span in plan if span.end < block))
-            for plan in [(), *plans]
-            for block in range(depth)
-            if not any(block in span.blocks for span in plan)
-        }
-    )
+    runs = {
+        (block, tuple(span for span in plan if span.end < block))
+        for plan in [Plan(), *plans]
+        for block in set(range(depth)) - set(plan.removed)
+    }
+    return len(runs)
 
 
 def amounts(parameters: dict[str, Any], depth: int, width: int) -> dict[str, float]:
     """Kind of work -> how much of it a notebook's parameters ask of an encoder, in a unit of each kind."""
     from toastlib.paper import read_plans
 
-    given = {name.rpartition(".")[2]: value for name, value in parameters.items()}
+    given = by_last_name(parameters)
     sets = sets_of(parameters)
     sets = sets if {"plans", "dataset"} & set(given) else sets[:1]  # 01 has accuracies of the first
-    train, test = (_images(given, split, sets) for split in ("train", "test"))
+    sizes_of = [splits_of(name) or (0, 0) for name in sets]  # of a set that is not here, of which all are asked for: 0
+    train = sum(given.get("train_size") or size for size, *_ in sizes_of)
+    test = sum(given.get("test_size") or size for _, size, *_ in sizes_of)
     text = given.get("plans", given.get("plan", ""))
     plans = read_plans(text, depth) if text else [Plan((Span(k, k + 1),)) for k in range(depth - 1)]
     draws, sizes = len(given.get("calibration_seeds", "1")), given.get("calibration_sizes", [])
@@ -83,28 +83,8 @@ def amounts(parameters: dict[str, Any], depth: int, width: int) -> dict[str, flo
         "heads": (1 + len(plans) * kinds * retrained) * seeds * max(given.get("min_steps", 1), train // 51) * width,
         "images": train + test,
         "features": features * width * 4,  # bytes
-        "sums": 15
-        * depth**2
-        / 2
-        * width**2
-        * 8,  # bytes: of all pairs of blocks, in five folds of three kinds of tokens
+        "sums": 60 * depth**2 * width**2,  # bytes: of depth^2 / 2 pairs of blocks, five folds, three kinds of tokens
     }
-
-
-def _images(given: dict[str, Any], split: str, sets: list[str]) -> int:
-    """How many images of a split are asked for, over all sets; where 0 asks for all of a set not here, none."""
-    sizes = [(splits_of(name) or (0, 0))[split == "test"] for name in sets]
-    return sum(given.get(f"{split}_size") or size for size in sizes)
-
-
-def sets_of(parameters: dict[str, Any]) -> list[str]:
-    """The sets of images among parameters."""
-    return [one for name, value in parameters.items() if KINDS.get(name) == "images" for one in listed(value)]
-
-
-def listed(value: Any) -> list:
-    """A value as a list: itself if it is one, none for `None`."""
-    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def estimate(runs: Sequence[Run], jobs: int = 1, *, measured: bool = True) -> list[Estimate | None]:
@@ -116,10 +96,7 @@ def estimate(runs: Sequence[Run], jobs: int = 1, *, measured: bool = True) -> li
     costs, standard = [prices["notebooks"].get(run.notebook.stem) for run in runs], Speed(**prices["speed"])
     encoders = {_encoder_of(run): run.plugins for run, cost in zip(runs, costs, strict=True) if cost}
     speeds = measure_encoders(encoders, jobs) if measured else dict.fromkeys(encoders, standard)
-    return [
-        _estimate(run, cost, speeds[_encoder_of(run)], standard) if cost else None
-        for run, cost in zip(runs, costs, strict=True)
-    ]
+    return [cost and _estimate(run, cost, speeds[_encoder_of(run)], standard) for run, cost in zip(runs, costs)]
 
 
 class TimeLeft:
@@ -223,8 +200,7 @@ def _uncounted(run: Run) -> list[str]:
 
 def downloads(runs: Iterable[Run]) -> dict[str, int | None]:
     """Models and data sets of the Hub that runs would fetch -> bytes; `None` where the Hub does not say."""
-    parameters = [pair for run in runs for pair in run.parameters.items() if pair[0] in KINDS]
-    named = {(KINDS[name], value): None for name, values in parameters for value in listed(values)}
+    named = dict.fromkeys(pair for run in runs for pair in named_in(run.parameters))
     return {name: _size_on_hub(kind, path) for kind, name in named if (path := hub_path(kind, name))}
 
 

@@ -66,7 +66,7 @@ def execute(
             bad_start = isinstance(error, RuntimeError | ZMQError) and _last_cell(target) is None
             if bad_start and start < MAX_STARTS:  # its port is taken, it died at once, or it does not answer
                 continue
-            raise RunError(notebook, _explain(error, target, seconds, _memory_kills() > kills)) from error
+            raise RunError(notebook, explain(error, _last_cell(target), seconds, _memory_kills() > kills)) from error
 
 
 def _papermill(
@@ -101,11 +101,13 @@ def _papermill(
     )
 
 
-def _explain(error: Exception, target: Path, seconds: float, short_of_memory: bool) -> Failure:
+def explain(error: Exception, cell: int | None = None, seconds: float = 0, short_of_memory: bool = False) -> Failure:
+    """Failure for an exception of papermill's, of this library's own code, or that names its failure."""
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill import PapermillExecutionError
 
-    cell = _last_cell(target)
+    if isinstance(error, RunError):
+        return error.failure
     if isinstance(error, PapermillExecutionError):
         full = any(f"[Errno {number}]" in error.evalue for number in FULL)
         return Failure("full disk" if full else "exception", error.ename, _first_line(error.evalue), cell)
@@ -114,13 +116,6 @@ def _explain(error: Exception, target: Path, seconds: float, short_of_memory: bo
     if isinstance(error, DeadKernelError):
         reason = "killed because memory ran out" if short_of_memory else "it was killed, or crashed"
         return Failure("dead kernel", "DeadKernelError", reason, cell)
-    return explain(error, cell)
-
-
-def explain(error: Exception, cell: int | None = None) -> Failure:
-    """Failure for an exception that was raised outside the notebook's own code, or that names its failure."""
-    if isinstance(error, RunError):
-        return error.failure
     if isinstance(error, OSError) and error.errno in FULL:
         return Failure("full disk", "OSError", "the disk of the results is full", cell)
     return Failure("exception", type(error).__name__, _first_line(str(error)), cell)

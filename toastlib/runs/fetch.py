@@ -7,18 +7,13 @@ from toastlib.data import catalog
 from toastlib.data.sources import is_streamed, load_splits
 from toastlib.errors import InputError
 from toastlib.models.quiet import find_checkpoint
-from toastlib.runs.parameters import KINDS
+from toastlib.runs.sizes import named_in
 from toastlib.runs.store import Run
 
 
 def needed(runs: Iterable[Run]) -> list[tuple[str, str]]:
-    """Kind (``"model"``, ``"images"`` or ``"texts"``) and name of each model and data set that runs name."""
-    named = {}
-    for run in runs:
-        for parameter, value in run.parameters.items():
-            if kind := KINDS.get(parameter):
-                named |= {(kind, name): None for name in (value if isinstance(value, list) else [value])}
-    return sorted(named)
+    """Kind and name, see `named_in`, of each model and data set that runs name."""
+    return sorted({pair for run in runs for pair in named_in(run.parameters)})
 
 
 def fetch_all(names: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, int | None, InputError | None]]:

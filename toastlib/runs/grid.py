@@ -1,7 +1,7 @@
 """Grids of runs: a YAML file is read into checked runs, and every mistake is named with its line."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from toastlib.runs.store import Run
 
 GRIDS = ROOT / "grids"
 KEYS = ("notebook", "plugins", "parameters", "include", "exclude")
+Mapping = dict[str, tuple[int, yaml.Node]]  # key -> its line, and its value
 
 
 def read_grid(path: str | Path, root: Path = Path("results")) -> list[Run]:
@@ -33,17 +34,20 @@ def read_grid(path: str | Path, root: Path = Path("results")) -> list[Run]:
     An `InputError` if the file is not readable as such, a key, notebook, plug-in, parameter or value is wrong, or two
     runs are the same; the message names the line.
     """
-    path = Path(path)
-    lines: dict[Path, int] = {}
-    runs = []
-    for entry in _entries(path):
-        plugins = _plugins(entry)
-        for line, notebook, overrides in _expand(entry):
-            run = Run(notebook, overrides, root, plugins)
-            if run.folder in lines:
-                raise _error(path, line, f"the same run is asked for on line {lines[run.folder]} too.")
-            lines[run.folder] = line
-            runs.append(run)
+    path, lines, runs = Path(path), {}, []
+    nodes = _nodes(path)
+    try:
+        for node in nodes:
+            entry = _entry(node)
+            plugins = _plugins(entry, path.parent)
+            for line, notebook, overrides in _expand(entry, _line(node)):
+                run = Run(notebook, overrides, root, plugins)
+                if run.folder in lines:
+                    raise _error(line, f"the same run is asked for on line {lines[run.folder]} too.")
+                lines[run.folder] = line
+                runs.append(run)
+    except InputError as error:
+        raise InputError(f"{path.name}, {error}") from None
     if not runs:
         raise InputError(f"{path.name} asks for no run.")
     return runs
@@ -58,16 +62,7 @@ def paper_grid(table: str | None = None, root: Path = Path("results")) -> list[R
     return [run for name in ([table] if table else tables) for run in read_grid(files[name], root)]
 
 
-@dataclass(frozen=True)
-class _Mapping:
-    """A mapping of the file with its line: key -> the key's line and its value."""
-
-    path: Path
-    line: int
-    values: dict[str, tuple[int, yaml.Node]]
-
-
-def _entries(path: Path) -> Iterator[_Mapping]:
+def _nodes(path: Path) -> list[yaml.Node]:
     try:
         root = yaml.compose(path.read_bytes(), yaml.SafeLoader)
     except OSError as error:
@@ -77,122 +72,118 @@ def _entries(path: Path) -> Iterator[_Mapping]:
         where = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", error)
         raise InputError(f"{path.name}{where}: not YAML ({problem}).") from None
-    nodes = root.value if isinstance(root, yaml.SequenceNode) else [root] if root else []
-    for node in nodes:
-        entry = _mapping(path, node)
-        for key, (line, _) in entry.values.items():
-            if key not in KEYS:
-                raise _error(path, line, unknown("key", key, KEYS))
-        if "notebook" not in entry.values:
-            raise _error(path, entry.line, "a run needs a 'notebook', for example '02'.")
-        yield entry
+    return root.value if isinstance(root, yaml.SequenceNode) else [root] if root else []
 
 
-def _expand(entry: _Mapping) -> Iterator[tuple[int, Path, dict[str, Any]]]:
+def _entry(node: yaml.Node) -> Mapping:
+    entry = _mapping(node)
+    for key, (line, _) in entry.items():
+        if key not in KEYS:
+            raise _error(line, unknown("key", key, KEYS))
+    if "notebook" not in entry:
+        raise _error(_line(node), "a run needs a 'notebook', for example '02'.")
+    return entry
+
+
+def _expand(entry: Mapping, line: int) -> Iterator[tuple[int, Path, dict[str, Any]]]:
     """Line, notebook and overrides of each run of an entry."""
-    notebook = _notebook(entry)
-    names, base = defaults(notebook), {}
-    if "parameters" in entry.values:
-        base = _mapping(entry.path, entry.values["parameters"][1], names).values
-    excluded = [_values(notebook, mapping) for mapping in _members(entry, "exclude", names)]
+    notebook = _notebook(*entry["notebook"])
+    names = defaults(notebook)
+    base = _mapping(entry["parameters"][1], names) if "parameters" in entry else {}
+    excluded = [_values(notebook, _mapping(node, names)) for node in _members(entry, "exclude")]
     met = set()  # numbers of the exclusions that leave something out
-    for overrides in _combinations(notebook, replace(entry, values=base)):
+    for overrides in _combinations(notebook, base):
         whole = names | overrides
         out = {k for k, each in enumerate(excluded) if all(whole[name] in values for name, values in each.items())}
         met |= out
         if not out:
-            yield entry.line, notebook, overrides
+            yield line, notebook, overrides
     if unmet := set(range(len(excluded))) - met:
-        raise _error(entry.path, entry.values["exclude"][0], f"exclusion {min(unmet) + 1} fits no run.")
-    for extra in _members(entry, "include", names):
-        for overrides in _combinations(notebook, replace(extra, values=base | extra.values)):
-            yield extra.line, notebook, overrides
+        raise _error(entry["exclude"][0], f"exclusion {min(unmet) + 1} fits no run.")
+    for node in _members(entry, "include"):
+        for overrides in _combinations(notebook, base | _mapping(node, names)):
+            yield _line(node), notebook, overrides
 
 
-def _combinations(notebook: Path, mapping: _Mapping) -> Iterator[dict[str, Any]]:
+def _combinations(notebook: Path, mapping: Mapping) -> Iterator[dict[str, Any]]:
     values = _values(notebook, mapping)
-    for combination in product(*values.values()):
-        yield dict(zip(values, combination, strict=True))
+    return (dict(zip(values, combination)) for combination in product(*values.values()))
 
 
-def _notebook(entry: _Mapping) -> Path:
-    line, node = entry.values["notebook"]
+def _notebook(line: int, node: yaml.Node) -> Path:
     if not isinstance(node, yaml.ScalarNode):
-        raise _error(entry.path, line, "'notebook' takes a name, a number or a path.")
-    try:
+        raise _error(line, "'notebook' takes a name, a number or a path.")
+    with _on(line):
         notebook = find_notebook(node.value).resolve()
         defaults(notebook)
-    except InputError as error:
-        raise _error(entry.path, line, error) from None
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise _error(entry.path, line, f"{node.value!r} cannot be read as a notebook.") from error
     return notebook
 
 
-def _plugins(entry: _Mapping) -> dict[str, str]:
-    if "plugins" not in entry.values:
+def _plugins(entry: Mapping, beside: Path) -> dict[str, str]:
+    if "plugins" not in entry:
         return plugins_of()
-    line, node = entry.values["plugins"]
+    line, node = entry["plugins"]
     nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
     if not all(isinstance(member, yaml.ScalarNode) for member in nodes):
-        raise _error(entry.path, line, "'plugins' takes a Python file, or a list of them.")
-    try:
+        raise _error(line, "'plugins' takes a Python file, or a list of them.")
+    with _on(line):
         files = [Path(member.value).expanduser() for member in nodes]
-        return plugins_of(file if file.exists() else Path(entry.path).parent / file for file in files)
-    except InputError as error:
-        raise _error(entry.path, line, error) from None
+        return plugins_of(file if file.exists() else beside / file for file in files)
 
 
-def _values(notebook: Path, mapping: _Mapping) -> dict[str, list[Any]]:
+def _values(notebook: Path, mapping: Mapping) -> dict[str, list[Any]]:
     """Parameter -> its checked values, one for each run."""
     default, values = defaults(notebook), {}
-    for name, (line, node) in mapping.values.items():
+    for name, (line, node) in mapping.items():
         if name == "results_dir":
-            raise _error(mapping.path, line, "results_dir is for the command: --results-dir.")
+            raise _error(line, "results_dir is for the command: --results-dir.")
         is_axis = isinstance(node, yaml.SequenceNode)
         if is_axis and isinstance(default.get(name), list):
             is_axis = bool(node.value) and all(isinstance(member, yaml.SequenceNode) for member in node.value)
-        members = node.value if is_axis else [node]
-        values[name] = [_value(notebook, mapping.path, line, name, member) for member in members]
+        values[name] = []
+        for member in node.value if is_axis else [node]:
+            with _on(max(line, _line(member))):  # an alias stands later than its anchor
+                value = yaml.SafeLoader("").construct_object(member, deep=True)
+                values[name].append(check_parameters(notebook, {name: value})[name])
     return values
 
 
-def _value(notebook: Path, path: Path, line: int, name: str, node: yaml.Node) -> Any:
-    line = max(line, node.start_mark.line + 1)  # an alias stands later than its anchor
-    try:
-        value = yaml.SafeLoader("").construct_object(node, deep=True)
-        return check_parameters(notebook, {name: value})[name]
-    except InputError as error:
-        raise _error(path, line, error) from None
-    except yaml.YAMLError as error:
-        raise _error(path, line, f"{getattr(error, 'problem', error)}.") from None
-
-
-def _members(entry: _Mapping, key: str, names: Iterable[str]) -> list[_Mapping]:
-    if key not in entry.values:
-        return []
-    line, node = entry.values[key]
+def _members(entry: Mapping, key: str) -> list[yaml.Node]:
+    line, node = entry.get(key, (0, yaml.SequenceNode("", [])))
     if not isinstance(node, yaml.SequenceNode):
-        raise _error(entry.path, line, f"{key!r} takes a list of mappings.")
-    return [_mapping(entry.path, member, names) for member in node.value]
+        raise _error(line, f"{key!r} takes a list of mappings.")
+    return node.value
 
 
-def _mapping(path: Path, node: yaml.Node, names: Iterable[str] = ()) -> _Mapping:
+def _mapping(node: yaml.Node, names: Iterable[str] = ()) -> Mapping:
     """Read a mapping; members of dictionaries among the parameters `names` get their full names."""
-    line = node.start_mark.line + 1
     if not isinstance(node, yaml.MappingNode):
-        raise _error(path, line, "a mapping of names to values is needed here.")
+        raise _error(_line(node), "a mapping of names to values is needed here.")
     values = {}
     for key, value in node.value:
-        key_line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
-            raise _error(path, key_line, "a name is needed here.")
+            raise _error(_line(key), "a name is needed here.")
         name = full_name(key.value, names)
         if name in values:
-            raise _error(path, key_line, f"{name!r} stands here twice.")
-        values[name] = key_line, value
-    return _Mapping(path, line, values)
+            raise _error(_line(key), f"{name!r} stands here twice.")
+        values[name] = _line(key), value
+    return values
 
 
-def _error(path: Path, line: int, message: object) -> InputError:
-    return InputError(f"{path.name}, line {line}: {message}")
+def _line(node: yaml.Node) -> int:
+    return node.start_mark.line + 1
+
+
+@contextmanager
+def _on(line: int) -> Iterator[None]:
+    """Name the line of what goes wrong inside."""
+    try:
+        yield
+    except InputError as error:
+        raise _error(line, error) from None
+    except yaml.YAMLError as error:
+        raise _error(line, f"{getattr(error, 'problem', error)}.") from None
+
+
+def _error(line: int, message: object) -> InputError:
+    return InputError(f"line {line}: {message}")

@@ -2,9 +2,11 @@
 
 import ast
 import json
+import pkgutil
 import re
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from hashlib import sha256
 from itertools import pairwise
@@ -12,14 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from toastlib.data import catalog
-from toastlib.errors import InputError, unknown
-from toastlib.plan import Plan, parse_plans
+from toastlib.errors import InputError, unknown, whole_number
+from toastlib.plan import parse_plans
 from toastlib.plugins import look_up
 
 NOTEBOOKS = catalog.ROOT / "notebooks"
-KINDS = {"model": "model", "language_model": "model", "text_encoder": "model"}
+KINDS = {"model": "model", "language_model": "model", "text_encoder": "model"}  # parameter -> what it names
 KINDS |= {"dataset": "images", "datasets": "images", "others": "images", "text": "texts", "sentences.name": "texts"}
-"""Parameter -> what it names."""
 TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", list: "a list"}
 
 
@@ -55,17 +56,20 @@ def find_notebook(name: str | Path) -> Path:
 def notebook_parameters(notebook: Path) -> dict[str, Parameter]:
     """Read the parameters of a notebook, in order; a dictionary's members are named as in ``head.seeds``.
 
-    An `InputError` if the notebook has no cell tagged ``parameters``.
+    An `InputError` if it is no notebook, or has no cell tagged ``parameters``.
     """
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    if not tagged:
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+        found = _parameters(tagged[0]) if tagged else None
+    except (OSError, ValueError, SyntaxError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"{notebook.name!r} cannot be read as a notebook.") from error
+    if found is None:
         raise InputError(f"{notebook.name} has no cell tagged 'parameters'.")
-    return _parameters("".join(tagged[0]["source"]))
+    return found
 
 
 def _parameters(source: str) -> dict[str, Parameter]:
-    """The literals of a cell."""
     found: dict[str, Parameter] = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign):
@@ -97,9 +101,9 @@ def defaults(notebook: Path) -> dict[str, Any]:
 
 @lru_cache(64)  # a grid asks once for each of its runs; the time of the last change tells versions of a file apart
 def _code(notebook: Path, modified: int) -> tuple[str, dict[str, Any]]:
+    default = {name: parameter.default for name, parameter in notebook_parameters(notebook).items()}
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    default = {name: parameter.default for name, parameter in notebook_parameters(notebook).items()}
     return sha256(json.dumps(code).encode()).hexdigest()[:16], default
 
 
@@ -156,11 +160,9 @@ def _convert(name: str, value: Any, default: Any) -> Any:
         value = list(value)
     if type(value) is wanted:
         return [_convert(name, item, default[0]) for item in value] if wanted is list and default else value
-    try:
+    with suppress(ValueError, KeyError):
         if isinstance(value, str):
             return _read(name, value, default)
-    except (ValueError, KeyError):
-        pass
     raise _wrong_type(name, value, default)
 
 
@@ -173,22 +175,23 @@ def _read(name: str, text: str, default: Any) -> Any:
     if isinstance(default, bool):
         return {"true": True, "false": False}[text.lower()]
     if isinstance(default, list):
-        items = [item.strip().strip("'\"") for item in re.sub(r"^\s*\[|\]\s*$", "", text).split(",")]
-        return _convert(name, [item for item in items if item], default)
+        if (inside := text.strip()).startswith("[") != inside.endswith("]"):
+            raise ValueError(text)
+        items = [item.strip() for item in inside.removeprefix("[").removesuffix("]").split(",")]
+        if any(item[:1] in ("'", '"') and not item.endswith(item[0], 1) for item in items):
+            raise ValueError(text)  # a quote that is not closed
+        return _convert(name, [item.strip("'\"") for item in items if item], default)
     return type(default)(text)
 
 
 def _check_value(name: str, value: Any) -> None:
     """Refuse a value that a parameter of that name, or an item of its list, cannot take."""
-    match KINDS.get(name, name):
-        case "model":
-            catalog.model_path(value)
-        case "images":
-            catalog.dataset_entry(value)
+    kind = KINDS.get(name, name)
+    if kind in CHECKS:
+        pkgutil.resolve_name(CHECKS[kind])(value)
+    match kind:
         case "texts":
             catalog.dataset_entry(value, catalog.TEXTS)
-        case "plan":
-            Plan.parse(value)
         case "plans":
             from toastlib.paper import table_plans
 
@@ -196,14 +199,6 @@ def _check_value(name: str, value: Any) -> None:
                 table_plans(table[1])
             elif value.strip() != "paper":
                 parse_plans(value.split(","))
-        case "device":
-            from toastlib.models.loading import resolve_device
-
-            resolve_device(value)
-        case "translator" | "translators" | "closed_forms":
-            from toastlib.translators.base import make_translator
-
-            make_translator(value)
         case "metrics":
             from toastlib.statistics.similarity import METRICS
 
@@ -216,10 +211,21 @@ def _check_value(name: str, value: Any) -> None:
             from toastlib.evaluation.zero_shot import check_templates
 
             check_templates([value])
+    if type(value) is int and name.endswith(NOT_NEGATIVE):
+        whole_number(name, value)
     if value not in CHOICES.get(name, [value]):
         raise unknown(name, value, CHOICES[name])
 
 
+CHECKS = {  # parameter, or what it names -> the function that refuses values, imported on first use
+    "model": "toastlib.data.catalog:model_path",
+    "images": "toastlib.data.catalog:dataset_entry",
+    "plan": "toastlib.plan:Plan.parse",
+    "device": "toastlib.models.loading:resolve_device",
+    **dict.fromkeys(("translator", "translators"), "toastlib.translators.base:make_translator"),
+}
+# How names of numbers end that are never negative.
+NOT_NEGATIVE = ("_size", "_sizes", "steps", "repeats", "remove", "removed", "candidates", "rerank", "head.seeds")
 CHOICES = {
     "dtype": ("fastest", "float32", "bfloat16", "float64"),
     "features": ("cls", "mean", "pooler"),

@@ -144,31 +144,26 @@ def run_all(runs: Sequence[Run], options: SweepOptions, cluster: Any = None) -> 
 
 
 def _repeat_lost(runs: Sequence[Run], options: SweepOptions, cluster: Any) -> Iterator[Outcome]:
+    from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+    # With one job joblib would work in this process, which is to survive; so there are two, one of them idle.
+    n_jobs, ahead = max(2, options.jobs), "all" if cluster else options.jobs
     waiting, losses = {run.folder: run for run in runs}, 0
     while waiting:
         lost = [run for run in waiting.values() if run.staging_dirs(options.owner)]
         group = lost[:1] if lost and cluster is None else list(waiting.values())
         try:
-            for outcome in _parallel(group, options, cluster):
-                del waiting[outcome.run.folder]
-                losses = 0
-                yield outcome
+            with worker_pool(options.jobs, cluster):
+                workers = Parallel(n_jobs, pre_dispatch=ahead, batch_size=1, return_as="generator_unordered")
+                for outcome in workers(delayed(attempt)(run, options) for run in group):
+                    del waiting[outcome.run.folder]
+                    losses = 0
+                    yield outcome
         except TerminatedWorkerError:
             losses += 1
             if losses == MAX_LOST_WORKERS:
                 raise RuntimeError(f"{losses} workers were killed in a row; finished runs are kept.") from None
-
-
-def _parallel(runs: list[Run], options: SweepOptions, cluster: Any) -> Iterator[Outcome]:
-    from joblib import Parallel, delayed
-
-    # With one job joblib would work in this process, which is to survive; so there are two, one of them idle.
-    n_jobs, ahead = max(2, options.jobs), "all" if cluster else options.jobs
-    with worker_pool(options.jobs, cluster):
-        workers = Parallel(n_jobs, pre_dispatch=ahead, batch_size=1, return_as="generator_unordered")
-        yield from workers(delayed(attempt)(run, options) for run in runs)
 
 
 def attempt(run: Run, options: SweepOptions) -> Outcome:

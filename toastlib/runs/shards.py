@@ -59,7 +59,7 @@ def collect_shards(
     missing = [(k, file) for k, file in enumerate(files) if not _is_complete(file, job)]
     _is_complete(folder / "moments.safetensors", job)  # another job's is not replaced
     list((run or Parallel(n_jobs=1))(delayed(write_shard)(job, (k, shards), file) for k, file in missing))
-    write_whole(folder / "moments.safetensors", _merged(files), {"job": _key(job)})
+    write_whole(folder / "moments.safetensors", _merged(files), {"job": fingerprint(job)})
     return folder / "moments.safetensors"
 
 
@@ -79,7 +79,7 @@ def write_shard(job: ShardedJob, shard: tuple[int, int], file: Path) -> None:
     if job.features:
         tensors[FEATURES] = collect_features(encoder, images, [THE_ORIGINAL], {}, job.batch_size)[0]
         tensors |= {} if images.labels is None else {LABELS: images.labels}
-    write_whole(file, tensors, {"job": _key(job)})
+    write_whole(file, tensors, {"job": fingerprint(job)})
 
 
 def _read(file: str | Path) -> dict[str, Tensor]:
@@ -109,10 +109,6 @@ def _is_complete(file: Path, job: ShardedJob) -> bool:
             key = (opened.metadata() or {}).get("job")
     except (OSError, SafetensorError):
         return False
-    if key != _key(job):
+    if key != fingerprint(job):
         raise InputError(f"{file} is of another job or another version: name another folder, or delete it.")
     return True
-
-
-def _key(job: ShardedJob) -> str:
-    return fingerprint(repr(job)) or ""

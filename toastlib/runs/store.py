@@ -138,9 +138,8 @@ class Run:
             self.staging.mkdir(parents=True, exist_ok=True)
             held = FileLock(self.staging / "lock", timeout=wait).acquire()
         except Timeout:
-            raise Busy(
-                f"Another process is making {self.folder}: wait for it, or name another --results-dir."
-            ) from None
+            rest = "wait for it, or name another --results-dir"
+            raise Busy(f"Another process is making {self.folder}: {rest}.") from None
         except OSError as error:
             if error.errno in FULL:
                 raise

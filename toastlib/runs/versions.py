@@ -9,8 +9,7 @@ from toastlib.data.catalog import ROOT
 from toastlib.plugins import GROUP
 
 PACKAGES = ("toastlib", "torch", "transformers", "datasets", "numpy", "papermill")
-TESTED = ("constraints-lowest.txt", "constraints.txt")
-"""Files of exact versions that the tests were run with."""
+TESTED = ("constraints-lowest.txt", "constraints.txt")  # exact versions that the tests were run with
 
 
 def installed() -> dict[str, str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 from toastlib.errors import InputError
 from toastlib.plan import Span, all_spans
-from toastlib.plugins import look_up
+from toastlib.plugins import look_up, registry
 from toastlib.statistics import similarity
 from toastlib.statistics.moments import KFoldMoments, Moments
 from toastlib.translators.least_squares import Sums, held_out_errors, share
@@ -43,6 +43,7 @@ over the rows of the moments: all tokens, or CLS with moments of ``tokens="cls"`
 ``|H[e]|^2`` that a map leaves: ``"fit"`` an affine map on the rows that it was fitted on, ``"held-out"`` a ridge on
 held-out images, ``"by-token"`` the mean of that for special tokens and for patches.
 """
+registry("criterion", CRITERIA)
 NEED_FOLDS = ("held-out", "by-token")  # criteria that hold images out: they need moments in folds
 
 

@@ -16,8 +16,7 @@ from toastlib.models.hooks import capture_outputs
 from toastlib.models.walk import check_walk
 from toastlib.statistics.moments import KFoldMoments, Moments, Pair, all_pairs, running_moments, split_folds, summarise
 
-Kinds = dict[str, str | TokenSample]
-"""Name of a part of the moments -> the tokens that are its rows."""
+Kinds = dict[str, str | TokenSample]  # name of a part of the moments -> the tokens that are its rows
 
 
 def collect_moments(
@@ -50,7 +49,6 @@ def collect_moments(
     augmentation
         Function of the images of a fold and the fold's number, such as `Augmentation`; all copies of an image stay in
         its fold.
-
     context
         Whether folds of a decoder hold what ``"context"`` maps need; it multiplies the products by about four.
 
@@ -78,15 +76,13 @@ def collect_moments(
     kinds = ({"special": "special"} if encoder.special_tokens else {}) | {"patch": sample or "patch"}
     if folds is None:
         folds = 5 if sample or tokens == "all" else 0
+    augment = augmentation or (lambda images, fold: images)
     if not folds:
-        images = images if augmentation is None else augmentation(images, 0)
-        parts, _ = _stream(encoder, images, pairs, kinds if sample else {tokens: tokens}, batch_size)
+        parts, _ = _stream(encoder, augment(images, 0), pairs, kinds if sample else {tokens: tokens}, batch_size)
         return reduce(Moments.merge, parts.values())
     if not sample and tokens != "all":
         raise InputError(f"Only all tokens are collected in folds: leave out folds={folds} with tokens={tokens!r}.")
-    dealt = split_folds(images, folds)
-    if augmentation is not None:
-        dealt = [augmentation(part, fold) for fold, part in enumerate(dealt)]
+    dealt = [augment(part, fold) for fold, part in enumerate(split_folds(images, folds))]
     running = {"running": "running"} if encoder.is_causal and context else {}
     passes = [_stream(encoder, part, pairs, kinds | running, batch_size, True) for part in dealt]
     parts = {kind: tuple(moments[kind] for moments, _ in passes) for kind in kinds}

@@ -22,8 +22,7 @@ from toastlib.models.layers import context_of, running_context, running_sums
 from toastlib.plan import Plan, parse_plans
 
 Pair = tuple[int, int]
-SUMS = ("sums", "inner", "cosines", "angles", "lengths", "weighted")
-"""The tensors of `Moments` that add up."""
+SUMS = ("sums", "inner", "cosines", "angles", "lengths", "weighted")  # the tensors of `Moments` that add up
 MEAN, SPREAD = 10**6, 2 * 10**6
 """Block k + MEAN and block k + SPREAD: the running mean and standard deviation of block k's outputs, in a decoder."""
 
@@ -179,14 +178,12 @@ class KFoldMoments:
     @classmethod
     def of(cls, hidden: dict[int, Tensor], pairs: Iterable[Pair], *, special_tokens: int = 0, folds: int = 5) -> Self:
         """Moments of block outputs of shape (images, tokens, width), image i in fold ``i % folds``."""
-        kinds = {"special": slice(special_tokens), "patch": slice(special_tokens, None)}
-        dealt = [
-            dict(zip(hidden, part, strict=True)) for part in zip(*(split_folds(h, folds) for h in hidden.values()))
-        ]
+        kinds = {"special": slice(special_tokens)} if special_tokens else {}
+        kinds["patch"] = slice(special_tokens, None)
+        dealt = [dict(zip(hidden, part)) for part in zip(*(split_folds(h, folds) for h in hidden.values()))]
         parts = {
             kind: tuple(Moments.of({k: h[:, chosen].flatten(0, 1) for k, h in fold.items()}, pairs) for fold in dealt)
             for kind, chosen in kinds.items()
-            if kind == "patch" or special_tokens
         }
         summaries = ({k: summarise(h, special_tokens) for k, h in fold.items()} for fold in dealt)
         return cls(parts, special_tokens, summaries=tuple(summaries))
@@ -263,10 +260,8 @@ def split_folds(images: Any, folds: int) -> list:
     if not hasattr(images, "__len__"):
         raise InputError(f"A {type(images).__name__} cannot be split into folds: take folds=0, or Images or Texts.")
     if not 2 <= folds <= len(images):
-        kind = "texts" if isinstance(images, Texts) else "images"
-        raise InputError(
-            f"{len(images)} {kind} cannot be parted into {folds} folds: take 2 folds up to one for each of them."
-        )
+        given = f"{len(images)} {'texts' if isinstance(images, Texts) else 'images'}"
+        raise InputError(f"{given} cannot be parted into {folds} folds: take 2 folds up to one for each of them.")
     return [images[fold::folds] for fold in range(folds)]
 
 

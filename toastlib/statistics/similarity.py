@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from toastlib.errors import InputError, need
-from toastlib.plugins import look_up
+from toastlib.plugins import look_up, registry
 from toastlib.statistics.moments import KFoldMoments, Moments
 
 
@@ -45,7 +45,8 @@ def cka(moments: Moments | KFoldMoments) -> Tensor:
     needs the products of all pairs. NaN for a block whose rows are all alike, as the CLS tokens are before block 0.
     """
     moments = moments.whole
-    centred = _pairwise(moments, lambda a, b, xy: _about_the_means(moments, a, b, xy).square().sum())
+    sums, n = moments.sums, moments.count
+    centred = _pairwise(moments, lambda a, b, xy: (xy - torch.outer(sums[a], sums[b]) / n).square().sum())
     return _normalised(centred, moments)
 
 
@@ -78,11 +79,6 @@ def _pairwise(moments: Moments, value: Callable[[int, int, Tensor], Tensor]) -> 
         for b, second in enumerate(moments.blocks[a:], start=a):
             matrix[a, b] = matrix[b, a] = value(a, b, moments.product(first, second))
     return matrix
-
-
-def _about_the_means(moments: Moments, a: int, b: int, product: Tensor) -> Tensor:
-    """``Xc'Yc`` from ``X'Y``."""
-    return product - torch.outer(moments.sums[a], moments.sums[b]) / moments.count
 
 
 def _normalised(hsic: Tensor, moments: Moments) -> Tensor:
@@ -169,8 +165,10 @@ def _centred_gram(rows: Tensor, debiased: bool) -> Tensor:
 
 
 METRICS = {"mse": mse, "cosine": cosine, "angular": angular, "cka": cka, "debiased-cka": debiased_cka}
+registry("metric", METRICS)
 METRICS_BETWEEN = {"cka": cka_from_samples, "rsa": rsa, "procrustes": procrustes}
 METRICS_BETWEEN["debiased-cka"] = partial(cka_from_samples, debiased=True)
+registry("metric between encoders", METRICS_BETWEEN)
 FEW_ROWS = 0.05  # above its debiased value by more, CKA says more of the number of rows than of the blocks
 
 

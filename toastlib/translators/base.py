@@ -14,14 +14,13 @@ from torch import Tensor, nn
 
 from toastlib.errors import InputError
 from toastlib.plan import Span
-from toastlib.plugins import look_up
+from toastlib.plugins import look_up, registry
 from toastlib.statistics.moments import KFoldMoments, Moments
 
 Activations = dict[int, Tensor]
 """Block -> its outputs, shape (rows, width), the same tokens of the same images in every block."""
 Rows = ArrayLike | Tensor
-SPAN, PAIRS = Span(0, 1), [(0, 0), (0, 1)]
-"""Where X is called the output of block 0, and Y that of block 1."""
+SPAN, PAIRS = Span(0, 1), [(0, 0), (0, 1)]  # where X is called the output of block 0, and Y that of block 1
 
 
 class Translator:
@@ -127,6 +126,7 @@ TRANSLATORS: dict[str, str | type[Translator]] = {
     "warm-start-mlp": "toastlib.translators.trained:WarmStartMLP",
 }
 """Name -> the class, or its place, from where it is imported on first use. Add your own here."""
+registry("translator", TRANSLATORS)
 RECOMMENDED = "context"
 """Default translator: on two encoders it loses less than ``"linear"``, see 16_better_maps; not on decoders, 13_text."""
 ALIGN = "+align"  # behind a name, as in "linear+align": the same maps, and the final features aligned

@@ -65,9 +65,7 @@ class Affine(Translator):
         centred, (x_mean, y_mean) = sums.centred(), sums.means
         self.weight_ = self.solve(centred)
         if self.weight_.shape != (expected := (len(x_mean), len(y_mean))):
-            raise InputError(
-                f"Translator {self.name!r} solves for weights of {(*self.weight_.shape,)}, not {expected}."
-            )
+            raise InputError(f"{self.name!r} solves for weights of {(*self.weight_.shape,)}, not {expected}.")
         self.bias_ = y_mean - x_mean @ self.weight_
         self.residual_ = share(centred.error(self.weight_), sums.square)
         return self

@@ -143,9 +143,7 @@ class PooledContext(Translator):
             If the moments hold no summaries of the images, or no running context of a decoder's tokens.
         """
         if not (moments.summaries or moments.running):
-            raise InputError(
-                f"Translator {self.name!r} needs moments of the context: leave context=True in collect_moments."
-            )
+            raise InputError(f"{self.name!r} needs moments of the context: leave context=True in collect_moments.")
         self.is_causal_ = bool(moments.running)
         if self.is_causal_:
             fit = fit_ridge([running_rows(fold, span) for fold in moments.running], alpha=self.alpha)

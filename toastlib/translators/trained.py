@@ -58,7 +58,6 @@ class MLP(Translator):
         return copy.deepcopy(self.map_)
 
     def _train(self, network: nn.Module, source: Tensor, target: Tensor) -> list[Tensor]:
-        """The losses of the training."""
         optimiser = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
         return [_step(optimiser, network, source, target) for _ in range(self.steps)]
 
@@ -113,10 +112,18 @@ class WarmStartMLP(MLP):
         scale = target[:kept].square().mean().sqrt()
         mean, deviation = source[:kept].mean(0), source[:kept].std(0)
         deviation = torch.where(deviation > 0, deviation, 1)
-        weight = Linear().fit(source[:kept], target[:kept]).weight_.float()
-        _warm_start(network, weight / scale, mean, deviation)
+        weight = Linear().fit(source[:kept], target[:kept]).weight_.float() / scale
+        with torch.no_grad():  # computes (rows * deviation + mean) @ weight, to which the MLP adds nothing yet
+            network.straight.weight.copy_((deviation[:, None] * weight).mT)
+            network.straight.bias.copy_(mean @ weight)
+            network.bent[-1].weight.zero_()
         losses = self._descend(network, (source - mean) / deviation, target / scale, kept)
-        _unstandardise(network, mean, deviation, scale)
+        with torch.no_grad():  # reads the rows themselves from here on, no standardised ones
+            for layer in (network.straight, network.bent[0]):
+                layer.weight /= deviation
+                layer.bias -= layer.weight @ mean
+            for last in (network.straight.weight, network.straight.bias, network.bent[-1].weight):
+                last *= scale
         return [loss * scale.square() for loss in losses]
 
     def _descend(self, network: nn.Module, source: Tensor, target: Tensor, kept: int) -> list[Tensor]:
@@ -161,21 +168,3 @@ def _step(optimiser: torch.optim.Optimizer, network: nn.Module, source: Tensor, 
     loss.backward()
     optimiser.step()
     return loss.detach()
-
-
-@torch.no_grad()
-def _warm_start(network: Parallel, weight: Tensor, mean: Tensor, deviation: Tensor) -> None:
-    """Make the network compute ``(rows * deviation + mean) @ weight``, its MLP contributing nothing yet."""
-    network.straight.weight.copy_((deviation[:, None] * weight).mT)
-    network.straight.bias.copy_(mean @ weight)
-    network.bent[-1].weight.zero_()
-
-
-@torch.no_grad()
-def _unstandardise(network: Parallel, mean: Tensor, deviation: Tensor, scale: Tensor) -> None:
-    """Make a network that reads standardised rows read the rows themselves; multiply its outputs by `scale`."""
-    for layer in (network.straight, network.bent[0]):
-        layer.weight /= deviation
-        layer.bias -= layer.weight @ mean
-    for last in (network.straight.weight, network.straight.bias, network.bent[-1].weight):
-        last *= scale
