@@ -47,8 +47,7 @@ def plan_list(block_count: int) -> list[Plan]:
     if block_count in (12, 24):
         return plans
     singles = [Plan((Span(block, block + 1),)) for block in range(block_count - 1)]
-    longer = [p for p in plans if len(p.removed) > 1 and max(p.removed) < block_count]
-    return longer + singles
+    return [plan for plan in plans if len(plan.removed) > 1 and max(plan.removed) < block_count] + singles
 
 
 def table_plans(table: str | int) -> list[Plan]:

@@ -144,5 +144,4 @@ def read_by(options: argparse.Namespace) -> list[str]:
     from toastlib.data import catalog
 
     data = catalog.dataset_entry(options.data, catalog.DATASETS | catalog.TEXTS)
-    paths = (catalog.model_path(options.model), data.path)
-    return [path for path in paths if path]
+    return [path for path in (catalog.model_path(options.model), data.path) if path]

@@ -29,12 +29,9 @@ def untested() -> dict[str, tuple[str, list[str]]]:
     for file in TESTED:
         for name, version in re.findall(r"^([\w-]+)==(\S+)", (ROOT / file).read_text(encoding="utf-8"), re.M):
             tested.setdefault(name, []).append(version)
-
-    def release(version: str) -> list[str]:
-        return version.split(".")[:2]
-
+    releases = {name: [version.split(".")[:2] for version in versions] for name, versions in tested.items()}
     return {
         name: (version, tested[name])
         for name, version in installed().items()
-        if name in tested and release(version) not in map(release, tested[name])
+        if name in tested and version.split(".")[:2] not in releases[name]
     }
