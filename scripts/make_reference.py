@@ -21,6 +21,7 @@ TABLES = {
     "01": ("results", "accuracy_lost", "agreement", "metric_against_accuracy"),
     "01-between": ("between_models",),
     "02": ("results", "accuracy_lost", "travel", "last_block"),
+    "02-control": ("control", "span_output"),
     "03": ("results", "accuracy_lost", "foreign_sources", "unseen"),
     "04": ("results", "class_accuracy", "mcnemar", "served"),
     "05": ("results", "accuracy_lost", "gains"),

@@ -181,8 +181,16 @@ def test_solutions_pass_wrong_answers_do_not_and_exercises_wait(name, monkeypatc
 
         return check
 
+    named = []  # (right answer, mistakes, tolerance) of every verdict
+
+    def spied_verdict(answer, right, mistakes, praise="", tolerance=verdicts.TOLERANCE):
+        named.append((right, mistakes, tolerance))
+        return verdict(answer, right, mistakes, praise, tolerance)
+
     for key in own:
         monkeypatch.setattr(module, key, spied(key))
+    for place in (module, verdicts):
+        monkeypatch.setattr(place, "verdict", spied_verdict, raising=False)
     outputs = run(solution(name))
     for cell, output in zip(code(solution(name)), outputs, strict=True):
         if is_check(cell):
@@ -196,6 +204,10 @@ def test_solutions_pass_wrong_answers_do_not_and_exercises_wait(name, monkeypatc
         assert own[key](..., *data) == own[key](None, *data) == UNANSWERED
         for answer in NONSENSE:
             assert own[key](answer, *data).startswith(NOT_YET), (key, answer)
+
+    for right, mistakes, tolerance in named:
+        for reason, wrong in mistakes.items():
+            assert callable(wrong) or verdict(wrong, right, mistakes, "", tolerance) == f"{NOT_YET} {reason}", reason
 
     waiting = run(exercise(name))
     for cell, output in zip(code(exercise(name)), waiting, strict=True):
@@ -287,6 +299,33 @@ class TestVerdicts:
         mistakes = {"Negative.": lambda x: x < 0, "Twice as much.": 1.0, "Also twice.": 1.0}
         assert verdict(1.0, 0.5, mistakes) == "Not yet. Twice as much."
         assert verdict(-3.0, 0.5, mistakes) == "Not yet. Negative."
+
+    def test_of_two_mistakes_that_are_nearly_alike_the_nearer_is_named(self):
+        mistakes = {"One.": [1.0, 0.0], "Nearly one.": [1.0, 5e-5]}
+        assert verdict([1.0, 0.0], [2.0, 0.0], mistakes) == "Not yet. One."
+        assert verdict([1.0, 5e-5], [2.0, 0.0], mistakes) == "Not yet. Nearly one."
+
+    @pytest.mark.parametrize(
+        ("answer", "right", "reason"),
+        [
+            (1.5, 1 / 65, "hundred times"),
+            (0.015, 1 / 65, "rounded too much"),
+            (0.013, 4 / 3, "hundredth"),
+            ((3.3, -1.0), (0.033, -0.01), "hundred times"),
+            ((3.3, -0.01), (0.033, 0.02), "No typical mistake"),
+            (-3, 3, "sign"),
+            (300, 3, "too large"),
+            (101, 100, "too large"),
+            ([[1.0, 3.0], [2.0, 4.0]], [[1.0, 2.0], [3.0, 4.0]], "transposed"),
+            ([[1.0], [2.0]], [[1.0, 2.0]], "transposed"),
+            (torch.tensor([1.0, 3.0]), [1.0, 2.0], "float32"),
+            ([1.0, 2.01], [1.0, 2.0], "float32"),
+        ],
+    )
+    def test_units_signs_digits_and_directions_are_told(self, answer, right, reason):
+        message = verdict(answer, right, {})
+        assert message.startswith(NOT_YET)
+        assert reason in message
 
     def test_a_right_answer_is_right_even_where_a_mistake_gives_the_same(self):
         assert verdict(0.0, 0.0, {"Zero.": 0.0}) == RIGHT

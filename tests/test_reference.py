@@ -44,7 +44,10 @@ def test_every_run_of_a_grid_is_there_and_no_other(grid):
         assert settings(toast.reference(grid, table)) == asked, table
 
 
-@pytest.mark.parametrize("grid", [grid for grid in GRIDS if grid not in ("08-resources", "12-selectors", "13", "17")])
+FEWER = ("02-control", "08-resources", "12-selectors", "13", "17")
+
+
+@pytest.mark.parametrize("grid", [grid for grid in GRIDS if grid not in FEWER])
 def test_a_grid_has_two_encoders_and_three_data_sets(grid):
     runs = [run.parameters for run in read_grid(ROOT / "grids" / f"reference-{grid}.yaml")]
     for model in ("vit-mini", "vit-s14-focus"):
@@ -67,6 +70,14 @@ def test_a_grid_of_fewer_data_sets_has_two_encoders_and_says_it(grid, table, set
     assert set(read["dataset"]) == sets
     row = next(line for line in (REFERENCE / "README.md").read_text().splitlines() if line.startswith(f"| [{grid}]"))
     assert told in row
+
+
+def test_the_control_of_02_is_of_the_encoder_on_which_the_map_loses():
+    control = toast.reference("02-control", "control")
+    assert set(control["dataset"]) == {"mnist", "fashion-mnist", "cifar10"}
+    gains = toast.reference("05", "gains")
+    [worse] = gains[gains["clear"] == "worse"][["model", "plan"]].to_numpy().tolist()
+    assert control[["model", "plan"]].drop_duplicates().to_numpy().tolist() == [worse]
 
 
 def test_text_has_two_decoders():

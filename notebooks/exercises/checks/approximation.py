@@ -10,7 +10,7 @@ from toastlib.plan import Span
 from toastlib.statistics.moments import Moments
 from toastlib.translators.linear import Affine, Linear
 
-from .verdicts import ROUNDED, steps, verdict
+from .verdicts import ROUNDED, same, steps, verdict
 
 H_S = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 H_E = torch.tensor([[2.0, 2.0], [1.0, 1.0], [2.0, -1.0]])
@@ -110,6 +110,7 @@ def parameters(answer: Mapping[str, float]) -> str:
     }
     as_the_paper = {
         "the paper's tables take off a map for each removed block.": 4 * block - square,
+        "four blocks are removed, 2, 3, 4 and 5.": lambda a: any(same(a, k * (block - square), 1e-6) for k in (3, 5)),
         MILLIONS: in_millions(4 * block - 4 * square),
     }
     praise = "One map for a span of four blocks: the longer the span, the less its map matters."

@@ -59,10 +59,11 @@ def invariances(answer: dict[str, set[str]]) -> str:
 def update(answer: Tensor, inner: Tensor, block: int) -> str:
     """Exercise 4: the squared length of what a block adds, over that of its input, from sums of inner products."""
     before, after = inner[block, block], inner[block + 1, block + 1]
-    row_before = relative_update(inner, block - 1)
+    row_before, row_after = relative_update(inner, block - 1), relative_update(inner, block + 1)
     both, added = inner[block, block + 1], relative_update(inner, block) * inner[block, block]
     mistakes = {
         "You are one row too early: row 0 is the input of block 0, so block k stands in row k + 1.": row_before,
+        "You are one row too late: row k + 1 is block k's output, and row k its input.": row_after,
         "Without the factor 2: |a - b|^2 = |a|^2 - 2 a.b + |b|^2.": (after - both + before) / before,
         "You divide by the block's output; the question asks for a share of its input.": added / after,
         "That is the difference of the lengths, not the length of the difference.": (after - before) / before,

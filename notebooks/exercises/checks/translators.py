@@ -67,6 +67,7 @@ def ridge(answer: Tensor, xx: Tensor, xy: Tensor, a: Tensor) -> str:
     right = eye + solve(xx + a * eye, xy - xx)
     mistakes = {
         "This one shrinks to zero: the goal I enters the right-hand side as well.": solve(xx + a * eye, xy),
+        "The goal I enters with its factor, as on the left: X'Y + a I.": solve(xx + a * eye, xy + eye),
         "That is least squares without a penalty.": solve(xx, xy),
         "The penalty is missing on the left, X'X + a I.": solve(xx, xy + a * eye),
         "The identity is added to a map of Y; regress what the span adds, Y - X.": eye + solve(xx + a * eye, xy),

@@ -1,5 +1,6 @@
 """What a check says: right, not answered yet, or not right and why."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,9 @@ UNANSWERED = "Not answered yet: put your answer in place of the `...`, run that 
 TOLERANCE = 1e-4
 """Relative to the largest entry of the right answer: more than float32 loses, less than a mistake changes."""
 ROUNDED = 6e-3
-"""The same for answers that are worked out on paper: two or three digits are enough."""
+"""The same for answers that are worked out on paper: three digits are enough."""
+NEAR = 5e-2
+"""The same for what is nearly right, and gets a hint: rounded, in float32, or in another unit."""
 
 
 def verdict(
@@ -26,7 +29,8 @@ def verdict(
     right
         A number, an array or a tensor; a string or a set; or a tuple or a dict of such.
     mistakes
-        Reason -> the answer that it leads to, or a function that tells such answers. The first that fits is given.
+        Reason -> the answer that it leads to, or a function that tells such answers. The first that fits is given; of
+        several answers within the tolerance the nearest.
     praise
         What follows "Right.".
     tolerance
@@ -43,10 +47,15 @@ def verdict(
         return f"{NOT_YET} {problem}"
     if same(answer, right, tolerance):
         return f"{RIGHT} {praise}".strip()
-    for reason, wrong in mistakes.items():
-        if wrong(answer) if callable(wrong) else same(answer, wrong, tolerance):
-            return f"{NOT_YET} {reason}"
-    return f"{NOT_YET} {difference(answer, right)}"
+    fitting = {
+        reason: math.inf if callable(wrong) else distance(answer, wrong)
+        for reason, wrong in mistakes.items()
+        if (wrong(answer) if callable(wrong) else same(answer, wrong, tolerance))
+    }
+    first = next(iter(fitting), None)
+    if first and fitting[first] < math.inf:
+        first = min(fitting, key=fitting.get)
+    return f"{NOT_YET} {first or difference(answer, right)}"
 
 
 def steps(
@@ -150,6 +159,15 @@ def same(answer: Any, other: Any, tolerance: float = TOLERANCE) -> bool:
     return bool(np.allclose(given, wanted, rtol=0, atol=tolerance * np.abs(wanted).max(initial=0)))
 
 
+def distance(answer: Any, other: Any) -> float:
+    """How far numbers that are the same within the tolerance lie apart; 0 for what is no number or array."""
+    if isinstance(other, Mapping | set | str):
+        return 0.0
+    if isinstance(other, tuple):
+        return sum(map(distance, answer, other))
+    return float(np.abs(numbers(answer) - numbers(other)).max(initial=0))
+
+
 def wrong_form(answer: Any, right: Any) -> str:
     """What an answer should look like, if it looks otherwise; nothing if it does."""
     if isinstance(right, Mapping):
@@ -166,6 +184,8 @@ def wrong_form(answer: Any, right: Any) -> str:
     form = f"an array of shape {wanted.shape}" if wanted.ndim else "one number"
     if given is None:
         return f"The answer is {form}, not a {type(answer).__name__}."
+    if wanted.ndim == 2 and given.shape == wanted.shape[::-1] != wanted.shape:
+        return f"The answer is {form}, and yours is {given.shape}: it is transposed."
     if given.shape != wanted.shape:
         return f"The answer is {form}, and yours has the shape {given.shape}."
     return "" if np.isfinite(given).all() else "It holds NaN or infinity: look for a division by zero."
@@ -181,10 +201,37 @@ def numbers(answer: Any) -> np.ndarray | None:
 
 def difference(answer: Any, right: Any) -> str:
     """How an answer of the right form differs where no typical mistake explains it."""
-    if isinstance(right, Mapping | tuple | set | str):
+    if isinstance(right, Mapping | set | str) or (isinstance(right, tuple) and isinstance(right[0], str)):
         return "No typical mistake explains it: read the question once more."
+    if isinstance(right, tuple):
+        hints = {hint(*pair) for pair in zip(answer, right, strict=True) if not same(*pair)}
+        return hints.pop() if len(hints) == 1 and "" not in hints else difference(answer, {})
+    if known := hint(answer, right):
+        return known
     given, wanted = numbers(answer), numbers(right)
     if wanted.ndim == 0:
         return f"{given:.4g} is too {'large' if given > wanted else 'small'}, and no typical mistake explains it."
     good = np.abs(given - wanted) <= TOLERANCE * np.abs(wanted).max(initial=0)
     return f"{100 * good.mean():.0f} % of the entries are right; no typical mistake explains the others."
+
+
+def hint(answer: Any, right: Any) -> str:
+    """The sign, direction, unit or precision that makes a wrong answer of a right one; nothing if none does."""
+    given, wanted = numbers(answer), numbers(right)
+    if not wanted.any():
+        return ""
+    if same(-given, wanted):
+        return "The sign is wrong."
+    if wanted.ndim == 2 and given.shape == given.T.shape and same(given.T, wanted, NEAR):
+        return "It is transposed."
+    if isinstance(right, int):  # a count is exact
+        return ""
+    if same(given / 100, wanted, NEAR):
+        return "This is a hundred times as much: in per cent, where a share between 0 and 1 is asked for?"
+    if same(given * 100, wanted, NEAR):
+        return "This is a hundredth of it: a share, where per cent or points are asked for?"
+    if wanted.ndim and "float32" in str(getattr(answer, "dtype", "")):
+        return "Yours is float32, which loses too many digits here: compute in float64, as the sums are."
+    if same(given, wanted, NEAR):
+        return "It is nearly right: rounded too much, or computed in float32 where float64 is needed."
+    return ""
