@@ -147,8 +147,14 @@ def test_the_headline_is_that_of_the_table():
     dropped, paper, best = (
         f"{low} to {high}" for low, high in ends.loc[["identity", "linear", "context+align"]].values
     )
-    assert in_readme(f"dropping 2 or 3 of 12 blocks costs {dropped} points of accuracy; with the paper's matrix")
-    assert in_readme(f"in their place it costs {paper}, and with the best map here {best} (")
+    assert in_readme(f"dropping 2 or 3 of 12 blocks costs {dropped} points of accuracy. With the paper's matrix")
+    assert in_readme(f"in their place it costs {paper}, with the best map here {best}. ")
+    retrained = toast.reference("05", "accuracy_lost").query(
+        "model == 'vit-s14-focus' and head == 'retrained' and plan == 'all plans'"
+    )
+    ends = retrained.groupby("translator")["lost"].agg(["min", "max"]).round().astype(int)
+    dropped, mapped = (f"{low} to {high}" for low, high in ends.loc[["identity", "linear"]].values)
+    assert in_readme(f"then dropping costs {dropped}, and the matrix {mapped} (")
     assert draws.groupby("translator")["lost"].max().idxmin() == "context+align"
 
 
@@ -165,6 +171,15 @@ def test_the_sentence_on_the_size_of_maps_is_right():
     assert in_readme(sentence.format(**left))
 
 
+def test_the_sentence_on_speed_is_that_of_the_reference_runs():
+    timings = toast.reference("08", "timings").query(
+        "model == 'vit-s14-focus' and translator == 'linear' and plan in ['2->5', '7->10']"
+    )
+    medians = timings.groupby(["dataset", "plan"])["relative"].median()
+    assert len(medians) == 6
+    assert in_readme(f"{medians.min():.2f} to {medians.max():.2f} times as many images a second (`2->5` and `7->10`")
+
+
 def test_the_sentence_on_retrained_heads_is_that_of_the_reference_runs():
     gains = toast.reference("05", "gains").query("head == 'retrained'")
     mini, real = (gains[gains["model"] == model] for model in ("vit-mini", "vit-s14-focus"))
@@ -172,7 +187,9 @@ def test_the_sentence_on_retrained_heads_is_that_of_the_reference_runs():
     assert (mini["clear"] == "").all()
     assert len(real) == 60
     [(plan, dataset)] = real.loc[real["clear"] == "worse", ["plan", "dataset"]].itertuples(index=False)
-    assert in_readme(f"better for one plan of these 60 (`{plan}`, {NAMES[dataset]})")
+    better = (real["clear"] == "better").sum()
+    assert in_readme(f"Of these 60 comparisons the matrix is clearly better in {better}, and dropping in one (`{plan}`")
+    assert NAMES[dataset] == "MNIST"
     lost = toast.reference("05", "accuracy_lost").query(
         "model == 'vit-s14-focus' and head == 'retrained' and plan == 'all plans'"
     )
@@ -191,8 +208,8 @@ def test_the_sentence_on_the_relative_is_that_of_the_reference_runs():
     original = theirs.xs("original", level="plan").reindex(ours.index.get_level_values("dataset")).to_numpy()
     printed = original - theirs.reindex(ours.index)
     inside = (ours["lost_low"] <= printed) & (printed <= ours["lost_high"])
-    assert in_readme(f"{inside.sum()} of {printed.count()} printed losses lie in our 95 % intervals")
-    assert in_readme(f"but {(printed.abs() < 1).sum()} of the {printed.count()} are below one point")
+    assert in_readme(f"{inside.sum()} of its {printed.count()} printed losses lie in our 95 % intervals")
+    assert in_readme(f"{(printed.abs() < 1).sum()} of the {printed.count()} lie within one point of zero")
 
 
 def in_readme(words: str) -> bool:
@@ -210,7 +227,7 @@ def test_the_sentence_on_stopping_early_is_that_of_the_reference_runs():
     gains = toast.reference("18", "gains").query("way == 'stop, mapped' and removed == 4").sort_values("gain")
     real, mini = (intervals(gains[gains["model"] == model].iloc[[0, -1]]) for model in ("vit-s14-focus", "vit-mini"))
     assert in_readme(
-        f"A map in their place gains {real[0]} to {real[1]} points on the ViT-S, and {mini[0]} to {mini[1]} on `vit"
+        f"accuracy is {real[0]} to {real[1]} points higher on the ViT-S, and {mini[0]} to {mini[1]} on `vit"
     )
 
 
@@ -225,10 +242,10 @@ def test_the_sentence_on_the_race_is_that_of_the_reference_runs():
         rows = found(selector, translator)[["gain", "gain_low", "gain_high"]]
         return " and ".join("{:.1f} [{:.1f}, {:.1f}]".format(*row) for row in rows.itertuples(index=False))
 
-    assert in_readme(f"the best of them on more, {signed('race', 'context')}; ")
-    assert in_readme(f"simply the last four, {signed('last', 'context')}; ")
-    assert in_readme(f"the criterion `by-token`, {signed('by-token', 'context')}. ")
-    assert in_readme(f"the last four lose {' and '.join(intervals(found('last', 'linear')))}. ")
+    assert in_readme(f"the race {signed('race', 'context')}; ")
+    assert in_readme(f"the last four {signed('last', 'context')}; ")
+    assert in_readme(f"the criterion `by-token` {signed('by-token', 'context')}. ")
+    assert in_readme(f"the last four are {' and '.join(intervals(found('last', 'linear')))} below. ")
     unclear = [found(name, "context", "vit-mini") for name in ("race", "last", "by-token")]
     unclear += [found(name, "linear", "vit-mini") for name in ("race", "last")] + [found("race", "linear")]
     for rows in unclear:
@@ -239,8 +256,14 @@ def test_the_sentence_on_starts_is_that_of_the_reference_runs():
     starts = toast.reference("17", "starts").query("equal == 'seconds' and identity_step == 80")
     real, mini = (starts[starts["model"] == model].iloc[[0]] for model in ("vit-s14-focus", "vit-mini"))
     [of_real], [of_mini] = intervals(real), intervals(mini)
-    assert in_readme(f"at equal seconds, {of_real.replace(' [', ' points [')} ahead of a start at the identity")
-    assert in_readme(f"On `vit-mini` {of_mini} (CIFAR-10, three seeds")
+    assert in_readme(
+        f"end {of_real.replace(' [', ' points [')} above 80 steps from nothing in their place, at equal sec"
+    )
+    assert in_readme(f"{real['linear'].item():.0f} % against {real['identity'].item():.0f} %. ")
     trained = toast.reference("17", "gains").query("start == 'original' and model == 'vit-s14-focus'")
-    assert in_readme(f"The same training brings the original itself {intervals(trained)[0]}. ")
-    assert set(trained["plan"]) == {"2->5 7->10"}  # six blocks
+    assert in_readme(
+        f"The original has {trained['before'].item():.0f} %, and gains {intervals(trained)[0]} by the same"
+    )
+    removed = [len(toast.Plan.parse(rows["plan"].iloc[0]).removed) for rows in (real, mini)]
+    assert removed == [6, 9]
+    assert in_readme(f"On `vit-mini`, without nine blocks, the lead is gone: {of_mini} (CIFAR-10, labels, three seeds")
