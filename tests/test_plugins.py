@@ -294,6 +294,7 @@ def test_the_page_runs_from_its_first_line_to_its_last(tmp_path):
     results = pd.read_parquet(tmp_path / "collected" / "results.parquet")
     assert set(results["model"]) == {"vit-mini", "small-vit"}
     assert {"half-way", "identity", "linear"} <= set(results["translator"])
+    assert {"cka", "squared cosine"} <= set(results["metric"])
     assert "squared cosine" in set(
         pd.read_parquet(tmp_path / "collected" / "metric_against_accuracy.parquet")["metric"]
     )
