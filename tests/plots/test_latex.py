@@ -34,9 +34,29 @@ def read(text: str) -> tuple[str, list[list[str]]]:
 def test_a_cell_has_its_mean_and_its_interval():
     alignment, (head, first, second) = read(plots.to_latex(FRAME, rows="plan", columns="translator"))
     assert alignment == "lrr"
-    assert head == ["", "identity", r"my\_map \& 5 \%"]
+    assert head == ["plan", "identity", r"my\_map \& 5 \%"]
     assert first == [r"2$\to$5", r"$8.2 \pm 2.0$", r"$0.0 \pm 1.0$"]  # no minus before a zero
     assert second == [r"1$\to$2 4$\to$5", "$1.0^{+1.0}_{-0.5}$", ""]
+
+
+def test_rows_may_have_several_names_and_a_repeated_one_is_written_once():
+    frame = pd.concat([FRAME.assign(model="a"), FRAME.iloc[:1].assign(model="b")])
+    alignment, cells = read(plots.to_latex(frame, rows=["model", "plan"], columns="translator"))
+    assert alignment == "llrr"
+    names = [row[:2] for row in cells]
+    assert names == [["model", "plan"], ["a", r"2$\to$5"], ["", r"1$\to$2 4$\to$5"], ["b", r"2$\to$5"]]
+    assert cells[3][2:] == [r"$8.2 \pm 2.0$", ""]
+
+
+def test_intervals_of_several_kinds_are_not_mixed():
+    frame = pd.concat([FRAME.assign(interval=kind) for kind in ("images", "draws")])
+    for draw in (
+        lambda table: plots.to_latex(table, rows="plan", columns="translator"),
+        lambda table: plots.intervals(table, y="plan", hue="translator"),
+    ):
+        with pytest.raises(InputError, match="intervals are over images, draws: take one"):
+            draw(frame)
+        draw(frame.query("interval == 'images'"))
 
 
 def test_rows_of_a_cell_are_averaged_and_values_need_no_interval():

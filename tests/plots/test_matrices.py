@@ -1,5 +1,7 @@
 """Matrices show every cell under its names, on a scale that the input of block 0 does not stretch."""
 
+from itertools import pairwise
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -122,6 +124,25 @@ def test_many_columns_are_drawn_without_numbers():
     )
     assert plots.matrix(frame.iloc[:20], row="plan", column="class", value="delta").texts
     assert not plots.matrix(frame, row="plan", column="class", value="delta").texts
+
+
+def test_a_pivoted_table_is_named(blocks):
+    with pytest.raises(InputError, match="do not pivot it"):
+        plots.similarity(blocks.pivot(index="first", columns="second", values="value"))
+
+
+@pytest.mark.parametrize(("width", "columns"), [(None, 3), ("column", 1), ("page", 3), ("slide", 2)])
+def test_numbers_of_blocks_have_room(width, columns):
+    plots.set_style(width)
+    pairs = [(i, j, 1 - 0.05 * abs(i - j)) for i in range(-1, 12) for j in range(-1, 12)]
+    frame = pd.DataFrame(pairs, columns=["first", "second", "value"]).assign(metric="cka")
+    frame = pd.concat([frame.assign(dataset=f"set {k}") for k in range(columns)])
+    axes = plots.panels(plots.similarity, frame, by="dataset", columns=columns, limits=(0, 1), sharey=False)
+    axes[0].figure.canvas.draw()
+    for ax in axes:
+        boxes = [text.get_window_extent() for text in ax.get_xticklabels()]
+        assert all(one.x1 < other.x0 for one, other in pairwise(boxes)), width
+    plots.set_style()
 
 
 def test_a_matrix_of_two_metrics_is_refused(blocks):

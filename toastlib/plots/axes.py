@@ -52,7 +52,14 @@ def levels(column: pd.Series) -> list:
 
 
 def interval_ends(data: pd.DataFrame, value: str) -> np.ndarray | None:
-    """Lengths of both arms of the intervals, shape (2, rows); `None` where there are no columns of their ends."""
+    """Lengths of both arms of the intervals, shape (2, rows); `None` where there are no columns of their ends.
+
+    An `InputError` if the column ``interval`` of collected runs names several kinds of them.
+    """
+    if "interval" in data and len(kinds := data["interval"].unique()) > 1:
+        raise InputError(
+            f"The intervals are over {', '.join(kinds)}: take one kind, query(\"interval == '{kinds[0]}'\")."
+        )
     for low, high in ((f"{value}_low", f"{value}_high"), ("low", "high")):
         if {low, high} <= set(data):
             return np.abs(data[[low, high]].to_numpy().T - data[value].to_numpy())

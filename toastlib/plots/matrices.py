@@ -2,6 +2,8 @@
 
 import re
 import warnings
+from collections.abc import Sequence
+from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -42,6 +44,10 @@ def similarity(
     InputError
         If it has several metrics, or no rows.
     """
+    if not {"first", "second"} & set(data):
+        raise InputError(
+            "similarity draws the table of toast.similarity, a row for each pair of blocks: do not pivot it."
+        )
     check_columns(data, "first", "second", "metric", "value", rows=True)
     metric, *others = data["metric"].unique()
     if others:
@@ -60,7 +66,8 @@ def similarity(
     for axis, numbers, draw in ((ax.yaxis, values.index, ax.axhline), (ax.xaxis, values.columns, ax.axvline)):
         if -1 in numbers:
             draw(1, color="white", linewidth=3)
-        places = np.arange(0, len(numbers), 1 + len(numbers) // 14)
+        step = 1 + len(numbers) // 14 if axis is ax.yaxis else _step(len(numbers), ax)
+        places = np.arange(0, len(numbers), step)
         axis.set_ticks(places + 0.5, numbers[places])
     ax.set(xlabel="block", ylabel="block", title=title, facecolor="lightgrey")
     ax.tick_params(rotation=0, labelsize="small")
@@ -128,7 +135,16 @@ def _colour_bar(ax: Axes, label: str, *, shared: bool) -> None:
     ax.figure.colorbar(cells, ax=ax, label=label, extend=extend)
 
 
-def to_latex(data: pd.DataFrame, *, rows: str, columns: str, value: str = "lost", digits: int = 1) -> str:
+def _step(numbers: int, ax: Axes) -> int:
+    """Every how many numbers one has room for its two digits below a matrix, which takes 0.7 of its panel's width."""
+    spec = ax.get_subplotspec()
+    room = 0.7 * ax.figure.get_figwidth() / (spec.get_gridspec().ncols if spec else 1)
+    return 1 + int(numbers * 1.6 * 0.833 * plt.rcParams["font.size"] / 72 / room)
+
+
+def to_latex(
+    data: pd.DataFrame, *, rows: str | Sequence[str], columns: str, value: str = "lost", digits: int = 1
+) -> str:
     r"""Typeset a value and its interval for every row and column, such as points lost by plan and translator.
 
     Parameters
@@ -137,27 +153,31 @@ def to_latex(data: pd.DataFrame, *, rows: str, columns: str, value: str = "lost"
         Rows of one cell are averaged, and a warning names the columns in which they differ. Intervals end at
         ``{value}_low`` and ``{value}_high``, or ``low`` and ``high``.
     rows, columns, value, digits
-        Columns of names, and of values; digits behind the point.
+        Columns of names, of which rows may have several, and of values; digits behind the point.
 
     Returns
     -------
     str
         A ``tabular`` for booktabs. Cells are ``1.2 \pm 0.9``, or ``1.2^{+0.9}_{-0.7}`` where the two arms differ.
     """
-    check_columns(data, rows, columns, value, rows=True)
+    rows = [rows] if isinstance(rows, str) else list(rows)
+    check_columns(data, *rows, columns, value, rows=True)
     ends = interval_ends(data, value)
     down, up = (np.nan, np.nan) if ends is None else ends
-    groups = data.assign(down=down, up=up).groupby([rows, columns], observed=True)
+    groups = data.assign(down=down, up=up).groupby([*rows, columns], observed=True)
     differing = [name for name in data.select_dtypes(exclude="float") if groups[name].nunique().max() > 1]
-    if differing := [name for name in differing if name not in (rows, columns)]:
+    if differing := [name for name in differing if name not in (*rows, columns)]:
         warnings.warn(f"Cells are means over {', '.join(differing)}, and so are their intervals.", stacklevel=2)
     cells = groups[[value, "down", "up"]].mean()
     texts = {key: _cell(*numbers, digits) for key, numbers in zip(cells.index, cells.to_numpy(), strict=True)}
-    names = levels(data[columns])
-    lines = [[row, *(texts.get((row, name), "") for name in names)] for row in levels(data[rows])]
-    body = [" & ".join([_name(row), *line]) + r" \\" for row, *line in lines]
-    head = " & ".join(["", *map(_name, names)]).strip() + r" \\"
-    begin = rf"\begin{{tabular}}{{l{'r' * len(names)}}}"
+    names, body, above = levels(data[columns]), [], ()
+    for row in product(*(levels(data[name]) for name in rows)):
+        if any((*row, name) in texts for name in names):
+            shown = ["" if row[: k + 1] == above[: k + 1] else _name(part) for k, part in enumerate(row)]  # not again
+            body.append(" & ".join([*shown, *(texts.get((*row, name), "") for name in names)]) + r" \\")
+            above = row
+    head = " & ".join(map(_name, [*rows, *names])) + r" \\"
+    begin = rf"\begin{{tabular}}{{{'l' * len(rows)}{'r' * len(names)}}}"
     return "\n".join([begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"])
 
 

@@ -49,7 +49,7 @@ def intervals(
     groups = _groups(data, hue)
     height = 1 + max(0.8, 0.33 * len(names), 0.26 * len(groups) * (hue != y))  # of names, of the legend
     ax = ax or plt.subplots(figsize=figure_size(8, height))[1]
-    step = 0 if hue == y else min(0.25, 0.75 / len(groups))  # between the colours of one name
+    step = 0 if hue == y else min(0.25, 0.75 / max(1, len(groups)))  # between the colours of one name
     for number, (part, style) in enumerate(groups):
         style["label"] = None if hue == y else style["label"]
         place = part[y].astype(object).map(names.index).astype(float) + step * (number - (len(groups) - 1) / 2)
