@@ -64,8 +64,9 @@ def compress(
     translator
         A name of `TRANSLATORS`, or ``"fused"``; ``"+align"`` behind it adds feature alignment, which the head absorbs.
         Or a preference, ``"accuracy"``, ``"size"`` or ``"speed"``: ``"context"``, ``"linear"`` and ``"fused"`` are
-        compared, aligned where there is a linear head, and for accuracy the first is taken, else the last. `None` is
-        ``"accuracy"`` for blocks; for sublayers ``"size"``, as a ``"context"`` map is as large as an attention.
+        compared, aligned where there is a linear head, and for accuracy the first is taken, else the last;
+        ``"identity"``, nothing in place of the blocks, is measured beside them. `None` is ``"accuracy"`` for blocks;
+        for sublayers ``"size"``, as a ``"context"`` map is as large as an attention.
     head
         ``"own"``, the checkpoint's classifier, which must know all classes of the data by name (case, spaces, ``_``,
         ``-`` and ``/`` aside); ``"new"``, a linear one that is trained on the original's features and frozen; `None` is
@@ -191,14 +192,14 @@ def compress(
 
 
 def _translators(translator: str | None, encoder: Encoder, head: Head) -> list[str]:
-    """The translators to compare, the one that is taken first: a name alone, or those that a preference names."""
+    """The translators to compare, the one that is taken first: a name alone, or those of a preference, and nothing."""
     if translator is not None and translator not in PREFERENCES:
         return [translator]
     align = ALIGN if heads.first_layer(head, encoder) is not None else ""
     names = [FUSED] * can_fuse(encoder) + ["linear", RECOMMENDED]
     if translator == "accuracy" or (translator is None and encoder.sublayer_split is None):
         names.reverse()
-    return [name + align for name in names]
+    return [name + align for name in (*names, "identity")]  # nothing in place of the blocks: what maps have to beat
 
 
 def _make_all(

@@ -102,7 +102,7 @@ def _tiles(result: CompressionResult) -> list[tuple[str, str, str]]:
     card, (lost, low, high) = result.card, result.lost
     note = "95 % interval {1:.1f} to {2:.1f}".format(*card.after)
     if card.before:
-        note = f"from {card.before[0]:.1f} %: {-lost:+z.1f} points [{-high:+z.1f}, {-low:+z.1f}]"
+        note = f"from {card.before[0]:.1f} %: {lost:z.1f} points lost [{low:z.1f}, {high:z.1f}]"
     tiles = [(card.measure, f"{card.after[0]:.1f} %", note)]
     if result.head.measure != "similarity":
         worse, better, changed = result.maps[["worse", "better", "changed"]].iloc[1].astype(int)

@@ -19,6 +19,8 @@ from toastlib.models.model_card import Accuracy, ModelCardData, change, removed_
 from toastlib.plan import Plan
 from toastlib.translators.base import RECOMMENDED, split_align
 
+TURNED = {"worse": "turn wrong", "better": "turn right", "changed": "changed"}
+"""Column of `CompressionResult.maps` -> what answers do."""
 TUNED = ", fine-tuned"  # behind a map's name in the table of maps
 
 
@@ -115,7 +117,7 @@ class CompressionResult:
             measured = [
                 "{} before  {:.1f} % [{:.1f}, {:.1f}]".format(card.measure, *card.before),
                 "{} after   {:.1f} % [{:.1f}, {:.1f}]".format(card.measure, *card.after),
-                f"difference  {-lost:+z.1f} points [{-high:+z.1f}, {-low:+z.1f}], paired over {card.evaluation}",
+                f"points lost  {lost:z.1f} [{low:z.1f}, {high:z.1f}], paired over {card.evaluation}",
             ]
         ladder, (faster, in_pipeline) = self.ladder(), self.time("pipeline")
         return "\n".join(
@@ -145,7 +147,7 @@ class CompressionResult:
             lost = "" if number == 0 else "{lost:z.1f} [{low:z.1f}, {high:z.1f}]".format(**row)
             times = {f"ms at batch {size}": _with_spread(row, f"_{size}") for size in sizes}
             changed = {"accuracy": ("worse", "better", "changed"), "agreement": ("changed",), "similarity": ()}
-            counts = {name: int(row[name]) for name in changed[self.head.measure]}
+            counts = {TURNED[name]: int(row[name]) for name in changed[self.head.measure]}
             cells = {"map": row["translator"], self.loses: lost} | counts | {"MB": short(row["megabytes"])}
             energy = {} if pd.isna(row["millijoules"]) else {f"mJ per {self.inputs[:-1]}": short(row["millijoules"], 2)}
             rows.append(cells | times | energy | {"opens with": row["opens"]})
@@ -172,7 +174,9 @@ class CompressionResult:
         in_torch = self.maps[self.maps["opens"].str.startswith("transformers", na=False)]
         said += ["Energy: unknown on this machine."] * bool(self.maps["millijoules"].isna().all())
         others = list(in_torch["translator"][2 + self.tuned :])
-        if others:
+        nothing = [name for name in others if split_align(name)[0] == "identity"]
+        said += [f"{name} puts nothing in place of the blocks." for name in nothing]
+        if others := [name for name in others if name not in nothing]:
             wish = "size (or speed)" if split_align(self.translator)[0] == RECOMMENDED else "accuracy"
             said.append(f"{self.translator} was taken; --prefer {wish} takes {others[-1]}.")
         in_int8 = self.maps[self.maps["opens"] == "onnxruntime, int8"]
@@ -195,7 +199,8 @@ class CompressionResult:
         ]
         if not row["held_out"]:
             fewer = int(row["removed"] > 1)
-            return text + [f"No training {self.inputs} were left over to test fewer blocks on."] * fewer
+            wanted = f"Fewer blocks were not tested: no training {self.inputs} are left over for that. Allow for more."
+            return text + [wanted] * fewer
         if self.max_drop is not None:
             lost, low, high = self.lost
             alone = f"; alone they would not promise it, as their interval ends at {high:.1f}"
