@@ -124,17 +124,11 @@ def test_a_plug_in_replaces_nothing_that_is_built_in(tmp_path, line, says):
     assert [dict(registry) for registry in REGISTRIES] == before
 
 
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        ("from toastlib.translators.base import TRANSLATORS as t; t['own'] = t['linear']()", "translator 'own'"),
-        ("from toastlib.statistics.similarity import METRICS as m; m['own'] = 0.5", "metric 'own'"),
-    ],
-)
-def test_a_plug_in_registers_classes_and_functions_and_no_instances(tmp_path, line, says):
-    (file := tmp_path / "own_names.py").write_text(line)
-    with pytest.raises(InputError, match=rf"own_names\.py registers an instance as {says}: register the class\.$"):
-        plugins_of([file])
+def test_an_instance_in_place_of_a_class_is_refused_where_its_name_is_checked(mine, tmp_path):
+    mine.write_text(MAP.format("half-way") + '\nTRANSLATORS["half-way"] = Mine()')
+    plugins_of([mine])
+    with pytest.raises(InputError, match=r"^'half-way' stands for a Mine: register the class, not an instance\.$"):
+        check_parameters(write_notebook(tmp_path / "small.ipynb"), {"translators": "half-way"})
 
 
 def test_an_installed_package_that_replaces_a_name_is_left_out(monkeypatch):

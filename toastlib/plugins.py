@@ -69,9 +69,6 @@ def _replacing_none(plug_in: object) -> Iterator[None]:
             raise InputError(
                 f"The plug-in {plug_in} replaces the built-in {kind} {replaced[0]!r}: name yours otherwise."
             )
-        called = all(map(callable, built_in.values()))  # classes and functions
-        if called and (name := next((name for name, value in names.items() if not callable(value)), None)):
-            raise InputError(f"The plug-in {plug_in} registers an instance as {kind} {name!r}: register the class.")
 
 
 def _import(file: Path) -> None:
