@@ -124,6 +124,13 @@ def test_a_plug_in_replaces_nothing_that_is_built_in(tmp_path, line, says):
     assert [dict(registry) for registry in REGISTRIES] == before
 
 
+def test_an_instance_in_place_of_a_class_is_refused_where_its_name_is_checked(mine, tmp_path):
+    mine.write_text(MAP.format("half-way") + '\nTRANSLATORS["half-way"] = Mine()')
+    plugins_of([mine])
+    with pytest.raises(InputError, match=r"^'half-way' stands for a Mine: register the class, not an instance\.$"):
+        check_parameters(write_notebook(tmp_path / "small.ipynb"), {"translators": "half-way"})
+
+
 def test_an_installed_package_that_replaces_a_name_is_left_out(monkeypatch):
     class Entry:
         value = "own_package.maps"

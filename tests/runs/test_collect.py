@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from small_notebook import write_notebook
 from toastlib import plots
 from toastlib.cli import commands, main
 from toastlib.errors import InputError
+from toastlib.evaluation.result import Evaluation
 from toastlib.runs import collect as module
 from toastlib.runs import run as run_module
 from toastlib.runs.collect import collect, headlines, results_table, run_labels, run_states
@@ -154,6 +156,55 @@ def evaluated(tmp_path, monkeypatch):
     return runs
 
 
+def test_the_interval_over_images_is_that_of_the_mean_over_heads():
+    rng = np.random.default_rng(0)
+    kinds = [("original", "original"), ("linear", "1->2"), ("linear", "2->3")]
+    variants = [("frozen", *kind, seed) for kind in kinds for seed in range(3)]
+    variants = pd.DataFrame(variants, columns=["head", "translator", "plan", "seed"])
+    labels = rng.integers(3, size=60)
+    runs = []
+    for _ in range(2):
+        predictions = np.where(rng.random((9, 60)) < 0.7, labels, 3)
+        runs.append(Evaluation(variants, predictions, labels, names={"dataset": "digits"}))
+    results = pd.concat([run.table.assign(run=name) for name, run in zip("ab", runs)], ignore_index=True)
+    lost = pd.concat([run.lost.assign(run=name) for name, run in zip("ab", runs)], ignore_index=True)
+    ends = ["lost", "lost_low", "lost_high"]
+
+    def over_images(results, lost):
+        found = module.intervals_apart(results, lost).query("interval == 'images'")
+        return found.set_index("plan")[ends].astype(float)
+
+    one = over_images(results[results["run"] == "b"], lost)
+    np.testing.assert_allclose(one, runs[1].lost.set_index("plan")[ends])
+    both = over_images(results, lost)  # of draws: at least as wide as the interval of the mean
+    of_mean = [stats.t.interval(0.95, 59, d.mean(), stats.sem(d)) for d in mean_lost(runs)]
+    widths = np.diff(both[["lost_low", "lost_high"]]), np.diff(np.array(of_mean))
+    assert (widths[0] >= widths[1]).all()
+    assert (widths[0] < np.diff(over_images(results, None)[ends[1:]])).all()  # than that of single heads
+    np.testing.assert_allclose(both["lost"], [d.mean() for d in mean_lost(runs)])
+
+
+def mean_lost(runs):
+    """Points lost on each image, mean over heads and runs, by plan."""
+    correct = np.array([run.predictions == run.labels for run in runs]).reshape(len(runs), 3, 3, -1)
+    return 100 * (correct[:, :1] - correct[:, 1:].astype(float)).mean((0, 2))
+
+
+def test_options_that_results_know_better_are_left_out(tmp_path, monkeypatch):
+    def execute(notebook, target, parameters, **options):
+        target.write_text(notebook.read_text())
+        Results(str(target.parent)).table(EVALUATION.assign(features="mean"))
+
+    monkeypatch.setattr(run_module, "execute", execute)
+    parameters = 'options = {"features": "cls", "dtype": "float32"}\nhead = {"plan": ""}\nresults_dir = ""\n'
+    run = Run(write_notebook(tmp_path / "07_small.ipynb", parameters=parameters), {}, tmp_path / "results")
+    assert attempt(run, SweepOptions()).failure is None
+    table = results_table([run])
+    assert {"options.dtype", "head.plan"} < set(table)
+    assert "options.features" not in table
+    assert set(table["features"]) == {"mean"}
+
+
 def test_a_run_is_called_by_what_tells_it_from_the_others(evaluated, tmp_path):
     labels = run_labels(evaluated)
     assert labels[1:] == ["07_small dataset=digits, calibration_seed=2", "07_small dataset=mnist, calibration_seed=0"]
@@ -202,8 +253,37 @@ def test_the_printed_table_is_sorted_by_any_column_of_it(evaluated, tmp_path, mo
         assert column in lines[0]
         if expected:
             assert [name for line in lines[1:4] for name in ("mnist", "digits") if name in line.split()] == expected
-    assert main([*command, "lost"]) == 2
-    assert re.search("Unknown column 'lost': choose from run, label, .*lost, linear", capsys.readouterr().err)
+    monkeypatch.setattr(module, "writing", None)  # a wrong name is told before anything is written
+    assert main([*command, "lost, linera"]) == 2
+    assert capsys.readouterr().err == "toast: Unknown column 'lost, linera': did you mean 'lost, linear'?\n"
+    assert main([*command, "x"]) == 2
+    assert re.search("Unknown column 'x': choose from run, label, .*, 'lost, linear'", capsys.readouterr().err)
+
+
+def test_the_terminal_says_why_a_run_has_failed(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "read_grid", lambda *_: runs)
+    assert main(["collect", "grid.yaml", "--out", str(tmp_path / "all")]) == 0
+    out = capsys.readouterr().out
+    assert "NaN" not in out
+    assert "failed   07_small seeds=0, 2, size=2  cell 3: KeyError: <script>" in out
+    assert "missing  07_small seeds=0, 5, size=5\n1 of 4 runs are done" in out
+
+
+def test_the_status_names_what_has_changed_since_runs_were_made(evaluated, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(commands, "read_grid", lambda *_: now)
+    now = evaluated
+    assert main(["status", "grid.yaml"]) == 0
+    assert "another state" not in capsys.readouterr().out
+    now = [replace(run, plugins={"/x/lab.py": "1"}) for run in evaluated]
+    assert main(["status", "grid.yaml"]) == 0
+    assert re.search(
+        "^Runs of another state of lab.py that lie in .*, and do not count: 3$", capsys.readouterr().out, re.M
+    )
+    text = evaluated[0].notebook.read_text()
+    evaluated[0].notebook.write_text(text.replace("cpu", "cuda"))
+    now = [replace(run) for run in evaluated[:1]]
+    assert main(["status", "grid.yaml"]) == 0
+    assert "Runs of another state of 07_small.ipynb that lie in" in capsys.readouterr().out
 
 
 def test_rows_of_several_notebooks_are_told_apart_by_a_column(evaluated, tmp_path):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from small_notebook import write_notebook
 
 from toastlib.errors import InputError
+from toastlib.evaluation.probe import HeadConfig
 from toastlib.runs import parameters
 from toastlib.runs.parameters import (
     Parameter,
@@ -120,8 +121,28 @@ def test_a_number_that_is_never_negative_is_refused_before_anything_runs(tmp_pat
     value = "[4]" if name.endswith(("sizes", "steps")) else "4"
     line = f'{whole} = {{"{member}": {value}}}' if member else f"{whole} = {value}"
     notebook = write_notebook(tmp_path / "sizes.ipynb", parameters=line)
-    with pytest.raises(InputError, match=f"^{name.removeprefix('options.')} is a whole number from 0 on, not -5"):
-        check_parameters(notebook, {name: "-5"})
+    least = int(name in ("calibration_sizes", "head.seeds"))
+    for wrong in ("-5", "0") if least else ("-5",):
+        says = f"^{name.removeprefix('options.')} is a whole number from {least} on, not {wrong}"
+        with pytest.raises(InputError, match=says):
+            check_parameters(notebook, {name: wrong})
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan"])
+def test_a_learning_rate_that_heads_refuse_is_refused_before_anything_runs(tmp_path, text):
+    notebook = write_notebook(tmp_path / "rates.ipynb", parameters='head = {"learning_rate": 1e-3}')
+    with pytest.raises(InputError, match=r"^head\.learning_rate is a number above 0, not "):
+        check_parameters(notebook, {"learning_rate": text})
+    with pytest.raises(InputError):
+        HeadConfig(learning_rate=float(text))
+
+
+@pytest.mark.parametrize("given", ["[]", "", []])
+def test_an_empty_list_is_refused_where_there_is_something_by_default(tmp_path, given):
+    notebook = write_notebook(tmp_path / "lists.ipynb", parameters='translators = ["linear"]\nothers = ["digits"]')
+    with pytest.raises(InputError, match=r"^Parameter translators takes a list such as \['linear'\], not"):
+        check_parameters(notebook, {"translators": given})
+    assert check_parameters(notebook, {"others": given}) == {"others": []}
 
 
 @pytest.mark.parametrize(
@@ -142,6 +163,21 @@ def test_a_number_that_is_never_negative_is_refused_before_anything_runs(tmp_pat
 def test_a_name_that_does_not_exist_is_refused_with_the_nearest(notebook, name, text, says):
     with pytest.raises(InputError) as error:
         check_parameters(notebook, {name: text})
+    assert str(error.value).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("notebook", "name", "says"),
+    [
+        ("05", "translators", "05_skipat has no parameter 'translators': it is one of 06_translators, "),
+        ("08", "calibration_seed", "08_trade_off has no parameter 'calibration_seed': it is one of 00_quickstart, "),
+        ("02", "plan", "Unknown parameter of 02_approximation 'plan': did you mean 'plans'?"),
+        ("05", "translations", "Unknown parameter of 05_skipat 'translations': choose from model, "),
+    ],
+)
+def test_a_parameter_of_other_notebooks_is_refused_with_their_names(notebook, name, says):
+    with pytest.raises(InputError) as error:
+        check_parameters(find_notebook(notebook), {name: "x"})
     assert str(error.value).startswith(says)
 
 

@@ -94,28 +94,30 @@ def estimate(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Say which runs of a grid are done, failed, running or missing; 1 if one has failed."""
-    states = collecting.run_states(read_grid(options.grid, options.results_dir))
+    runs = read_grid(options.grid, options.results_dir)
+    states = collecting.run_states(runs)
     counts = states["state"].value_counts()
     print(f"{len(states)} runs: " + ", ".join(f"{counts.get(state, 0)} {state}" for state in collecting.STATES))
-    for _, row in states.iterrows():
-        if row["state"] == "failed":
-            print(f"failed   {row['label']}  {row['failure']}\n         {row['path']}")
-        elif row["state"] != "done":
-            print(f"{row['state']:8} {row['label']}")
+    print("".join(collecting.unfinished(states)), end="")
+    missing = [run for run, state in zip(runs, states["state"], strict=True) if state == "missing"]
+    if outdated := collecting.outdated(missing):
+        files = ", ".join(sorted(set().union(*outdated)))
+        print(f"Runs of another state of {files} that lie in {options.results_dir}, and do not count: {len(outdated)}")
     return 1 if counts.get("failed", 0) else 0
 
 
 def collect(options: argparse.Namespace) -> int:
     """Gather a grid's results: one table, all executed notebooks and figures, and the failures, as pages."""
     runs = read_grid(options.grid, options.results_dir)
-    states = collecting.collect(runs, options.out, options.force, f"Runs of {Path(options.grid).stem}")
+    title = f"Runs of {Path(options.grid).stem}"
+    states = collecting.collect(runs, options.out, options.force, title=title, sort=options.sort)
     numbers = [name for name in states if name.startswith(("original (%)", "lost, "))]
     names = ["label", *states.columns.intersection(["head"])]
-    if options.sort not in states:
-        raise InputError(f"Unknown column {options.sort!r}: choose from {', '.join(states)}.")
-    columns = dict.fromkeys([*names, *numbers, options.sort])
-    print(states.sort_values(options.sort, kind="stable")[[*columns]].round(1).to_string(index=False))
-    print(f"{(states['state'] == 'done').sum()} of {len(states)} runs are done; the page to open is")
+    columns, done = dict.fromkeys([*names, *numbers, options.sort]), states[states["state"] == "done"]
+    if len(done):
+        print(done[[*columns]].round(1).to_string(index=False))
+    print("".join(collecting.unfinished(states)), end="")
+    print(f"{len(done)} of {len(states)} runs are done; the page to open is")
     print(f"  {options.out.resolve() / 'index.html'}")
     return 0
 

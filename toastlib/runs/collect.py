@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toastlib.errors import InputError, need_packages
+from toastlib.errors import InputError, need_packages, unknown
 from toastlib.evaluation.metrics import paired_difference
 from toastlib.output import writing
 from toastlib.plan import ORIGINAL
 from toastlib.runs.execute import Failure
+from toastlib.runs.parameters import code_hash
 from toastlib.runs.store import Results, Run, read_json
 
 if TYPE_CHECKING:
@@ -78,19 +79,45 @@ def _state(run: Run) -> dict[str, object]:
     return row | {name: record[name] for name in (*RECORD, *FAILURE) if name in record}
 
 
+def unfinished(states: "pd.DataFrame") -> list[str]:
+    """A line about each run that is not done, and why one has failed, from `run_states`."""
+    rows = states[states["state"] != "done"].to_dict("records")
+    failures = [row["failure"] and f"  {row['failure']}\n         {row['path']}" for row in rows]
+    return [f"{row['state']:8} {row['label']}{failure}\n" for row, failure in zip(rows, failures, strict=True)]
+
+
+def outdated(runs: Sequence[Run]) -> list[set[str]]:
+    """Runs that lie in the results folder with the same parameters, and other code: for each, the files that differ."""
+    records = [read_json(file) for root in {run.root for run in runs} for file in root.glob("*/manifest.json")]
+    found = []
+    for run in runs:
+        now = _hashes(run, {"code": code_hash(run.notebook), "plugins": run.plugins})
+        for record in records:
+            if (record.get("notebook"), record.get("given")) == (run.notebook.stem, run.overrides):
+                found.append({name for name, _ in now ^ _hashes(run, record)})
+    return found
+
+
+def _hashes(run: Run, record: Mapping[str, Any]) -> set[tuple[str, str]]:
+    plugins = {(Path(file).name, digest) for file, digest in record.get("plugins", {}).items()}
+    return plugins | {(run.notebook.name, record["code"])}
+
+
 def _cell(value: object) -> object:
     """A parameter for a table: lists as text, so that the column has one type."""
     return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
-def collect(runs: Sequence[Run], out: Path, force: bool = False, title: str = "Runs") -> "pd.DataFrame":
+def collect(
+    runs: Sequence[Run], out: Path, force: bool = False, *, title: str = "Runs", sort: str = "label"
+) -> "pd.DataFrame":
     """Gather the results of a grid's runs in one folder, which can be moved or served as it is.
 
     `out` gets every table of the complete runs, merged (`merged_tables`), ``intervals`` (`intervals_apart`) and
     ``runs`` (`run_states` and `headlines`, failures included), each as parquet and CSV; ``index.html``; and under
     ``runs/`` each executed notebook, also as a page, with its figures. An earlier collection is replaced. Returns
-    ``runs``; an `InputError` if no run is done or has failed, if `out` holds something else and `force` is not set, or
-    if it cannot be written.
+    ``runs`` in the order of its column `sort`; an `InputError` if there is no such column, no run is done or has
+    failed, `out` holds something else and `force` is not set, or it cannot be written.
     """
     need_packages("Collecting notebooks as pages", ["nbconvert"], "study")
     states = run_states(runs)
@@ -99,12 +126,13 @@ def collect(runs: Sequence[Run], out: Path, force: bool = False, title: str = "R
             f"None of the {len(runs)} runs is done, and nothing is collected: runs of other parameters, or made with "
             "another state of a notebook or a plug-in, do not count."
         )
+    tables, varied = merged_tables(runs), [name for name in states if name not in FIXED]
+    states = _one_type_each(states.merge(headlines(tables["results"]), on="run", how="left"))
+    if sort not in states:
+        raise unknown("column", sort, states)
     with writing(out, {run.root for run in runs}, force) as folder:
         (folder / "runs").mkdir(parents=True)
-        tables = merged_tables(runs)
-        varied = [name for name in states if name not in FIXED]
-        states = _one_type_each(states.merge(headlines(tables["results"]), on="run", how="left"))
-        intervals = intervals_apart(tables["results"], varied)
+        intervals = intervals_apart(tables["results"], tables.get("accuracy_lost"), varied)
         tables |= ({} if intervals.empty else {"intervals": intervals}) | {"runs": states}
         for name, frame in tables.items():
             Results(str(folder)).table(_one_type_each(frame), name)
@@ -113,7 +141,7 @@ def collect(runs: Sequence[Run], out: Path, force: bool = False, title: str = "R
         counts = {state: (states["state"] == state).sum() for state in STATES}
         facts = {"counts": counts, "names": names, "figures": figures}
         _write_page(folder, "index.html", title=title, rows=rows, tables=tables, **facts)
-    return states
+    return states.sort_values(sort, kind="stable")
 
 
 def merged_tables(runs: Sequence[Run]) -> "dict[str, pd.DataFrame]":
@@ -133,7 +161,8 @@ def results_table(runs: Sequence[Run], name: str = "results") -> "pd.DataFrame":
         if run.is_done() and file.exists():
             frame = pd.read_parquet(file)
             facts = {"run": run.folder.name, "notebook": run.notebook.stem} | run.parameters
-            missing = {name: _cell(value) for name, value in facts.items() if name not in frame}
+            # A model that a function makes has its own features and image size, whatever its options are.
+            missing = {name: _cell(v) for name, v in facts.items() if name.removeprefix("options.") not in frame}
             frames.append(pd.concat([pd.DataFrame(missing, index=frame.index), frame], axis=1))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"run": [], "notebook": []}, dtype=str)
 
@@ -157,12 +186,16 @@ def headlines(results: "pd.DataFrame") -> "pd.DataFrame":
     return original.join(lost, how="outer").reset_index()
 
 
-def intervals_apart(results: "pd.DataFrame", varied: Sequence[str] = ()) -> "pd.DataFrame":
+def intervals_apart(
+    results: "pd.DataFrame", lost: "pd.DataFrame | None" = None, varied: Sequence[str] = ()
+) -> "pd.DataFrame":
     """Points lost in each setting, with 95 % intervals of what chance brings by three ways, a row each.
 
-    From a `results_table` and the parameters that tell settings apart. Columns are the setting, ``interval``, ``lost``,
-    ``lost_low`` and ``lost_high``: over ``"draws"`` of calibration images or seeds of ``"heads"`` (Student's, of the
-    means of each; no row if there is but one), or over test ``"images"`` (those of one head and draw, averaged).
+    From a `results_table`, that of the runs' `Evaluation.lost`, and the parameters that tell settings apart. Columns
+    are the setting, ``interval``, ``lost``, ``lost_low`` and ``lost_high``: over ``"draws"`` of calibration images or
+    seeds of ``"heads"`` (Student's, of the means of each; no row if there is but one), or over test ``"images"``, from
+    `Evaluation.lost`. Of several runs, or of heads where a run has not kept that, it is the mean of their intervals,
+    which is at least as wide as the interval of the mean.
     """
     import pandas as pd
 
@@ -170,7 +203,7 @@ def intervals_apart(results: "pd.DataFrame", varied: Sequence[str] = ()) -> "pd.
         return pd.DataFrame()
     draws = [name for name in results if name.rpartition(".")[2] == "calibration_seed"]
     of_draw = results[draws].bfill(axis=1).iloc[:, 0] if draws else 0  # each notebook has its own name for it
-    results = results.assign(of_draw=of_draw)
+    results = _ends_of_mean(results, lost).assign(of_draw=of_draw)
     by = [name for name in dict.fromkeys([*SETTING, *varied]) if name in results and name not in (*draws, "seed")]
     rows = []
     for key, part in results[results["plan"] != ORIGINAL].dropna(subset="lost").groupby(by, sort=False, dropna=False):
@@ -181,6 +214,17 @@ def intervals_apart(results: "pd.DataFrame", varied: Sequence[str] = ()) -> "pd.
                 found[source] = paired_difference(means, np.zeros(len(means)))
         rows += [(*key, source, *ends) for source, ends in found.items()]
     return pd.DataFrame(rows, columns=[*by, "interval", "lost", "lost_low", "lost_high"])
+
+
+def _ends_of_mean(results: "pd.DataFrame", lost: "pd.DataFrame | None") -> "pd.DataFrame":
+    """Intervals of single heads replaced by those of the mean over heads, where the run has these."""
+    keys, ends = ["run", "head", "translator", "plan"], ["lost_low", "lost_high"]
+    if lost is None or {*keys, *ends} - set(lost):
+        return results
+    keys += [name for name in ("calibration",) if name in lost and name in results]
+    keys += ["dataset"] * bool(lost.duplicated(keys).any())  # of several in a run; else it may be a folder's name
+    found = results[keys].merge(lost.drop_duplicates(keys, keep=False), "left", keys)[ends].set_axis(results.index)
+    return results.assign(**found.fillna(results[ends]))
 
 
 def _one_type_each(frame: "pd.DataFrame") -> "pd.DataFrame":

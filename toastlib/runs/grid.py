@@ -41,9 +41,10 @@ def read_grid(path: str | Path, root: Path = Path("results")) -> list[Run]:
             entry = _entry(node)
             plugins = _plugins(entry, path.parent)
             for line, notebook, overrides in _expand(entry, _line(node)):
-                run = Run(notebook, overrides, root, plugins)
+                run = Run(notebook, overrides, root, plugins, f"{path.name}, line {line}: ")
                 if run.folder in lines:
-                    raise _error(line, f"the same run is asked for on line {lines[run.folder]} too.")
+                    values = ", ".join(f"{name}={value}" for name, value in overrides.items()) or "the default"
+                    raise _error(line, f"the same run is asked for on line {lines[run.folder]} too: {values}.")
                 lines[run.folder] = line
                 runs.append(run)
     except InputError as error:
@@ -144,7 +145,9 @@ def _values(notebook: Path, mapping: Mapping) -> dict[str, list[Any]]:
         for member in node.value if is_axis else [node]:
             with _on(max(line, _line(member))):  # an alias stands later than its anchor
                 value = yaml.SafeLoader("").construct_object(member, deep=True)
-                values[name].append(check_parameters(notebook, {name: value})[name])
+                values[name] += check_parameters(notebook, {name: value}).values()
+                if values[name][-1] in values[name][:-1]:
+                    raise _error(_line(member), f"{name} has {values[name][-1]!r} twice.")
     return values
 
 

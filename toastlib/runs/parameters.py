@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from toastlib.data import catalog
-from toastlib.errors import InputError, unknown, whole_number
+from toastlib.errors import InputError, real_number, unknown, whole_number
 from toastlib.plan import parse_plans
 from toastlib.plugins import look_up
 
@@ -143,7 +143,7 @@ def _checked(notebook: str, parameters: dict[str, Parameter], overrides: dict[st
     for name, value in overrides.items():
         name = full_name(name, parameters)
         if name not in parameters:
-            raise unknown(f"parameter of {notebook}", name, parameters)
+            raise _not_there(notebook, name, parameters)
         if name in checked:
             raise InputError(f"Parameter {name} is given twice, by its full name and by its own.")
         checked[name] = _convert(name, value, parameters[name].default)
@@ -152,12 +152,23 @@ def _checked(notebook: str, parameters: dict[str, Parameter], overrides: dict[st
     return checked
 
 
+def _not_there(notebook: str, name: str, parameters: Iterable[str]) -> InputError:
+    """An error that says which notebooks have a parameter of that name, or which here is named nearly so."""
+    have = [stem for stem in notebook_names() if full_name(name, known := defaults(find_notebook(stem))) in known]
+    is_near = name.rstrip("s") in {known.rpartition(".")[2].rstrip("s") for known in parameters}
+    if have and not is_near:
+        return InputError(f"{notebook} has no parameter {name!r}: it is one of {', '.join(have)}.")
+    return unknown(f"parameter of {notebook}", name, parameters)
+
+
 def _convert(name: str, value: Any, default: Any) -> Any:
     wanted = type(default)
     if wanted is float and type(value) is int:
         return float(value)
     if wanted is list and isinstance(value, tuple | range):
         value = list(value)
+    if wanted is list and default and value in ([], "") and name != "others":  # further sets: there may be none
+        raise _wrong_type(name, value, default)
     if type(value) is wanted:
         return [_convert(name, item, default[0]) for item in value] if wanted is list and default else value
     with suppress(ValueError, KeyError):
@@ -211,8 +222,10 @@ def _check_value(name: str, value: Any) -> None:
             from toastlib.evaluation.zero_shot import check_templates
 
             check_templates([value])
-    if type(value) is int and name.endswith(NOT_NEGATIVE):
-        whole_number(name, value)
+    if type(value) is int and name.endswith((*NOT_NEGATIVE, *POSITIVE)):
+        whole_number(name, value, least=int(name.endswith(POSITIVE)))
+    if name.endswith("learning_rate"):
+        real_number(name, value, above=0)
     if value not in CHOICES.get(name, [value]):
         raise unknown(name, value, CHOICES[name])
 
@@ -224,8 +237,9 @@ CHECKS = {  # parameter, or what it names -> the function that refuses values, i
     "device": "toastlib.models.loading:resolve_device",
     **dict.fromkeys(("translator", "translators"), "toastlib.translators.base:make_translator"),
 }
-# How names of numbers end that are never negative.
-NOT_NEGATIVE = ("_size", "_sizes", "steps", "repeats", "remove", "removed", "candidates", "rerank", "head.seeds")
+# How names of numbers end that are never negative, and of those that are never 0 either.
+NOT_NEGATIVE = ("_size", "steps", "remove", "removed", "candidates", "rerank")
+POSITIVE = ("calibration_size", "calibration_sizes", "batch_size", "repeats", "head.seeds")
 CHOICES = {
     "dtype": ("fastest", "float32", "bfloat16", "float64"),
     "features": ("cls", "mean", "pooler"),

@@ -21,16 +21,23 @@ def check_sizes(runs: Iterable[Run]) -> list[str]:
     """
     absent, study = {}, notebook_names()
     for run in runs:
-        given = by_last_name(run.parameters)
-        if run.notebook.stem in study:  # plans of others may be of sublayers
-            _check_encoder(given)
-        has_head = any(parameter.startswith("head.") for parameter in run.parameters)
-        for name in sets_of(run.parameters):
-            if splits := splits_of(name):
-                _check_images(f"{run.notebook.stem}, {name}", given, has_head, *splits)
-            else:
-                absent[name] = None
+        try:
+            absent |= dict.fromkeys(_check(run, run.notebook.stem in study))
+        except InputError as error:
+            raise InputError(f"{run.place}{error}") from None
     return list(absent)
+
+
+def _check(run: Run, is_of_study: bool) -> list[str]:
+    given = by_last_name(run.parameters)
+    if is_of_study:  # plans of others may be of sublayers
+        _check_encoder(given)
+    has_head = any(parameter.startswith("head.") for parameter in run.parameters)
+    names = sets_of(run.parameters)
+    for name in names:
+        if splits := splits_of(name):
+            _check_images(f"{run.notebook.stem}, {name}", given, has_head, *splits)
+    return [name for name in names if not splits_of(name)]
 
 
 def named_in(parameters: dict[str, Any]) -> list[tuple[str, str]]:
@@ -60,7 +67,8 @@ def _check_images(where: str, given: dict[str, Any], has_head: bool, train: int,
     drawn, size = given.get("train_size") or train, given.get("calibration_size") or 0
     if size > drawn:
         of = f"train_size={drawn}" if given.get("train_size") else f"the train split has {drawn} images"
-        raise InputError(f"{where}: calibration_size={size}, and {of}: calibration images are training images.")
+        why = f"calibration images are training images, so take at most {drawn}"
+        raise InputError(f"{where}: calibration_size={size}, and {of}: {why}.")
     if has_head and not is_labelled:
         raise InputError(f"{where} has no labels: accuracies need them, similarities and maps do not.")
 

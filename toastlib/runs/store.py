@@ -98,6 +98,7 @@ class Run:
     overrides: dict[str, Any]
     root: Path = Path("results")
     plugins: dict[str, str] = field(default_factory=plugins_of)  # path -> SHA-256 of its content
+    place: str = ""  # file and line of the grid that asks for it, before messages
 
     @cached_property  # it stays the same while the run is executed
     def folder(self) -> Path:

@@ -142,6 +142,8 @@ def make_translator(translator: str | Translator) -> Translator:
     """A fresh translator by name, with or without ``"+align"``; a translator is returned as it is."""
     if isinstance(translator, str):
         kind = look_up("translator", split_align(translator)[0], TRANSLATORS)
+        if isinstance(kind, Translator):
+            raise InputError(f"{translator!r} stands for a {type(kind).__name__}: register the class, not an instance.")
         translator = (pkgutil.resolve_name(kind) if isinstance(kind, str) else kind)()
     if not isinstance(translator, Translator):
         kind = type(translator).__name__
