@@ -214,6 +214,7 @@ def test_a_smaller_encoder_is_not_made_smaller_again(taken, tiny_images):
 
 
 def test_the_summary_says_what_went_and_what_it_cost(taken):
+    assert repr(taken) == f"CompressionResult(0->2 3->4, {taken.translator}: {taken.verdict()})"
     lines = taken.summary().splitlines()
     assert lines[0] == f"A new linear classifier is trained on 90 training images. {CORRECTED}"
     assert lines[1] == (
