@@ -137,6 +137,11 @@ def test_a_number_for_every_plan_is_asked_for(folds, numbers):
         select(folds, remove=2, rerank=lambda plans: numbers, candidates=5)
 
 
+def test_what_reranks_is_a_function(folds):
+    with pytest.raises(InputError, match=r"^A function of plans is needed here, not a str\.$"):
+        select(folds, remove=2, rerank="divergence")
+
+
 def test_a_choice_cannot_see_labels():
     """Nothing but moments goes in, sums over the outputs of blocks; what reranks is asked about plans alone."""
     assert list(inspect.signature(select).parameters)[:4] == ["moments", "remove", "budget", "criterion"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from heapq import nsmallest
 from itertools import combinations, zip_longest
 
-from toastlib.errors import InputError, real_number, whole_number
+from toastlib.errors import InputError, need, real_number, whole_number
 from toastlib.plan import Plan, Span, plan_of
 from toastlib.selection.criteria import Costs, span_costs
 from toastlib.statistics.moments import KFoldMoments, Moments
@@ -57,6 +57,7 @@ def select(
     plans = candidate_plans([span_costs(moments, name) for name in POOLED], len(best.removed), candidates)
     if len(plans) == 1:
         return plans[0]
+    need(rerank, "__call__", "A function of plans")
     measured = rerank(plans)
     try:
         measured = [float(cost) for cost in measured]
