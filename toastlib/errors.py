@@ -3,7 +3,8 @@
 import difflib
 import errno
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from numbers import Integral, Real
 from typing import Any
@@ -45,6 +46,17 @@ def need_batches(images: Any) -> None:
 def need_set(data: Any) -> None:
     """Raise an `InputError` unless it is an `ImageSet` or a `TextSet`."""
     need(data, "test", "A set with .train and .test, such as load_images returns,")
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Turn an error of somebody's function into an `InputError` with its name, such as ``"Metric 'mine'"``."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{name} raises {type(error).__name__}: {error}") from error
 
 
 def whole_number(name: str, value: Any, least: int = 0) -> None:

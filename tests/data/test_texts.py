@@ -55,6 +55,7 @@ class TestTexts:
         assert part.tokens.input_ids[:, 0].tolist() == [9, 1]
         assert part.labels.tolist() == [0, 0]
         assert len(self.TEXTS[1:]) == 2
+        assert repr(self.TEXTS[1:]) == "Texts(2 of up to 4 tokens, of 2 classes)"
 
     def test_a_sample_is_drawn_without_replacement_and_the_same_for_a_seed(self):
         drawn = [self.TEXTS.sample(3, seed).tokens.input_ids[:, 0].tolist() for seed in (0, 0, 3)]

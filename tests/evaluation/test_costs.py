@@ -17,7 +17,7 @@ from toastlib.models.costs import flops, parameter_count
 from toastlib.models.encoder import Encoder
 from toastlib.plan import Plan, Span, parse_plans
 from toastlib.statistics.collect import collect_moments
-from toastlib.translators.linear import LowRank
+from toastlib.translators.linear import Linear, LowRank
 
 
 def by_comparing_all_pairs(cost, value) -> list[bool]:
@@ -108,7 +108,8 @@ def test_every_plan_is_timed_with_each_translator_and_the_original(tiny_encoder,
     plans = parse_plans(["1->3", "0->1 3->5"])
     before = parameter_count(tiny_encoder)
     moments = collect_moments(tiny_encoder, tiny_images.train)
-    timed = time_plans(tiny_encoder, plans, moments, translators=["identity", "linear"], inputs=pixel_values, repeats=2)
+    timed = time_plans(tiny_encoder, plans, moments, translators=["identity", Linear()], inputs=pixel_values, repeats=2)
+    assert set(timed["translator"]) == {"original", "identity", "linear"}
     assert list(timed.columns) == ["translator", "plan", "repeat", "images_per_second", "relative"]
     assert len(timed) == 2 * 3 * 2
     assert not timed.duplicated(["translator", "plan", "repeat"]).any()

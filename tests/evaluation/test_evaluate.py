@@ -1,6 +1,7 @@
 """Accuracies of plans: heads on the encoders of `approximate`, with every kind of calibration and translator."""
 
 import json
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from tiny import make_tiny_model
 from torch import nn
 
 from toastlib.approximation.engine import collect_features, variants_of
-from toastlib.approximation.prepare import fit_maps
+from toastlib.approximation.prepare import fit_maps, name_translators
 from toastlib.approximation.replace import approximate, fit_spans
 from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
@@ -27,7 +28,7 @@ from toastlib.models.saving import saved_form
 from toastlib.plan import Plan, Span, parse_plans
 from toastlib.statistics.collect import collect_moments
 from toastlib.statistics.moments import plan_pairs
-from toastlib.translators.linear import Linear, LowRank
+from toastlib.translators.linear import Linear, LowRank, Ridge
 
 PLANS = ["1->3", "0->1 3->5", "-1->0", "4->5"]
 BOTH = ("retrained", "frozen")
@@ -306,6 +307,40 @@ def test_plans_that_cannot_be_evaluated_are_refused(tiny_encoder, tiny_images, o
     with pytest.raises(InputError) as error:
         evaluate_plans(tiny_encoder, tiny_images, **options)
     assert says in str(error.value)
+
+
+class TestWhatIsGivenInPlaceOfNames:
+    def test_translators_in_a_list_go_by_their_names(self, tiny_encoder, tiny_images):
+        both = [
+            evaluate_plans(tiny_encoder, tiny_images, "1->3", translators=given, calibration=20, head=quick())
+            for given in ([Linear(), "identity", Ridge()], ["linear", "identity", "ridge"])
+        ]
+        pd.testing.assert_frame_equal(both[0].table, both[1].table)
+        assert list(name_translators(Linear())) == ["linear"]  # one alone
+
+    @pytest.mark.parametrize("given", [[LowRank(1), LowRank(2)], [LowRank(1), "low-rank"]])
+    def test_two_translators_of_one_name_are_refused(self, given):
+        with pytest.raises(InputError, match=r"^Two translators have the name 'low-rank': name them yourself"):
+            name_translators(given)
+
+    def test_a_head_goes_by_its_protocol(self, tiny_encoder, tiny_images):
+        result = evaluate_plans(tiny_encoder, tiny_images, "1->3", calibration=20, head="retrained")
+        assert set(result.variants["head"]) == {"retrained"}
+        with pytest.raises(InputError, match=r"^Unknown head 'retraned': did you mean 'retrained'"):
+            evaluate_plans(tiny_encoder, tiny_images, "1->3", calibration=20, head="retraned")
+
+    @pytest.mark.parametrize("part", [slice(None), slice(20), slice(None, None, 2)])
+    def test_maps_fitted_on_the_test_images_are_warned_of(self, tiny_encoder, tiny_images, part):
+        def evaluate(images, **options):
+            evaluate_plans(tiny_encoder, tiny_images, "1->3", calibration=images, head=quick(), **options)
+
+        with pytest.warns(UserWarning, match="^Maps are fitted on the test images that score them: ") as caught:
+            evaluate(tiny_images.test[part])
+        assert caught[0].filename == __file__
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            evaluate(tiny_images.train[part])
+            evaluate(tiny_images.test[part], translators=["identity"])  # nothing is fitted
 
 
 @pytest.mark.parametrize("part", ["train", "test"])

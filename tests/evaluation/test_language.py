@@ -68,6 +68,7 @@ class TestEvaluate:
         approximated = smaller(language, texts, plan, translator)
         assert scores.bits[1] == pytest.approx(cost(approximated, texts.test.tokens), rel=1e-3)
         assert scores.bits[1] != pytest.approx(scores.bits[0], rel=1e-2)
+        assert repr(scores) == f"LanguageEvaluation(translators: 1, plans: 1, test texts: {len(texts.test)})"
 
     def test_a_dropped_span_costs_what_the_model_without_its_blocks_costs(self, language, texts):
         scores, encoder = evaluate_language_model(language, texts, "0->2", translators=["identity"]), language.encoder

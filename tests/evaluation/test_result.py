@@ -384,3 +384,12 @@ def test_evaluated_plans_have_flips_tests_and_classes(tiny_encoder, tiny_images)
         flipped = swept.flips(head=row.head, translator=row.translator, plan=row.plan, seed=3)
         assert len(flipped) == row.right_to_wrong
     assert len(swept.by_class) == 2 * 5 * 3
+
+
+def test_a_result_is_printed_in_one_line(tiny_encoder, tiny_images):
+    head = HeadConfig(("frozen", "retrained"), 3, min_steps=1, epochs=1)
+    result = evaluate_plans(tiny_encoder, tiny_images, ["1->3", "2->4"], calibration=20, head=head)
+    assert repr(result) == (
+        f"Evaluation({tiny_encoder.name} on tiny; heads: 2, translators: 2, plans: 2, seeds: 3, test images: "
+        f"{len(tiny_images.test)})"
+    )

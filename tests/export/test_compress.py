@@ -29,6 +29,7 @@ from toastlib.selection.plans import every_plan
 from toastlib.selection.rerank import run_plans
 from toastlib.statistics.collect import collect_moments
 from toastlib.translators.base import RECOMMENDED
+from toastlib.translators.linear import Linear
 
 CORRECTED = "A map that corrects the features is multiplied into its weights."
 
@@ -199,6 +200,7 @@ def test_a_checkpoints_classifier_is_found(classifier, tiny_model, tmp_path):
         ({"max_drop": 1, "remove": 2}, "Give remove or max_drop, not both"),
         ({"remove": 6}, "6 blocks cannot be removed: the model has 6, and keeps one"),
         ({"translator": "linaer"}, "did you mean 'linear'?"),
+        ({"translator": Linear()}, "The name of a translator is needed here, not a Linear."),
         ({"remove": "-1->1", "translator": "fused"}, "Span -1->1 cannot be folded"),
         ({"remove": "0->9"}, "Span 0->9 leaves the model"),
     ],
@@ -214,6 +216,7 @@ def test_a_smaller_encoder_is_not_made_smaller_again(taken, tiny_images):
 
 
 def test_the_summary_says_what_went_and_what_it_cost(taken):
+    assert repr(taken) == f"CompressionResult(0->2 3->4, {taken.translator}: {taken.verdict()})"
     lines = taken.summary().splitlines()
     assert lines[0] == f"A new linear classifier is trained on 90 training images. {CORRECTED}"
     assert lines[1] == (

@@ -110,3 +110,10 @@ def test_criteria_and_moments_that_do_not_suit_are_refused(tiny_encoder, tiny_im
         span_costs(collect_moments(tiny_encoder, images, folds=0))
     with pytest.raises(InputError, match="do not hold the blocks"):
         span_costs(collect_moments(tiny_encoder, images, plan_pairs([Plan.parse("1->2 3->5")]), folds=5))
+
+
+@pytest.mark.parametrize("own", [lambda moments, span: {}["x"], lambda moments, span: moments.inner])
+def test_a_criterion_of_ones_own_that_gives_no_number_is_named(folds, monkeypatch, own):
+    monkeypatch.setitem(CRITERIA, "mine", own)
+    with pytest.raises(InputError, match=r"^Criterion 'mine' raises (KeyError: 'x'|\w+: .* elements? )"):
+        span_costs(folds, "mine")

@@ -8,6 +8,7 @@ from math import comb
 from typing import get_type_hints
 
 import hypothesis.strategies as st
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -122,17 +123,23 @@ def test_candidates_are_the_controls_and_then_the_best_of_each_criterion_in_turn
     for n in (1, 3, 4, 8, 15, 40):
         assert candidate_plans(costs, 2, n) == expected[:n]
     assert set(candidate_plans(costs, 2)) == set(every_plan(6, 2))
-    with pytest.raises(InputError, match="by one criterion at least"):
-        candidate_plans([], 2)
+    for wrong in ([], folds, costs[0], [folds]):
+        with pytest.raises(InputError, match=r"come from a list of the costs of spans: \[span_costs\("):
+            candidate_plans(wrong, 2)
     for n in (0, -1, 2.5):
         with pytest.raises(InputError, match="number of plans"):
             candidate_plans(costs, 2, n)
 
 
-@pytest.mark.parametrize("numbers", [[], [1.0], [float("nan")] * 5])
+@pytest.mark.parametrize("numbers", [[], [1.0], [float("nan")] * 5, 1.0, pd.DataFrame({"cost": range(5)})])
 def test_a_number_for_every_plan_is_asked_for(folds, numbers):
     with pytest.raises(InputError, match="5 plans were to be run: that takes a number for each of them"):
         select(folds, remove=2, rerank=lambda plans: numbers, candidates=5)
+
+
+def test_what_reranks_is_a_function(folds):
+    with pytest.raises(InputError, match=r"^A function of plans is needed here, not a str\.$"):
+        select(folds, remove=2, rerank="divergence")
 
 
 def test_a_choice_cannot_see_labels():

@@ -118,7 +118,10 @@ def test_the_error_of_features_is_one_minus_the_explained_variance():
     )
 
 
-@pytest.mark.parametrize(("plans", "images"), [(1, 30), (2, 7), (3, 1), (9, 100), (20, 200), (31, 64)])
+RACES = [(1, 30), (2, 7), (3, 300), (3, 1), (7, 300), (9, 100), (10, 300), (20, 200), (31, 64)]
+
+
+@pytest.mark.parametrize(("plans", "images"), RACES)
 def test_a_race_runs_the_best_third_on_more_images(plans, images):
     """Against the definition: the costs of every image are known, and what is run is written down."""
     generator = np.random.default_rng(plans)
@@ -138,7 +141,8 @@ def test_a_race_runs_the_best_third_on_more_images(plans, images):
     for (left, _), (after, _), end in zip(runs, runs[1:], ends, strict=False):
         ranked = sorted(left, key=lambda plan: truth[names.index(plan), :end].mean())
         assert after == ranked[: len(after)]
-        assert len(left) / 3 <= len(after) < len(left) / 3 + 1
+        third = -(-len(left) // 3)
+        assert len(after) == (third if plans >= 10 else max(third, 2))
     best = min(runs[-1][0], key=lambda plan: truth[names.index(plan), : ends[-1]].mean())
     assert table["cost"].idxmin() == str(best)
     for plan, cost, seen in zip(names, table["cost"], table["images"], strict=True):
@@ -146,8 +150,15 @@ def test_a_race_runs_the_best_third_on_more_images(plans, images):
         expected = other[: ends[-1]].mean() + (own - other)[:seen].mean()
         assert cost == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
         assert seen == ends[max(place for place, (left, _) in enumerate(runs) if plan in left)]
+    assert len(runs[-1][0]) == 1 or ends[-1] == images  # two at least are compared on all of them
     if plans >= 20:  # thirds rounded up
         assert sum(len(left) * len(part) for left, part in runs) <= 0.33 * plans * images
+
+
+def test_without_a_head_a_race_measures_features(tiny_encoder, parts):
+    calibration, images = parts
+    raced = race_plans(tiny_encoder, images, PLANS, calibration=calibration)
+    assert raced.equals(race_plans(tiny_encoder, images, PLANS, calibration=calibration, measure="features"))
 
 
 @pytest.mark.parametrize("measure", MEASURES)

@@ -329,3 +329,13 @@ def test_few_pairs_are_the_products_one_by_one_and_blocks_are_in_order():
     torch.testing.assert_close(moments.product(1, -1), h[1].mT @ h[-1])
     assert moments.blocks == (-1, 0, 1)
     torch.testing.assert_close(moments.sums, torch.stack([h[block].sum(0) for block in (-1, 0, 1)]))
+
+
+def test_moments_are_printed_in_one_line(tiny_encoder, tiny_images):
+    moments, blocks = collect_moments(tiny_encoder, tiny_images.train[:10]), len(tiny_encoder.blocks) + 1
+    per_image = moments.whole.count // 10
+    assert repr(moments) == (
+        f"KFoldMoments({blocks} blocks, width {tiny_encoder.width}, 5 folds, 10 special and {10 * per_image - 10:,} "
+        "patch rows)"
+    )
+    assert repr(moments.whole) == f"Moments({blocks} blocks, width {tiny_encoder.width}, {10 * per_image:,} rows)"

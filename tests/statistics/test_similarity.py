@@ -128,6 +128,26 @@ def test_an_unknown_metric_is_refused_with_the_nearest():
         similarity(moments_of(rows()), "cca")
 
 
+@pytest.mark.parametrize(
+    ("own", "says"),
+    [
+        (lambda moments: 0.5, r"Metric 'mine' returns a float, where a \(4, 4\) tensor is needed\."),
+        (lambda moments: torch.ones(4), r"Metric 'mine' returns shape \(4,\), where a \(4, 4\) tensor is needed\."),
+        (lambda moments: {}["x"], "Metric 'mine' raises KeyError: 'x'"),
+    ],
+)
+def test_a_metric_of_ones_own_that_gives_no_matrix_is_named(monkeypatch, own, says):
+    monkeypatch.setitem(METRICS, "mine", own)
+    with pytest.raises(InputError, match=f"^{says}$"):
+        similarity(moments_of(rows()), "mine")
+
+
+def test_a_metric_between_encoders_that_fails_is_named(monkeypatch):
+    monkeypatch.setitem(METRICS_BETWEEN, "mine", lambda first, second: {}["x"])
+    with pytest.raises(InputError, match=r"^Metric 'mine' raises KeyError: 'x'$"):
+        similarity_between({0: rows()[0]}, {0: rows()[0]}, "mine")
+
+
 def test_cka_without_all_pairs_says_which_is_missing():
     with pytest.raises(InputError, match=r"do not hold the blocks \(-1, 0\)"):
         cka(Moments.of(rows(), [(block, block) for block in range(-1, 3)]))

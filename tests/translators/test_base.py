@@ -1,5 +1,6 @@
 """Closed forms from moments, against solvers that see the activations."""
 
+import re
 import warnings
 
 import numpy as np
@@ -134,6 +135,12 @@ def test_translators_are_made_by_name_or_taken_as_they_are():
 def test_an_unknown_translator_is_refused_with_the_nearest():
     with pytest.raises(InputError, match="Unknown translator 'linaer': did you mean 'linear'"):
         make_translator("linaer")
+
+
+@pytest.mark.parametrize("name", ["linear+algin", "linear+"])
+def test_an_unknown_alignment_is_refused_with_the_nearest(name):
+    with pytest.raises(InputError, match=re.escape(f"Unknown translator {name!r}: did you mean 'linear+align'?")):
+        make_translator(name)
 
 
 def test_moments_without_the_span_say_so():

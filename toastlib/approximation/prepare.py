@@ -1,11 +1,12 @@
 """From plans, translators and calibration sets to fitted maps: the first step of every evaluation of plans."""
 
 import copy
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from toastlib.approximation.align import fit_alignment
 from toastlib.approximation.engine import THE_ORIGINAL, Maps, Variant, collect_features, variants_of
@@ -19,6 +20,7 @@ from toastlib.translators.base import Activations, Translator, make_translator, 
 
 Source = str | Translator | Mapping[Span, nn.Module]
 """Where a map comes from: a registered name, a translator, or maps that are fitted already."""
+Sources = Iterable[str | Translator] | Mapping[str, Source]
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,12 @@ def prepare(
         to_fit = [one for one in sources.values() if one != "identity" and not isinstance(one, Mapping)]
         if isinstance(given, int):
             whole_number("The number of calibration images", given, least=1)
-        drawn = isinstance(given, int) and data is not None and (to_fit or any(variant.aligned for variant in own))
+        fits = data is not None and (to_fit or any(variant.aligned for variant in own))
+        drawn = isinstance(given, int) and fits
         statistics = images = data.train.sample(given, seed=0) if drawn else given
+        if fits and place(images) == place(data.test):
+            message = "Maps are fitted on the test images that score them: take training images for calibration."
+            warnings.warn(message, stacklevel=3)
         if to_fit and hasattr(images, "batches"):
             statistics = collect_calibration(encoder, images, plans, to_fit, batch_size)
         maps |= fit_maps(encoder, own, named, statistics)
@@ -75,15 +81,26 @@ def prepare(
     return Prepared(plans, named, variants, maps)
 
 
-def name_translators(translators: Iterable[str] | Mapping[str, Source]) -> dict[str, Source]:
-    """Name -> source of its maps, for names or for a mapping.
+def place(images: Any) -> int:
+    """Where images or texts begin in memory: two sets that begin at one place overlap."""
+    first = next(iter(getattr(images, "cache_key_parts", ())), None)
+    return first.data_ptr() if isinstance(first, Tensor) else id(images)
 
-    An `InputError` if a name is unknown, or ``"x+align"`` has another source than ``"x"``.
+
+def name_translators(translators: Sources) -> dict[str, Source]:
+    """Name -> source of its maps, for names, for translators by their `name`, or for a mapping.
+
+    An `InputError` if a name is unknown or stands for two translators, or ``"x+align"`` has another source than
+    ``"x"``.
     """
-    if isinstance(translators, str):
+    if isinstance(translators, str | Translator):
         translators = [translators]
     if not isinstance(translators, Mapping):
-        translators = {name: split_align(name)[0] for name in translators}
+        given, translators = translators, {}
+        for one in given:
+            name, source = (one, split_align(one)[0]) if isinstance(one, str) else (make_translator(one).name, one)
+            if translators.setdefault(name, source) != source:
+                raise InputError(f"Two translators have the name {name!r}: name them yourself, as in {{'mine': ...}}.")
     for name, source in translators.items():
         if name == ORIGINAL:
             raise InputError(f"{ORIGINAL!r} is the name of the encoder itself: give the maps another one.")

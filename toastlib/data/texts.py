@@ -34,6 +34,10 @@ class Texts:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def __repr__(self) -> str:
+        labels = "without labels" if self.labels is None else f"of {len(self.class_names)} classes"
+        return f"Texts({len(self):,} of up to {self.tokens.input_ids.shape[1]} tokens, {labels})"
+
     def __getitem__(self, index: Any) -> Self:
         """The texts of a slice, list or index tensor."""
         return replace(self, tokens=self.tokens[index], labels=None if self.labels is None else self.labels[index])

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from toastlib.approximation.prepare import Source, fitted_maps, name_translators
+from toastlib.approximation.prepare import Source, Sources, fitted_maps, name_translators
 from toastlib.approximation.replace import approximate
 from toastlib.errors import InputError, unknown, whole_number
 from toastlib.models.costs import count_flops, flops, parameter_count, without_values
@@ -88,7 +88,7 @@ def time_plans(
     plans: Iterable[Plan],
     calibration: Any,
     *,
-    translators: Iterable[str],
+    translators: Sources,
     inputs: Tensor,
     repeats: int = 9,
 ) -> pd.DataFrame:
@@ -108,10 +108,9 @@ def time_plans(
     DataFrame
         Columns ``translator``, ``plan``, ``repeat``, ``images_per_second``, ``relative``; each plan has the original's.
     """
-    translators = list(translators)
-    frames = []
+    translators, frames = name_translators(translators), []
     for plan in plans:
-        smaller = {name: approximate(encoder, plan, calibration, translator=name) for name in translators}
+        smaller = {name: approximate(encoder, plan, calibration, translator=one) for name, one in translators.items()}
         timed = relative_throughput({ORIGINAL: encoder} | smaller, inputs, repeats)
         timed.insert(1, "plan", str(plan))
         frames.append(timed)
@@ -126,9 +125,7 @@ def _seconds(encoder: Encoder, inputs: Any) -> float:
     return time.perf_counter() - start
 
 
-def plan_costs(
-    encoder: Encoder, plans: Iterable[Plan], translators: Iterable[str] | Mapping[str, Source], *, inputs: Tensor
-) -> pd.DataFrame:
+def plan_costs(encoder: Encoder, plans: Iterable[Plan], translators: Sources, *, inputs: Tensor) -> pd.DataFrame:
     """Count parameters and FLOPs of every plan and translator, from one forward pass without weights.
 
     Parameters

@@ -1,6 +1,6 @@
 """Dense features: how far plans move the final patch tokens, and what a linear probe of the pixels loses."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import reduce
 from operator import add
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import fold, unfold
 
 from toastlib.approximation.engine import THE_ORIGINAL, forward_plans, visible_batches
-from toastlib.approximation.prepare import Prepared, Source, name_translators, prepare
+from toastlib.approximation.prepare import Prepared, Sources, name_translators, prepare
 from toastlib.data.images import Images, ImageSet
 from toastlib.data.tokens import Inputs
 from toastlib.errors import InputError, need_set
@@ -111,7 +111,7 @@ def evaluate_dense(
     data: ImageSet,
     plans: str | Plan | Iterable[str | Plan],
     *,
-    translators: Iterable[str] | Mapping[str, Source] = ("identity", "linear"),
+    translators: Sources = ("identity", "linear"),
     calibration: Any = 500,
     pixel_probe: RidgeFit | None = None,
     batch_size: BatchSize = "auto",

@@ -1,6 +1,6 @@
 """Accuracies of many plans, translators, heads and seeds, from one pass over the images."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from toastlib.approximation.engine import collect_features
-from toastlib.approximation.prepare import Prepared, Source, prepare
+from toastlib.approximation.prepare import Prepared, Sources, prepare
 from toastlib.data.images import ImageSet
 from toastlib.errors import InputError, need_set
 from toastlib.evaluation.costs import plan_costs
@@ -25,9 +25,9 @@ def evaluate_plans(
     data: ImageSet,
     plans: str | Plan | Iterable[str | Plan],
     *,
-    translators: Iterable[str] | Mapping[str, Source] = ("identity", "linear"),
+    translators: Sources = ("identity", "linear"),
     calibration: Any = 500,
-    head: HeadConfig | None = None,
+    head: HeadConfig | str | None = None,
     batch_size: BatchSize = "auto",
 ) -> Evaluation:
     """Classify the test images with the original encoder and with every plan, translator, calibration set and head.
@@ -37,13 +37,14 @@ def evaluate_plans(
     encoder, data
         The original encoder, and a set with labels: its training images train the heads.
     plans, translators
-        One plan, or several, each tried with each translator: names such as ``"linear"`` or ``"context+align"``, or a
-        mapping from names of your own to names, translators, or fitted maps (span -> module).
+        One plan, or several, each tried with each translator: names such as ``"linear"`` or ``"context+align"``,
+        translators, or a mapping from names of your own to names, translators, or fitted maps (span -> module).
     calibration
         The number of training images that maps are fitted on, drawn with seed 0; or these images; or moments or
         activations of them. A mapping from names to these fits every map on each set (paper, Tables 3, 14, 15).
     head, batch_size
-        Training of the heads, frozen ones with seeds 0 to 2 if `None`; images per forward pass, ``"auto"`` by device.
+        Training of the heads: a `HeadConfig`, or its protocol alone, ``"frozen"`` if `None`, with seeds 0 to 2; images
+        per forward pass, ``"auto"`` by device.
 
     Returns
     -------
@@ -55,7 +56,7 @@ def evaluate_plans(
     InputError
         If a name is unknown, a plan or a calibration does not fit, or labels or a classifier are missing.
     """
-    head = head or HeadConfig()
+    head = HeadConfig.of(head)
     require_labels(data)
     ready = prepare(encoder, data, plans, translators=translators, calibration=calibration, batch_size=batch_size)
     test = collect_features(encoder, data.test, ready.variants, ready.maps, batch_size)

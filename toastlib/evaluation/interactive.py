@@ -1,7 +1,7 @@
 """Answers about plans within a moment: block outputs are kept, and only the blocks behind a plan's first span run."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -38,7 +38,7 @@ class Answer:
     gflops: float  # per image
     right_to_wrong: int  # images that the first head turns from correct to wrong
     wrong_to_right: int
-    predicted: np.ndarray  # classes that the first head predicts, int64, shape (images,)
+    predicted: np.ndarray = field(repr=False)  # classes that the first head predicts, int64, shape (images,)
     seconds: float  # that the answer took
 
 

@@ -1,6 +1,6 @@
 """Language models: bits per token and generated text of decoders with removed blocks."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +14,13 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoConfig
 
 from toastlib.approximation.engine import forward_plans, visible_batches
-from toastlib.approximation.prepare import Source, name_translators, prepare
+from toastlib.approximation.prepare import Sources, name_translators, prepare
 from toastlib.data import catalog
 from toastlib.data.texts import TextSet, tokenised
 from toastlib.data.tokens import Tokens, arguments_of
 from toastlib.errors import InputError
 from toastlib.evaluation.metrics import CONFIDENCE
+from toastlib.evaluation.result import counted
 from toastlib.models import loading
 from toastlib.models.base_architecture import base_config, with_tower
 from toastlib.models.costs import example_input
@@ -186,6 +187,9 @@ class LanguageEvaluation:
     bits: np.ndarray  # for all predicted tokens of a text, float64, shape (variants, texts)
     tokens: np.ndarray  # number of predicted tokens, int64, shape (texts,)
 
+    def __repr__(self) -> str:
+        return f"LanguageEvaluation({counted(self.variants)}, test texts: {len(self.tokens):,})"
+
     @cached_property
     def table(self) -> pd.DataFrame:
         """One row per variant: the columns of `variants`, ``perplexity``, ``bits`` per token, and bits ``lost``.
@@ -229,7 +233,7 @@ def evaluate_language_model(
     texts: TextSet,
     plans: str | Plan | Iterable[str | Plan],
     *,
-    translators: Iterable[str] | Mapping[str, Source] = ("identity", "linear"),
+    translators: Sources = ("identity", "linear"),
     calibration: Any = 500,
     batch_size: int = 8,
 ) -> LanguageEvaluation:

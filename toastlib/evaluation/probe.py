@@ -78,6 +78,11 @@ class HeadConfig:
         object.__setattr__(self, "protocol", protocols)
         object.__setattr__(self, "seeds", seeds)
 
+    @classmethod
+    def of(cls, head: "HeadConfig | str | None") -> Self:
+        """The configuration itself, the one with all defaults for `None`, or with this protocol."""
+        return head if isinstance(head, cls) else cls() if head is None else cls(head)
+
 
 class Probe:
     """The paper's head: one linear layer, or the released code's MLP, trained with Adam on fixed features.
@@ -98,7 +103,7 @@ class Probe:
     def __init__(self, classes: int, config: HeadConfig | None = None) -> None:
         whole_number("classes", classes, least=1)
         self.classes = classes
-        self.config = config or HeadConfig()
+        self.config = HeadConfig.of(config)
 
     def fit(self, features: Tensor, labels: Tensor) -> Self:
         """Train the heads on labels (int64, shape (n,)), or read them from the cache.

@@ -15,6 +15,11 @@ from toastlib.plan import ORIGINAL
 ALL_PLANS = "all plans"  # stands in the column plan where all plans are pooled
 
 
+def counted(variants: pd.DataFrame) -> str:
+    """How many heads, translators, plans and so on there are beside the original, such as ``"heads: 1, plans: 2"``."""
+    return ", ".join(f"{name}s: {len({*variants[name]} - {ORIGINAL, ''})}" for name in variants)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Predictions of every head, translator, calibration set, plan and seed for the same test images.
@@ -37,6 +42,10 @@ class Evaluation:
     class_names: tuple[str, ...] = ()
     names: dict[str, str | int] = field(default_factory=dict)
     costs: pd.DataFrame | None = None
+
+    def __repr__(self) -> str:
+        where = " on ".join(str(self.names.get(key, "?")) for key in ("model", "dataset"))
+        return f"Evaluation({where}; {counted(self.variants)}, test images: {len(self.labels):,})"
 
     @property
     def kind(self) -> list[str]:

@@ -1,7 +1,7 @@
 """Zero-shot classification by a text encoder, with blocks removed from the vision tower alone (paper, Table 2)."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from toastlib.approximation.engine import collect_features
-from toastlib.approximation.prepare import Source, prepare
+from toastlib.approximation.prepare import Sources, prepare
 from toastlib.data import catalog
 from toastlib.data.images import ImageSet
 from toastlib.errors import InputError
@@ -140,7 +140,7 @@ def evaluate_zero_shot(
     data: ImageSet,
     plans: str | Plan | Iterable[str | Plan],
     *,
-    translators: Iterable[str] | Mapping[str, Source] = ("identity", "linear"),
+    translators: Sources = ("identity", "linear"),
     calibration: Any = 500,
     templates: Sequence[str] = TEMPLATES,
     batch_size: BatchSize = "auto",

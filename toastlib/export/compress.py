@@ -255,7 +255,8 @@ def _check(encoder: Encoder, remove: int | str | Plan | None, max_drop: float | 
     if remove is not None and max_drop is not None:
         raise InputError("Give remove or max_drop, not both: each of them decides which blocks are removed.")
     errors.need_original(encoder)
-    kind, _ = split_align(str(translator))
+    errors.need(translator, "removesuffix", "The name of a translator")
+    kind, _ = split_align(translator)
     if kind != FUSED and not is_known(kind, TRANSLATORS):
         raise errors.unknown("translator", kind, [name + end for name in (*TRANSLATORS, FUSED) for end in ("", ALIGN)])
     if max_drop is not None and not (isinstance(max_drop, Real) and 0 < max_drop < 100):

@@ -40,6 +40,9 @@ class LanguageCompression:
     calibration: str  # what maps were fitted on
     evaluation: str  # what the table is of
 
+    def __repr__(self) -> str:
+        return f"LanguageCompression({self.plan}, {self.translator}: {self.verdict()})"
+
     def verdict(self) -> str:
         """Size won and bits lost, in one sentence."""
         before, after = (parameter_count(language.model) for language in (self.original, self.model))

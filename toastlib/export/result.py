@@ -59,6 +59,9 @@ class CompressionResult:
     search: pd.DataFrame
     max_drop: float | None = None  # the promise, in points; `None` where a plan or a number of blocks was given
 
+    def __repr__(self) -> str:
+        return f"CompressionResult({self.plan}, {self.translator}: {self.verdict()})"
+
     @property
     def fused(self) -> bool:
         """True if the maps are in the weights of other blocks, and the architecture is the original's."""

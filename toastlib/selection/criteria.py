@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from toastlib.errors import InputError
+from toastlib.errors import InputError, naming
 from toastlib.plan import Span, all_spans
 from toastlib.plugins import look_up, registry
 from toastlib.statistics import similarity
@@ -73,4 +73,5 @@ def span_costs(moments: Moments | KFoldMoments, criterion: str = "by-token") -> 
     spans = all_spans(moments.blocks[-1] + 1)
     if criterion == "by-token":
         return _by_token(moments, spans)
-    return {span: cost(moments.restrict(span), span) for span in spans}
+    with naming(f"Criterion {criterion!r}"):
+        return {span: float(cost(moments.restrict(span), span)) for span in spans}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from heapq import nsmallest
 from itertools import combinations, zip_longest
 
-from toastlib.errors import InputError, real_number, whole_number
+from toastlib.errors import InputError, need, real_number, whole_number
 from toastlib.plan import Plan, Span, plan_of
 from toastlib.selection.criteria import Costs, span_costs
 from toastlib.statistics.moments import KFoldMoments, Moments
@@ -38,7 +38,8 @@ def select(
     remove, budget
         The number of blocks to remove; or the total predicted cost that may be spent, on as many blocks as it allows.
     rerank, candidates
-        Plans -> the cost of each, such as a column of `race_plans`; and how many of `candidate_plans` are run.
+        Function of plans that gives the cost of each, for example ``lambda plans: race_plans(encoder, images, plans,
+        calibration=moments)["cost"]`` on images of its own; and how many of `candidate_plans` are run.
 
     Returns
     -------
@@ -56,7 +57,12 @@ def select(
     plans = candidate_plans([span_costs(moments, name) for name in POOLED], len(best.removed), candidates)
     if len(plans) == 1:
         return plans[0]
-    measured = [float(cost) for cost in rerank(plans)]
+    need(rerank, "__call__", "A function of plans")
+    measured = rerank(plans)
+    try:
+        measured = [float(cost) for cost in measured]
+    except (TypeError, ValueError):  # one number, or a whole table
+        measured = []
     if len(measured) != len(plans) or any(map(math.isnan, measured)):
         raise InputError(f"{len(plans)} plans were to be run: that takes a number for each of them.")
     return plans[measured.index(min(measured))]
@@ -136,8 +142,9 @@ def candidate_plans(costs: Iterable[Costs], remove: int, n: int = CANDIDATES) ->
     InputError
         As for `best_plans`, or if there are no costs.
     """
-    if not (costs := list(costs)):
-        raise InputError("Candidates come from the costs of spans by one criterion at least: see span_costs.")
+    costs = list(costs) if isinstance(costs, Iterable) else []
+    if not costs or not all(isinstance(one, dict) for one in costs):
+        raise InputError("Candidates come from a list of the costs of spans: [span_costs(moments), ...].")
     ranked = [best_plans(one, n, remove) for one in costs]
     controls = control_plans(max(span.end for span in costs[0]) + 1, remove).values()
     in_turn = (plan for plans in zip_longest(*ranked) for plan in plans if plan is not None)

@@ -21,7 +21,7 @@ MEASURES = ("features", "divergence", "loss")
 """Costs of a plan: error of its features, change of the head's answers, and the head's loss with labels."""
 ROUNDS, KEPT = (10, 3, 1), 3
 """Rounds of a race end at one in 10, one in 3 and all of the images; one plan in 3 goes on."""
-FEWEST = 8  # images before a plan leaves a race
+FEWEST, FINALISTS = 8, 2  # images before a plan leaves a race, and plans that all images decide between
 
 
 def run_plans(
@@ -75,7 +75,7 @@ def race_plans(
     calibration: Any,
     translator: str = "linear",
     head: Probe | nn.Module | None = None,
-    measure: str = "divergence",
+    measure: str | None = None,
     batch_size: BatchSize = "auto",
 ) -> pd.DataFrame:
     """Run plans on more and more images, the best third of them each time: about a third of the work of all.
@@ -83,13 +83,14 @@ def race_plans(
     Parameters
     ----------
     encoder, images, plans, calibration, translator, head, measure, batch_size
-        As for `run_plans`, and a name of `MEASURES`.
+        As for `run_plans`, and a name of `MEASURES`: by default ``"divergence"``, or ``"features"`` without a head.
 
     Returns
     -------
     DataFrame
         One row per plan, see `race`; an `InputError` as for `run_plans`.
     """
+    measure = measure or ("features" if head is None else "divergence")
     _check_measure(measure, head, images)
     ready = prepare(encoder, None, plans, translators=[translator], calibration=calibration, batch_size=batch_size)
     variants = {variant.plan: variant for variant in ready.variants[1:]}
@@ -105,8 +106,8 @@ def race(plans: list[Plan], images: Images, run: Callable[[list[Plan], Images], 
     """Find the plan of least cost by successive elimination, as scikit-learn's ``HalvingGridSearchCV`` with factor 3.
 
     All plans are run on a tenth of the images (8 at least), the best third of them up to a third, and the best third of
-    those on all images (sequential halving, Karnin, Koren and Somekh, ICML 2013, with thirds). `run` takes plans and
-    images to the cost of each plan on each image, shape (plans, images).
+    those on all images (sequential halving, Karnin, Koren and Somekh, ICML 2013, with thirds); two at least go on.
+    `run` takes plans and images to the cost of each plan on each image, shape (plans, images).
 
     Each plan is a row, with its name as index: ``cost``, the best plan's mean cost plus the mean paired difference
     from it on the images that both were run on, so that the best has the least; and ``images``, their number.
@@ -119,7 +120,7 @@ def race(plans: list[Plan], images: Images, run: Callable[[list[Plan], Images], 
             costs[left, done:end] = run([plans[row] for row in left], images[done:end]).double().cpu()
             done = end
             order = costs[left, :end].mean(1).argsort(stable=True)
-            left = left[order[: -(-len(left) // KEPT)]]
+            left = left[order[: max(-(-len(left) // KEPT), FINALISTS)]]
     best = costs[left[0]]
     found = best.nanmean() + (costs - best).nanmean(1)
     counts = costs.isfinite().sum(1).tolist()

@@ -128,8 +128,7 @@ def make_selector(calibrated: Calibrated, trying: Images, head: Head, translator
             table = race(plans, trying, run)
         else:
             maps = {"translator": kind, "calibration": calibrated.moments}
-            measure = "features" if layer is None else "divergence"
-            table = race_plans(calibrated.encoder, trying, plans, head=layer, measure=measure, **maps)
+            table = race_plans(calibrated.encoder, trying, plans, head=layer, **maps)
         last = table[table["images"] == table["images"].max()]["cost"].nsmallest(2)
         how = f" (its cost in the race is {last.iloc[0]:.2g}, that of the next, {last.index[1]}, {last.iloc[1]:.2g})"
         return Choice(Plan.parse(last.index[0]), len(plans), int(table["images"].max()), how)

@@ -59,6 +59,9 @@ class Moments:
     products: dict[Pair, Tensor]
     _spectra: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        return f"Moments({len(self.blocks)} blocks, width {self.width}, {self.count:,} rows)"
+
     @classmethod
     def of(cls, hidden: dict[int, Tensor], pairs: Iterable[Pair]) -> Self:
         """Moments of stored rows: block -> (rows, width), all of one shape; the products of `pairs`, in float64.
@@ -174,6 +177,11 @@ class KFoldMoments:
     activations: dict[int, Tensor] | None = None  # block -> (rows, width), where trained maps are fitted as well
     summaries: tuple[dict[int, Tensor], ...] = ()  # for each fold block -> the result of `summarise` for its images
     running: tuple[Moments, ...] = ()  # of a decoder: for each fold its `running_moments`
+
+    def __repr__(self) -> str:
+        rows = " and ".join(f"{sum(fold.count for fold in own):,} {kind}" for kind, own in self.parts.items())
+        one, *others = next(iter(self.parts.values()))
+        return f"KFoldMoments({len(one.blocks)} blocks, width {one.width}, {len(others) + 1} folds, {rows} rows)"
 
     @classmethod
     def of(cls, hidden: dict[int, Tensor], pairs: Iterable[Pair], *, special_tokens: int = 0, folds: int = 5) -> Self:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from toastlib.errors import InputError, need
+from toastlib.errors import InputError, naming, need
 from toastlib.plugins import look_up, registry
 from toastlib.statistics.moments import KFoldMoments, Moments
 
@@ -189,7 +189,7 @@ def similarity(moments: Moments | KFoldMoments, metric: str = "cka") -> pd.DataF
     Raises
     ------
     InputError
-        If the metric is unknown, or the moments lack a pair that it needs.
+        If the metric is unknown, raises an error or returns another shape, or the moments lack a pair that it needs.
 
     Warns
     -----
@@ -198,7 +198,11 @@ def similarity(moments: Moments | KFoldMoments, metric: str = "cka") -> pd.DataF
     """
     compute = look_up("metric", metric, METRICS)
     moments = moments.whole
-    matrix = compute(moments)
+    with naming(f"Metric {metric!r}"):
+        matrix = compute(moments)
+    if getattr(matrix, "shape", ()) != (shape := (len(moments.blocks),) * 2):
+        given = f"shape {(*matrix.shape,)}" if hasattr(matrix, "shape") else f"a {type(matrix).__name__}"
+        raise InputError(f"Metric {metric!r} returns {given}, where a {shape} tensor is needed.")
     excess = (matrix - debiased_cka(moments)).nan_to_num(0).max() if metric == "cka" and moments.count >= 4 else 0
     if excess > FEW_ROWS:
         warnings.warn(
@@ -235,5 +239,6 @@ def similarity_between(
     compare = look_up("metric", metric, METRICS_BETWEEN)
     for blocks in (first, second):
         need(blocks, "items", "A dictionary, block -> rows, such as collect_activations returns,")
-    rows = [(a, b, metric, compare(x, y)) for a, x in first.items() for b, y in second.items()]
+    with naming(f"Metric {metric!r}"):
+        rows = [(a, b, metric, float(compare(x, y))) for a, x in first.items() for b, y in second.items()]
     return pd.DataFrame(rows, columns=["first", "second", "metric", "value"])

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from toastlib.errors import InputError
+from toastlib.errors import InputError, unknown
 from toastlib.plan import Span
-from toastlib.plugins import look_up, registry
+from toastlib.plugins import is_known, look_up, registry
 from toastlib.statistics.moments import KFoldMoments, Moments
 
 Activations = dict[int, Tensor]
@@ -141,7 +141,10 @@ def split_align(translator: str) -> tuple[str, bool]:
 def make_translator(translator: str | Translator) -> Translator:
     """A fresh translator by name, with or without ``"+align"``; a translator is returned as it is."""
     if isinstance(translator, str):
-        kind = look_up("translator", split_align(translator)[0], TRANSLATORS)
+        name = split_align(translator)[0]
+        if "+" in name and not is_known(name, TRANSLATORS):
+            raise unknown("translator", translator, [known + ALIGN for known in TRANSLATORS])
+        kind = look_up("translator", name, TRANSLATORS)
         if isinstance(kind, Translator):
             raise InputError(f"{translator!r} stands for a {type(kind).__name__}: register the class, not an instance.")
         translator = (pkgutil.resolve_name(kind) if isinstance(kind, str) else kind)()
