@@ -91,8 +91,10 @@ def test_an_unknown_notebook_names_the_nearest(study, capfd):
 def test_a_cell_that_fails_is_exit_code_1(study, capfd):
     notebook = write_notebook(study.parent / "broken.ipynb", "1 / 0")
     assert main(["run", str(notebook)]) == 1
-    assert capfd.readouterr().err == "toast: broken.ipynb failed: cell 3: ZeroDivisionError: division by zero\n"
-    assert not runs(study)
+    kept = study / "results" / "broken.failed"
+    message = f"toast: broken.ipynb failed: cell 3: ZeroDivisionError: division by zero\nUp to there it lies in {kept}\n"
+    assert capfd.readouterr().err == message
+    assert runs(study) == [kept]
 
 
 def test_a_dry_run_says_what_would_be_run_and_runs_nothing(study, capfd):

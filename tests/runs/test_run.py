@@ -124,11 +124,17 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path, manifest
     assert results(tmp_path) == before
 
 
-def test_a_failing_cell_is_named_and_leaves_nothing_behind(tmp_path):
+def test_a_failing_cell_is_named_and_the_notebook_is_kept_up_to_it(tmp_path):
     notebook = write_notebook(tmp_path / "07_small.ipynb", WRITE, "1 / 0")
-    with pytest.raises(RuntimeError, match=r"^07_small\.ipynb failed: cell 4: ZeroDivisionError: division by zero$"):
+    with pytest.raises(RuntimeError) as failed:
         run_notebook(str(notebook), root=tmp_path / "results")
-    assert results(tmp_path) == []
+    kept = tmp_path / "results" / "07_small.failed"
+    first, second = str(failed.value).splitlines()
+    assert first == "07_small.ipynb failed: cell 4: ZeroDivisionError: division by zero"
+    assert second == f"Up to there it lies in {kept}"
+    assert results(tmp_path) == ["07_small.failed", "07_small.ipynb", "failure.json"]
+    cells = json.loads((kept / "07_small.ipynb").read_text())["cells"]
+    assert cells[-1]["outputs"][-1]["ename"] == "ZeroDivisionError"
 
 
 def test_a_failing_rerun_keeps_the_run_that_is_there(tmp_path):

@@ -33,10 +33,10 @@ class Failure:
 
 
 class RunError(RuntimeError):
-    """Error of a notebook that was not executed to its end."""
+    """Error of a notebook that was not executed to its end, and was kept up to there in a folder, if it was."""
 
-    def __init__(self, notebook: Path, failure: Failure) -> None:
-        super().__init__(f"{notebook.name} failed: {failure}")
+    def __init__(self, notebook: Path, failure: Failure, kept: Path | None = None) -> None:
+        super().__init__(f"{notebook.name} failed: {failure}" + f"\nUp to there it lies in {kept}" * bool(kept))
         self.failure = failure
 
 

@@ -67,7 +67,7 @@ def run_notebook(
     progress: bool = False,
     seconds: float = TIMEOUT,
 ) -> Path:
-    """Execute a notebook of the study with checked parameters; a run that fails leaves nothing behind.
+    """Execute a notebook of the study with checked parameters.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def run_notebook(
         If the notebook, a plug-in, a parameter or its value is not valid, the folder belongs to something else, or
         another process is executing the same run.
     RunError
-        If the notebook is not executed to its end.
+        If the notebook is not executed to its end; ``<run>.failed`` keeps it up to the cell that fails.
     """
     need_packages("Running a notebook", RUNNERS, "study")
     run = given_run(name, overrides or {}, root)
@@ -96,13 +96,14 @@ def run_notebook(
     with run.locked():
         run.tidy()
         run.check_folder()
-        staging_dir = run.new_staging_dir()
+        started, staging_dir = time.time(), run.new_staging_dir()
         try:
             _execute(run, staging_dir, seconds, progress)
         except RunError as error:
             if error.failure.exception == InputError.__name__:
                 raise InputError(error.failure.message) from None
-            raise
+            run.keep_failure(staging_dir, run.record(started) | asdict(error.failure))
+            raise RunError(run.notebook, error.failure, run.failed if run.failed.exists() else None) from None
         finally:
             shutil.rmtree(staging_dir, ignore_errors=True)
     return run.folder
