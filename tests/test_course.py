@@ -92,6 +92,22 @@ def test_reading_times_follow_the_rule(name):
     assert abs(said - rule.reading_minutes(cells)) <= 5  # a sentence more or less is not a new time
 
 
+def test_the_hours_are_the_sum_of_the_minutes():
+    page = read("docs/study.md")
+    minutes = [int(told) for told in re.findall(r"^\| \[\d\d · .*\| (\d+) \| [^|]+ \|$", page, re.M)]
+    number, hours = map(int, re.search(r"All (\d+) take about (\d+) hours to read", page).groups())
+    assert len(minutes) == number == len(NOTEBOOKS)
+    assert round(sum(minutes) / 60) == hours
+
+
+def test_the_glossary_is_in_alphabetical_order():
+    words = [
+        re.sub(r"\W", "", word).lower() for word in re.findall(r"^- \*\*(.+?)\*\*", read("docs/glossary.md"), re.M)
+    ]
+    assert len(words) > 30
+    assert words == sorted(words)
+
+
 def test_the_plan_for_teachers_says_what_each_notebook_teaches():
     rows = re.findall(r"^\| \[\d\d\]\(\.\./notebooks/(\w+)\.ipynb\) \| .{20,} \|$", read("docs/teach.md"), re.M)
     assert rows == NOTEBOOKS

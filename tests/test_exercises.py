@@ -310,6 +310,9 @@ class TestVerdicts:
         [
             (1.5, 1 / 65, "hundred times"),
             (0.015, 1 / 65, "rounded too much"),
+            (1.25, 1.2, "too large"),
+            (18_624, 18_623, "18,624 is too large"),
+            (1_774_000, 1_774_464, "every digit"),
             (0.013, 4 / 3, "hundredth"),
             ((3.3, -1.0), (0.033, -0.01), "hundred times"),
             ((3.3, -0.01), (0.033, 0.02), "No typical mistake"),
@@ -319,7 +322,8 @@ class TestVerdicts:
             ([[1.0, 3.0], [2.0, 4.0]], [[1.0, 2.0], [3.0, 4.0]], "transposed"),
             ([[1.0], [2.0]], [[1.0, 2.0]], "transposed"),
             (torch.tensor([1.0, 3.0]), [1.0, 2.0], "float32"),
-            ([1.0, 2.01], [1.0, 2.0], "float32"),
+            ([1.0, 2.001], [1.0, 2.0], "float32"),
+            ([1.0, 2.01], [1.0, 2.0], "50 % of the entries"),
         ],
     )
     def test_units_signs_digits_and_directions_are_told(self, answer, right, reason):

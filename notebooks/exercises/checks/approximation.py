@@ -30,6 +30,8 @@ def map_by_hand(answer: Sequence[Sequence[float]]) -> str:
         "That is H[s]'H[e], not multiplied with the inverse of H[s]'H[s] yet.": H_S.mT @ H_E,
         CENTRED: centred,
         BACKWARDS: torch.linalg.lstsq(H_E, H_S).solution,
+        "The factor of the inverse is missing, 1 / (a^2 - b^2) = 1/3.": 3 * right,
+        "The inverse has -b beside its diagonal, not b.": torch.tensor([[2.0, 1.0], [1.0, 2.0]]) / 3 @ H_S.mT @ H_E,
     }
     return verdict(answer, right, mistakes, "What it misses is orthogonal to both columns of h[s].", ROUNDED)
 
@@ -41,6 +43,8 @@ def left_by_hand(answer: float) -> str:
         "That is a ratio of lengths, not squared.": 0.2**0.5,
         "That is the share that the map explains; asked for is what it leaves.": 0.8,
         "That is a share of `h[s]`; it is h[e] that is approximated.": 3 / 4,
+        "|H[e]|^2 is the sum of the squares as they are, means not taken off.": 9 / 16,
+        "That is what dropping the span leaves, |H[s] - H[e]|^2: multiply with W first.": 13 / 15,
         "In per cent, where a share is asked for: a number between 0 and 1.": 20,
     }
     return verdict(answer, 3 / 15, mistakes, "No matrix leaves less.", ROUNDED)
@@ -51,6 +55,7 @@ def linear_map(answer: Tensor, moments: Moments) -> str:
     span = Span(2, 5)
     xx, xy, yy = moments.product(2, 2), moments.product(2, 5), moments.product(5, 5)
     right = Linear().fit_moments(moments, span).weight_
+    others = [Span(3, 5), Span(2, 4), Span(1, 5)]
     mistakes = {
         TRANSPOSED: right.mT,
         "The inverse stands on the wrong side: (H[s]'H[s])^-1 comes before H[s]'H[e].": xy @ torch.linalg.inv(xx),
@@ -59,8 +64,19 @@ def linear_map(answer: Tensor, moments: Moments) -> str:
         BACKWARDS: torch.linalg.solve(yy, xy.mT),
         "`xy` is transposed: H[s]'H[e] is the right-hand side as it is.": torch.linalg.solve(xx, xy.mT),
         "That is entry by entry: to divide by a matrix is to solve a linear system.": xy / xx,
+        "That is H[s]'H[e] alone, not multiplied with the inverse of H[s]'H[s].": xy,
+        **{f"That is the map of the span `{other}`.": Linear().fit_moments(moments, other).weight_ for other in others},
+        "That is ridge regression: the paper's map has no penalty.": lambda w: penalty(w, xx, xy, 0) is not None,
     }
     return verdict(answer, right, mistakes, "Two sums of shape (96, 96) are all that the fit needs.")
+
+
+def penalty(weight: Tensor, xx: Tensor, xy: Tensor, goal: Tensor | float) -> float | None:
+    """The c for which a map minimises ``|X W - Y|^2 + c |W - goal|^2``; nothing if there is none."""
+    weight = torch.as_tensor(weight, dtype=xx.dtype)
+    away, slope = weight - goal, xy - xx @ weight
+    c = (slope * away).sum() / away.square().sum()
+    return c.item() if (slope - c * away).norm() < 1e-3 * slope.norm() else None
 
 
 def order(answer: Sequence[str], moments: Moments) -> str:
@@ -97,7 +113,9 @@ def parameters(answer: Mapping[str, float]) -> str:
     of_a_block = {
         MILLIONS: in_millions(block),
         "these are the matrices of a block without their biases and norms.": 12 * square,
-        "the two LayerNorms are missing, a weight and a bias of the width each.": block - 4 * width,
+        "4 d are missing: the two LayerNorms, a weight and a bias each, or as many biases.": block - 4 * width,
+        "2 d are missing: one LayerNorm, or the biases of both.": block - 2 * width,
+        "d is missing: the bias of a matrix or of a LayerNorm.": block - width,
         "an MLP of d -> 4d -> d has two matrices of 4 d^2.": block - 4 * square,
     }
     saved = {

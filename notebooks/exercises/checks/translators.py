@@ -10,6 +10,7 @@ from toastlib.plan import Span
 from toastlib.statistics.moments import Moments
 from toastlib.translators.linear import Affine
 
+from .approximation import penalty
 from .verdicts import ROUNDED, numbers, same, steps, verdict
 
 TRANSPOSED = "It is transposed: tokens are rows, and the map multiplies from the right."
@@ -41,22 +42,39 @@ def affine(answer: tuple[Tensor, Tensor], moments: Moments) -> str:
     xx, xy, n = moments.product(2, 2), moments.product(2, 5), moments.count
     x, y = moments.restrict(Span(2, 5)).sums
     plain = torch.linalg.solve(xx, xy)
-    uncentred = plain, y / n - x / n @ plain
     as_means = torch.linalg.solve(xx - n * torch.outer(x, x), xy - n * torch.outer(x, y))
     of_sums = torch.linalg.solve(xx - torch.outer(x, x), xy - torch.outer(x, y))
-    undivided = of_sums, y / n - x / n @ of_sums
+    of_means = torch.linalg.solve(xx - torch.outer(x, x) / n**2, xy - torch.outer(x, y) / n**2)
+    gram, cross = xx - torch.outer(x, x) / n, xy - torch.outer(x, y) / n
+
+    def with_bias(w: Tensor) -> tuple[Tensor, Tensor]:
+        return w, (y - x @ w) / n
+
+    one_centred = [with_bias(torch.linalg.solve(*sums)) for sums in ((gram, xy), (xx, cross))]
     mistakes = {
-        "The moments are not centred: take n times the outer product of the means off both.": uncentred,
+        "The moments are not centred: take n times the outer product of the means off both.": with_bias(plain),
         "The bias has to take mean to mean: the output's mean less the mapped mean of the input.": (weight, y / n),
         "The bias is made of sums, not means: divide both by n.": (weight, y - x @ weight),
-        "The outer product of the two sums is not divided by n.": undivided,
+        "The outer product of the two sums is not divided by n.": with_bias(of_sums),
+        "The outer product of the means is not multiplied by n.": with_bias(of_means),
+        "Only X'X is centred: X'Y has to be as well.": one_centred[0],
+        "Only X'Y is centred: X'X has to be as well.": one_centred[1],
+        "The inverse stands on the wrong side: it comes before X'Y.": with_bias(cross @ torch.linalg.inv(gram)),
+        "W is right, b is not: the mean is a row, x W, and you computed W x.": (weight, (y - weight @ x) / n),
+        "W is right, the sign of b is not: the output's mean less the mapped mean of the input.": (weight, -bias),
+        "W is right, b is not: it is zero only where both means are.": (weight, torch.zeros_like(bias)),
         "`x_sum` and `y_sum` are sums: divide both by n before they serve as means.": lambda a: any(
             same(a, (w, y - x @ w)) for w in (as_means, of_sums, plain)
         ),
         "Weight and bias are swapped: the answer is (W, b), of shapes (96, 96) and (96,).": lambda a: (
             np.ndim(a[0]) < np.ndim(a[1])
         ),
-        TRANSPOSED: (weight.mT, bias),
+        TRANSPOSED: lambda a: same(a[0], weight.mT),
+        "W is right, and so are the numbers of b; its shape is (96,).": lambda a: (
+            same(a[0], weight) and same(np.ravel(numbers(a[1])), bias)
+        ),
+        "W is right, b is not.": lambda a: same(a[0], weight),
+        "b is right, W is not.": lambda a: same(a[1], bias),
     }
     return verdict(answer, (weight, bias), mistakes, "Centring costs no second pass: the sums are enough.")
 
@@ -74,6 +92,14 @@ def ridge(answer: Tensor, xx: Tensor, xy: Tensor, a: Tensor) -> str:
         "The penalty is squared: a stands before |W - I|^2 as it is.": eye + solve(xx + a**2 * eye, xy - xx),
         "You added a to every entry; it belongs on the diagonal, a I.": solve(xx + a, xy + a),
         TRANSPOSED: right.mT,
+        "That is the limit a to infinity; solve for the a that is given.": eye,
+        "The penalty is twice too large: both terms have a 2 in their derivative, which cancels.": (
+            eye + solve(xx + 2 * a * eye, xy - xx)
+        ),
+        "The inverse stands on the wrong side: (X'X + a I)^-1 comes before X'Y + a I.": (
+            (xy + a * eye) @ torch.linalg.inv(xx + a * eye)
+        ),
+        "The form is right, the strength of the penalty is not a.": lambda w: penalty(w, xx, xy, eye) is not None,
     }
     return verdict(answer, right, mistakes, "One dial from the plain map to dropping the blocks.")
 
@@ -123,6 +149,7 @@ def rows(answer: Mapping[str, float]) -> str:
         {
             "`separate` keeps two maps.": 96 * 96 + 96,
             "affine maps have biases, of 96 each.": 2 * 96 * 96,
+            "each of the two maps has a bias of its own: 2 × 96.": 2 * 96 * 96 + 96,
         },
     )
     praise = "The plain map is a fit of patches, and the head reads CLS."

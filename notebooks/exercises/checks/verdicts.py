@@ -1,7 +1,7 @@
 """What a check says: right, not answered yet, or not right and why."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ TOLERANCE = 1e-4
 ROUNDED = 6e-3
 """The same for answers that are worked out on paper: three digits are enough."""
 NEAR = 5e-2
-"""The same for what is nearly right, and gets a hint: rounded, in float32, or in another unit."""
+"""The same for what is right in another unit, or transposed, and may be rounded beside."""
+NEARLY = 1e-3
+"""The same for what is nearly right: computed in float32."""
 
 
 def verdict(
@@ -27,7 +29,7 @@ def verdict(
     answer
         What the reader found; ``...`` or `None`, alone or as a part, is no answer yet.
     right
-        A number, an array or a tensor; a string or a set; or a tuple or a dict of such.
+        A number, an array or a tensor; a string or a set; or a tuple or a dict of such. An integer is an exact count.
     mistakes
         Reason -> the answer that it leads to, or a function that tells such answers. The first that fits is given; of
         several answers within the tolerance the nearest.
@@ -45,6 +47,7 @@ def verdict(
         return UNANSWERED
     if problem := wrong_form(answer, right):
         return f"{NOT_YET} {problem}"
+    tolerance = 0 if isinstance(right, int) else tolerance
     if same(answer, right, tolerance):
         return f"{RIGHT} {praise}".strip()
     fitting = {
@@ -210,7 +213,8 @@ def difference(answer: Any, right: Any) -> str:
         return known
     given, wanted = numbers(answer), numbers(right)
     if wanted.ndim == 0:
-        return f"{given:.4g} is too {'large' if given > wanted else 'small'}, and no typical mistake explains it."
+        shown = f"{given:,.12g}" if isinstance(right, int) else f"{given:.4g}"  # of a count every digit matters
+        return f"{shown} is too {'large' if given > wanted else 'small'}, and no typical mistake explains it."
     good = np.abs(given - wanted) <= TOLERANCE * np.abs(wanted).max(initial=0)
     return f"{100 * good.mean():.0f} % of the entries are right; no typical mistake explains the others."
 
@@ -224,14 +228,22 @@ def hint(answer: Any, right: Any) -> str:
         return "The sign is wrong."
     if wanted.ndim == 2 and given.shape == given.T.shape and same(given.T, wanted, NEAR):
         return "It is transposed."
-    if isinstance(right, int):  # a count is exact
-        return ""
+    if isinstance(right, int):
+        return "A count is exact: give every digit of it." if is_rounded(given, wanted, range(3, 9)) else ""
     if same(given / 100, wanted, NEAR):
         return "This is a hundred times as much: in per cent, where a share between 0 and 1 is asked for?"
     if same(given * 100, wanted, NEAR):
         return "This is a hundredth of it: a share, where per cent or points are asked for?"
     if wanted.ndim and "float32" in str(getattr(answer, "dtype", "")):
         return "Yours is float32, which loses too many digits here: compute in float64, as the sums are."
-    if same(given, wanted, NEAR):
+    if is_rounded(given, wanted, [2]):
+        return "It is rounded too much: give three digits or a fraction."
+    if same(given, wanted, NEARLY):
         return "It is nearly right: rounded too much, or computed in float32 where float64 is needed."
     return ""
+
+
+def is_rounded(given: np.ndarray, wanted: np.ndarray, digits: Iterable[int]) -> bool:
+    """Whether an answer is the right one, rounded to so many digits."""
+    rounded = (np.vectorize(lambda x, n=n: float(f"{x:.{n}g}"), otypes=[float])(wanted) for n in digits)
+    return any(same(given, values, 1e-9) for values in rounded)
