@@ -80,7 +80,7 @@ def need_packages(use: str, packages: Iterable[str], extra: str) -> None:
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     """An error that names the nearest of the `known` names; `kind` is what is named, such as ``"model"``."""
     known = [str(choice) for choice in known]
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.55)
+    near = difflib.get_close_matches(str(name), known, n=1)
     choices = ", ".join(repr(choice) if "," in choice else choice for choice in known)
     hint = f"did you mean {near[0]!r}?" if near else f"choose from {choices}."
     return InputError(f"Unknown {kind} {name!r}: {hint}")

@@ -206,7 +206,11 @@ def test_a_changed_member_gives_the_notebook_its_whole_dictionary(headed):
     [
         ("head.protocol", "frosen", "Unknown head.protocol 'frosen': did you mean 'frozen'?"),
         ("head.seed", "1", "Unknown parameter of 07_small 'head.seed': did you mean 'head.seeds'?"),
-        ("head", "frozen", "Unknown parameter of 07_small 'head': did you mean 'head.seeds'?"),
+        (
+            "head",
+            "frozen",
+            "Unknown parameter of 07_small 'head': choose from head.protocol, head.seeds, head.rates, size.",
+        ),
         ("head.seeds", "many", "Parameter head.seeds takes a whole number such as 3, not 'many'."),
     ],
 )
