@@ -92,8 +92,8 @@ def test_a_cell_that_fails_is_exit_code_1(study, capfd):
     notebook = write_notebook(study.parent / "broken.ipynb", "1 / 0")
     assert main(["run", str(notebook)]) == 1
     kept = study / "results" / "broken.failed"
-    message = f"toast: broken.ipynb failed: cell 3: ZeroDivisionError: division by zero\nUp to there it lies in {kept}\n"
-    assert capfd.readouterr().err == message
+    message = "toast: broken.ipynb failed: cell 3: ZeroDivisionError: division by zero"
+    assert capfd.readouterr().err == f"{message}\nUp to there it lies in {kept}\n"
     assert runs(study) == [kept]
 
 

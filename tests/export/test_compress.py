@@ -226,7 +226,7 @@ def test_the_summary_says_what_went_and_what_it_cost(taken):
     assert [line.split("  ")[0] for line in lines[-5:]] == [
         "accuracy before",
         "accuracy after",
-        "difference",
+        "points lost",
         "size",
         "time",
     ]
@@ -365,7 +365,7 @@ def test_a_checkpoint_of_half_precision_stays_one(tuned, tiny_images, tmp_path, 
 
 def test_the_maps_that_matter_are_compared_on_the_same_images(tiny_encoder, tiny_images):
     taken = compress(tiny_encoder, tiny_images, remove="0->2 3->4", calibration=40)
-    names = ["context+align", "linear+align", "fused+align"]
+    names = ["context+align", "linear+align", "fused+align", "identity+align"]
     assert list(taken.maps["translator"]) == ["original", *names]
     assert taken.translator == names[0]
     for name, row in zip(names, taken.maps[1:].itertuples(), strict=True):
@@ -376,7 +376,9 @@ def test_the_maps_that_matter_are_compared_on_the_same_images(tiny_encoder, tiny
         assert row.ms_low_1 <= row.ms_1 <= row.ms_high_1
     assert taken.maps["opens"][3] == "transformers"
     smallest = compress(tiny_encoder, tiny_images, remove="0->2 3->4", translator="size", calibration=40)
-    assert list(smallest.maps["translator"]) == ["original", *names[::-1]]
+    assert list(smallest.maps["translator"]) == ["original", *names[2::-1], names[3]]
+    assert f"{names[3]} puts nothing in place of the blocks." in smallest.summary()
+    assert "--prefer accuracy takes context+align." in smallest.summary()
     assert smallest.fused
     assert smallest.card.sizes.parameters[1] == min(taken.maps["megabytes"]) * 1e6 / 4
 
@@ -394,7 +396,7 @@ def test_a_map_that_cannot_be_had_says_why(tiny_encoder, tiny_images):
 
 def test_sublayers_take_a_map_that_is_smaller_than_they_are(tiny_encoder, tiny_images):
     taken = compress(split_blocks(tiny_encoder), tiny_images, remove="2->3 4->5", calibration=40)
-    assert list(taken.maps["translator"]) == ["original", "linear+align", "context+align"]
+    assert list(taken.maps["translator"]) == ["original", "linear+align", "context+align", "identity+align"]
     assert taken.card.sizes.parameters[1] < taken.card.sizes.parameters[0]
     large = compress(split_blocks(tiny_encoder), tiny_images, remove="2->3 4->5", translator="context", calibration=40)
     assert large.card.sizes.parameters[1] > 0.99 * large.card.sizes.parameters[0]
@@ -504,7 +506,7 @@ def test_without_labels_nothing_is_called_points_or_right(tiny_encoder, tiny_ima
     assert "% of answers changed: " in taken.verdict()
     folder = taken.save(tmp_path / "smaller")
     for text in (taken.summary(), (folder / "report.html").read_text()):
-        assert not re.search(r"points lost|turn wrong| right |worse|difference ", text)
+        assert not re.search(r"points lost|turn wrong|turn right|worse", text)
         assert "% of answers changed" in text
     assert "% of answers changed" in compare_folders([folder])[0].index
 
