@@ -296,3 +296,11 @@ def test_from_the_fourth_on_parameters_are_named(home, name):
 @pytest.mark.parametrize("name", SOURCED)
 def test_formulas_name_their_source(name):
     assert SOURCE.search(pkgutil.resolve_name(f"toastlib.{name}").__doc__)
+
+
+def test_pages_link_to_pages_of_the_site_alone():
+    """The site's build, which is slow to test, refuses links to other pages of the repository."""
+    for page in PAGES[1:]:
+        for link in re.findall(r"\]\(([^)#:]+\.(?:md|ipynb))", page.read_text(encoding="utf-8")):
+            target = (page.parent / link).resolve().relative_to(ROOT)
+            assert target.parts[0] in ("docs", "notebooks"), f"{page.name}: {link}"
