@@ -400,3 +400,13 @@ def test_the_installed_command_gives_the_exit_code_to_the_shell(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("toast: Unknown notebook 'nowhere.ipynb'")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_checkout_that_is_not_installed_has_commands_too(monkeypatch, capsys):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == "toastlib (not installed)\n"

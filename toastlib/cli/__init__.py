@@ -143,9 +143,16 @@ COMMANDS = {  # arguments of each command; | separates those of which only one m
 }
 
 
+def _version() -> str:
+    try:
+        return metadata.version("toastlib")
+    except metadata.PackageNotFoundError:  # a checkout on the path works as well
+        return "(not installed)"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="toast", description="Which blocks of a transformer are redundant?")
-    parser.add_argument("--version", action="version", version=f"toastlib {metadata.version('toastlib')}")
+    parser.add_argument("--version", action="version", version=f"toastlib {_version()}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for function, arguments in COMMANDS.items():
         command, text = function.__name__, function.__doc__
