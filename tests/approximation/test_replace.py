@@ -10,6 +10,7 @@ from torch import Tensor
 
 from toastlib.approximation.replace import approximate, collect_calibration, fit_spans
 from toastlib.errors import InputError
+from toastlib.evaluation.evaluate import evaluate_plans
 from toastlib.models.encoder import Encoder
 from toastlib.models.hooks import collect_activations
 from toastlib.models.layers import Replacement
@@ -223,3 +224,14 @@ def test_moments_of_another_plan_are_refused(tiny_encoder, tiny_images):
         approximate(tiny_encoder, "2->3", moments, translator="linear")
     with pytest.raises(InputError, match=r"do not hold the blocks \(2, 3\)"):
         approximate(tiny_encoder, "2->3", moments, translator="identity")
+
+
+@pytest.mark.parametrize("folds", [0, 5])
+@pytest.mark.parametrize("sizes", [{"num_hidden_layers": 9}, {"hidden_size": 16, "intermediate_size": 32}])
+def test_moments_of_another_encoder_are_refused(tiny_model, tiny_encoder, tiny_images, sizes, folds):
+    other = Encoder(tiny_model("vit", **sizes), preprocessing=tiny_encoder.preprocessing)
+    theirs = collect_moments(other, tiny_images.train[:20], folds=folds)
+    with pytest.raises(InputError, match="These moments are of another encoder"):
+        approximate(tiny_encoder, "1->3", theirs, translator="linear")
+    with pytest.raises(InputError, match="These moments are of another encoder"):
+        evaluate_plans(tiny_encoder, tiny_images, "1->3", calibration=theirs)

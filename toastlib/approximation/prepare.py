@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from toastlib.approximation.align import fit_alignment
 from toastlib.approximation.engine import THE_ORIGINAL, Maps, Variant, collect_features, variants_of
-from toastlib.approximation.replace import collect_calibration, fit_spans
+from toastlib.approximation.replace import check_moments, collect_calibration, fit_spans
 from toastlib.errors import InputError, need_encoder, whole_number
 from toastlib.models.batch import BatchSize
 from toastlib.models.encoder import Encoder
@@ -75,6 +75,7 @@ def prepare(
             warnings.warn(message, stacklevel=3)
         if to_fit and hasattr(images, "batches"):
             statistics = collect_calibration(encoder, images, plans, to_fit, batch_size)
+        check_moments(encoder, statistics)
         maps |= fit_maps(encoder, own, named, statistics)
         maps |= fit_alignments(encoder, images, own, maps, batch_size)
     maps |= fit_maps(encoder, [v for v in variants if v.calibration not in calibrations], named, None)

@@ -94,8 +94,21 @@ def approximate(
         raise InputError(f"Plan {plan} needs calibration images, or their moments, to fit its maps on.")
     if plan and hasattr(calibration, "batches"):
         calibration = collect_calibration(encoder, calibration, [plan], [translator], batch_size)
+    check_moments(encoder, calibration)
     fitted = fit_spans(plan, translator, calibration)
     return replace_spans(encoder, {span: fit.module() for span, fit in fitted.items()})
+
+
+def check_moments(encoder: Encoder, calibration: Any) -> None:
+    """Raise an `InputError` for moments of an encoder with more blocks, or with another width."""
+    if isinstance(calibration, Moments | KFoldMoments):
+        moments = calibration if isinstance(calibration, Moments) else next(iter(calibration.parts.values()))[0]
+        knows_width = hasattr(encoder.model, "config")  # a plain module's is a guess
+        if moments.blocks[-1] >= len(encoder.blocks) or (knows_width and moments.width != encoder.width):
+            theirs = f"blocks up to {moments.blocks[-1]} and width {moments.width}"
+            raise InputError(
+                f"These moments are of another encoder, with {theirs}: {encoder.name} has {len(encoder.blocks)} blocks."
+            )
 
 
 def collect_calibration(
