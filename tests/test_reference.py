@@ -149,6 +149,8 @@ def test_the_headline_is_that_of_the_table():
     )
     assert in_readme(f"dropping 2 or 3 of 12 blocks costs {dropped} points of accuracy. With the paper's matrix")
     assert in_readme(f"in their place it costs {paper}, with the best map here {best}. ")
+    assert draws.groupby("translator")["lost"].max().idxmin() == "context+align"
+    assert in_readme(f"On the ViT-S it loses {best} points, where the paper's matrix loses {paper} and dropping ")
     retrained = toast.reference("05", "accuracy_lost").query("model == 'vit-s14-focus' and head == 'retrained'")
     retrained = retrained[retrained["plan"].isin(["2->5", "7->10", "9->11", "1->2 4->5"])]
     means = retrained.groupby(["translator", "dataset"])["lost"].mean()
@@ -164,7 +166,6 @@ def test_the_sentence_on_more_draws_is_that_of_the_reference_runs():
     told = {name: [f"{lost[name, dataset]:.1f}" for dataset in NAMES] for name in ("context+align", "linear")}
     best, paper = (f"{a}, {b} and {c}" for a, b, c in told.values())
     assert in_readme(f"`context+align` loses {best} points on the ViT-S, and `linear` {paper} (")
-    assert draws.groupby("translator")["lost"].max().idxmin() == "context+align"
 
 
 def test_the_sentence_on_the_size_of_maps_is_right():
@@ -251,11 +252,9 @@ def test_the_sentence_on_the_race_is_that_of_the_reference_runs():
         rows = found(selector, translator)[["gain", "gain_low", "gain_high"]]
         return " and ".join("{:.1f} [{:.1f}, {:.1f}]".format(*row) for row in rows.itertuples(index=False))
 
-    cifar, fashion = intervals(found("race", "context"))
-    assert in_readme(
-        f"they lose {cifar.replace(' [', ' points [')} less than evenly spaced ones on CIFAR-10, and {fashion}"
-    )
-    assert in_readme(f"Simply the last four lose {signed('last', 'context')} less. ")
+    race = signed("race", "context").replace(" [", " points [", 1)
+    assert in_readme(f"With `context` the race's choice loses {race} less, ")
+    assert in_readme(f"the last four blocks lose {signed('last', 'context')} less. ")
     assert in_readme(f"the last four lose {' and '.join(intervals(found('last', 'linear')))} more. ")
     unclear = [found(name, "context", "vit-mini") for name in ("race", "last")]
     unclear += [found(name, "linear", "vit-mini") for name in ("race", "last")] + [found("race", "linear")]
@@ -267,14 +266,12 @@ def test_the_sentence_on_starts_is_that_of_the_reference_runs():
     starts = toast.reference("17", "starts").query("equal == 'seconds' and identity_step == 80")
     real, mini = (starts[starts["model"] == model].iloc[[0]] for model in ("vit-s14-focus", "vit-mini"))
     [of_real], [of_mini] = intervals(real), intervals(mini)
-    ends = (f"{real[name].item():.0f} %" for name in ("linear", "identity"))
-    assert in_readme(
-        "matrices ends at {}, and training that starts with nothing in their place at {}, in".format(*ends)
-    )
-    assert in_readme(f"80 steps from nothing): {of_real.replace(' [', ' points [')} more. ")
+    ours, nothing = (f"{real[name].item():.0f} %" for name in ("linear", "identity"))
+    lead = of_real.replace(" [", " points [")
+    assert in_readme(f"From the matrices it reaches {ours}, with nothing in their place {nothing}: a lead of {lead}. ")
     trained = toast.reference("17", "gains").query("start == 'original' and model == 'vit-s14-focus'")
-    gained = f"The original has {trained['before'].item():.0f} %, and gains {intervals(trained)[0]} in 80 steps. "
-    assert in_readme(gained)
+    before = f"The original has {trained['before'].item():.0f} %"
+    assert in_readme(f"{before}, and the same 80 steps add {intervals(trained)[0]} to it. ")
     removed = [len(toast.Plan.parse(rows["plan"].iloc[0]).removed) for rows in (real, mini)]
     assert removed == [6, 9]
     assert in_readme(f"On `vit-mini`, without nine blocks, there is no clear difference: {of_mini} (CIFAR-10, labels, ")
