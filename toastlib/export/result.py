@@ -202,8 +202,8 @@ class CompressionResult:
         ]
         if not row["held_out"]:
             fewer = int(row["removed"] > 1)
-            wanted = f"Fewer blocks were not tested: no training {self.inputs} are left over for that. Allow for more."
-            return text + [wanted] * fewer
+            untested = f"Fewer blocks were not tested: that takes more training {self.inputs} than maps and choice use."
+            return text + [untested] * fewer
         if self.max_drop is not None:
             lost, low, high = self.lost
             alone = f"; alone they would not promise it, as their interval ends at {high:.1f}"

@@ -100,7 +100,7 @@ def outdated(runs: Sequence[Run]) -> list[set[str]]:
 
 def _hashes(run: Run, record: Mapping[str, Any]) -> set[tuple[str, str]]:
     plugins = {(Path(file).name, digest) for file, digest in record.get("plugins", {}).items()}
-    return plugins | {(run.notebook.name, record["code"])}
+    return plugins | {(run.notebook.name, record.get("code", ""))}
 
 
 def _cell(value: object) -> object:

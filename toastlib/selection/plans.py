@@ -28,7 +28,7 @@ def select(
     """Choose the plan of least predicted cost; or run candidates, and choose the one of least measured cost.
 
     No criterion is right for every encoder and map. On a real ViT-S four blocks by ``"by-token"`` lose 4.5 to 9 points
-    more than evenly spaced ones with ``context`` maps, and four by ``"held-out"`` 13 points more with ``linear`` ones
+    more than evenly spaced ones with ``context`` maps, and four by ``"held-out"`` 13 to 14 more with ``linear`` ones
     (`12_selection`, reference ``12-selectors``): give `rerank` where a pass over images can be paid for.
 
     Parameters
